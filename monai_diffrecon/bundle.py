@@ -1,0 +1,183 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Loading a score network from a MONAI bundle, checked against its metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
+from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.numerics.planes import check_plane
+
+_REQUIRED = ("plane", "spacing", "intensity", "denoiser", "weights")
+
+
+@dataclass(frozen=True)
+class ScoreNetwork:
+    """A 2D network with all that a reconstruction must know of it.
+
+    Attributes:
+        name: name of the bundle.
+        version: version of the bundle.
+        network: the network, weights loaded, in evaluation mode.
+        plane: plane of the slices it was trained on.
+        spacing: voxel size (mm) within the slice, in RAS+ order.
+        denoiser: registry spec of the denoiser that converts its parameterization.
+        intensity: how physical units map to network units, ``{"map": "percentile", "q": ...}`` or
+            ``{"map": "window", "low": ..., "high": ...}``.
+        sha256: hash of the weights' file.
+        window: largest slice (height, width) to denoise in one piece, or None.
+    """
+
+    name: str
+    version: str
+    network: nn.Module
+    plane: str
+    spacing: tuple[float, float]
+    denoiser: dict[str, Any]
+    intensity: dict[str, Any]
+    sha256: str
+    window: tuple[int, int] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
+    """Return a bundle's ``metadata.json`` with a complete block ``diffrecon``.
+
+    Raises:
+        InputError: no bundle there, or the block lacks an entry.
+    """
+    root = Path(bundle_root)
+    path = root / "configs" / "metadata.json"
+    if not path.is_file():
+        raise InputError(
+            "no bundle",
+            where=f"bundle {root.name}",
+            expected="a folder with configs/metadata.json",
+            got="no such file",
+            mend="give the path of a bundle's root",
+        )
+    try:
+        metadata = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error}", where=f"bundle {root.name}, configs/metadata.json") from None
+    block = metadata.get("diffrecon")
+    missing = [k for k in _REQUIRED if not isinstance(block, dict) or k not in block]
+    if missing:
+        raise InputError(
+            "metadata is not that of a score network",
+            where=f"bundle {root.name}, configs/metadata.json#diffrecon",
+            expected=", ".join(_REQUIRED),
+            got=f"without {', '.join(missing)}",
+        )
+    check_plane(block["plane"], f"bundle {root.name}, diffrecon#plane")
+    return metadata
+
+
+def load_score_network(
+    bundle_root: str | Path,
+    network: nn.Module | None = None,
+    device: torch.device | str | None = None,
+) -> ScoreNetwork:
+    """Load and check the score network of a bundle.
+
+    Args:
+        bundle_root: root folder of the bundle.
+        network: the network to fill; None builds ``network_def`` of ``configs/inference.json``.
+        device: where to put it.
+
+    Raises:
+        InputError: no bundle, or the weights do not fit the network.
+        IntegrityError: the weights' file is not the one the metadata names.
+    """
+    root = Path(bundle_root)
+    metadata = read_metadata(root)
+    block = metadata["diffrecon"]
+    weights = root / block["weights"]["file"]
+    if not weights.is_file():
+        raise InputError("no weights", where=f"bundle {root.name}", expected=block["weights"]["file"], got="no file")
+    digest = sha256_file(weights)
+    if digest != block["weights"]["sha256"]:
+        raise IntegrityError(
+            "weights were changed",
+            where=f"bundle {root.name}, {block['weights']['file']}",
+            expected=f"sha256 {block['weights']['sha256'][:16]}...",
+            got=f"{digest[:16]}...",
+            mend="restore the file, or update diffrecon#weights#sha256 if the change is yours",
+        )
+    net = network if network is not None else _network_def(root)
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise InputError(
+            "weights do not fit the network", where=f"bundle {root.name}, network_def", got=str(error)[:300]
+        ) from None
+    net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    net.requires_grad_(False)
+    window = block.get("window")
+    return ScoreNetwork(
+        name=root.resolve().name,
+        version=str(metadata["version"]),
+        network=net,
+        plane=block["plane"],
+        spacing=(float(block["spacing"][0]), float(block["spacing"][1])),
+        denoiser=dict(block["denoiser"]),
+        intensity=dict(block["intensity"]),
+        sha256=digest,
+        window=None if window is None else (int(window[0]), int(window[1])),
+    )
+
+
+def load_auxiliaries(
+    paths: str | Sequence[str] | None,
+    primary: ScoreNetwork,
+    bundle_root: str | Path = ".",
+    device: torch.device | str | None = None,
+) -> tuple[ScoreNetwork, ...]:
+    """Load the networks of other planes that share the primary's units.
+
+    Args:
+        paths: root or roots of auxiliary bundles, relative to ``bundle_root`` or to the working directory.
+        primary: the primary network.
+        bundle_root: root of the primary's bundle.
+        device: where to put them.
+
+    Raises:
+        ConfigError: a plane twice, other in-plane spacing, or another intensity map.
+    """
+    names = [paths] if isinstance(paths, str) else list(paths or ())
+    loaded: list[ScoreNetwork] = []
+    for name in names:
+        beside = Path(bundle_root) / name
+        auxiliary = load_score_network(beside if beside.is_dir() else name, device=device)
+        where = f"auxiliary_bundle {auxiliary.name}"
+        if auxiliary.plane in {primary.plane, *(a.plane for a in loaded)}:
+            raise ConfigError(
+                "its plane is taken",
+                where=where,
+                expected=f"another plane than {primary.plane}",
+                got=auxiliary.plane,
+                mend="name a bundle trained on a perpendicular plane",
+            )
+        if auxiliary.intensity != primary.intensity:
+            raise ConfigError("its intensity map differs", where=where, expected=primary.intensity, got=auxiliary.intensity)
+        loaded.append(auxiliary)
+    return tuple(loaded)
+
+
+def _network_def(root: Path) -> nn.Module:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "inference.json"))
+    parser["bundle_root"] = str(root)
+    return parser.get_parsed_content("network_def")

@@ -1,0 +1,132 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is written of a case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.evaluation.metrics import volume_metrics
+from monai_diffrecon.evaluation.montage import montage, preview
+from monai_diffrecon.io.hashing import sha256_tensor
+from monai_diffrecon.io.measurement import affine_of
+from monai_diffrecon.io.nifti import write_volume
+from monai_diffrecon.tracking.mlflow_run import NullRun, TrackedRun
+from monai_diffrecon.tracking.provenance import build_record, record_path, write_record
+
+
+class CaseRecorder:
+    """Writes volumes, records and pictures, and tracks one MLflow run a case under one for the cohort.
+
+    Args:
+        output_dir: folder for everything.
+        track: track in MLflow.
+        tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
+        experiment: MLflow's experiment.
+    """
+
+    def __init__(self, output_dir: Path, *, track: bool, tracking_uri: str | None, experiment: str) -> None:
+        self.output_dir, self.track = output_dir, track
+        self.tracking_uri, self.experiment = tracking_uri, experiment
+        self._parent: Any = None
+
+    def _run(self, name: str, parent: str | None) -> Any:
+        if not self.track:
+            return NullRun()
+        return TrackedRun(
+            self.output_dir,
+            experiment=self.experiment,
+            run_name=name,
+            parent_run_id=parent,
+            tracking_uri=self.tracking_uri,
+        )
+
+    @contextmanager
+    def cohort(self) -> Iterator[None]:
+        """Open the run of the cohort."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with self._run("cohort", None) as self._parent:
+            yield
+        self._parent = None
+
+    @contextmanager
+    def case(self, name: str) -> Iterator[_CaseRecord]:
+        """Open the run of one case."""
+        with self._run(name, None if self._parent is None else self._parent.run_id) as run:
+            yield _CaseRecord(name, self.output_dir, run)
+
+
+class _CaseRecord:
+    """One case: its file names, its run."""
+
+    def __init__(self, name: str, folder: Path, run: Any) -> None:
+        self.name, self.folder, self.run = name, folder, run
+        self.output = folder / f"{name}_recon.nii.gz"
+        self.affine = torch.eye(4, dtype=torch.float64)
+
+    def finish(self, done: Reconstruction, measurement: Tensor, reference: Tensor | None) -> dict[str, float]:
+        """Write and track the reconstruction; return its metrics (empty without a reference)."""
+        volume, report = done.volume, done.report
+        volume = volume.abs() if volume.is_complex() else volume
+        self.affine = torch.as_tensor(affine_of(done.geometry))
+        write_volume(self.output, volume, done.geometry)
+        metrics = self._metrics(volume, reference)
+        picture = self.folder / f"{self.name}_montage.png"
+        if reference is None:
+            preview(volume, picture, spacing=done.geometry.spacing)
+        else:
+            truth = torch.as_tensor(reference).as_subclass(Tensor)
+            montage({"reconstruction": volume}, truth, picture, spacing=done.geometry.spacing)
+        record = build_record(
+            output=self.output,
+            volume=volume,
+            measurement_sha256=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
+            weights=report.weights,
+            config=report.options,
+            seeds={"noise": report.seed},
+            fallbacks=report.fallbacks,
+            residuals=[row["residual"] for row in report.steps],
+            timings={
+                "seconds": report.seconds,
+                "start_seconds": report.start_seconds,
+                "denoiser_seconds": report.denoiser_seconds,
+            },
+            network_calls=report.network_calls,
+        )
+        write_record(record_path(self.output), record)
+        self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})
+        self.run.log_params({"versions": record["versions"]})
+        for row in report.steps:
+            self.run.log_metrics({k: row[k] for k in ("sigma", "residual")}, step=int(row["step"]))
+        self.run.log_metrics(
+            {
+                **metrics,
+                "seconds": report.seconds,
+                "denoiser_calls": report.denoiser_calls,
+                "network_calls": report.network_calls,
+            }
+        )
+        self.run.log_artifact(picture)
+        self.run.log_artifact(record_path(self.output))
+        return metrics
+
+    def _metrics(self, volume: Tensor, reference: Tensor | None) -> dict[str, float]:
+        if reference is None:
+            return {}
+        if tuple(reference.shape) != tuple(volume.shape):
+            raise InputError(
+                "reference of another shape than the reconstruction",
+                where="reference",
+                expected=tuple(volume.shape),
+                got=tuple(reference.shape),
+                mend="resample it to the reconstruction's grid",
+            )
+        return volume_metrics(volume, torch.as_tensor(reference).as_subclass(Tensor))

@@ -1,0 +1,110 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Specs to a checked composition of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai_diffrecon import registry
+from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.protocols import ConsistencyStep, Operator, Sampler, ScorePrior, VolumeGeometry
+
+Spec = dict[str, Any]
+
+
+def as_spec(value: Any, where: str) -> Spec:
+    """Return ``{"name": ..., **options}`` for a name or a spec.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        return dict(value)
+    raise ConfigError("not a plugin", where=where, expected='a name or {"name": ..., options}', got=repr(value))
+
+
+def build_operator(spec: Spec, geometry: VolumeGeometry) -> Operator:
+    """Build the operator of a volume."""
+    operator = registry.build("operators", spec, where="operator", geometry=geometry)
+    assert isinstance(operator, Operator)  # noqa: S101 - the registry checked it
+    return operator
+
+
+def resolve_operator(spec: Spec, measured: VolumeGeometry) -> tuple[Spec, VolumeGeometry]:
+    """Fill in what a measured image says about its operator.
+
+    Args:
+        spec: the operator's spec.
+        measured: geometry of the measured image.
+
+    Returns:
+        The spec with every option known, and the geometry of the volume.
+    """
+    cls = registry.load("operators", spec["name"])
+    options = {k: v for k, v in spec.items() if k != "name"}
+    if hasattr(cls, "resolve_options"):
+        options = cls.resolve_options(measured, **options)
+    return {"name": spec["name"], **options}, cls.volume_geometry(measured, **options)
+
+
+def build_prior(spec: Spec) -> ScorePrior:
+    """Build the score prior.
+
+    Raises:
+        ConfigError: the name is that of a regularizer.
+    """
+    prior = registry.build("priors", spec, where="prior")
+    if not isinstance(prior, ScorePrior):
+        raise ConfigError(
+            f"{spec['name']} is a regularizer, not a score prior",
+            where="prior",
+            mend=f'put it into the consistency step: {{"name": "admm", "regularizers": [{{"name": "{spec["name"]}"}}]}}',
+        )
+    return prior
+
+
+def build_consistency(spec: Spec) -> ConsistencyStep:
+    """Build the consistency step."""
+    step = registry.build("consistency", spec, where="consistency")
+    assert isinstance(step, ConsistencyStep)  # noqa: S101 - the registry checked it
+    return step
+
+
+def build_sampler(spec: Spec) -> Sampler:
+    """Build the sampler."""
+    sampler = registry.build("samplers", spec, where="sampler")
+    assert isinstance(sampler, Sampler)  # noqa: S101 - the registry checked it
+    return sampler
+
+
+def check_spacing(score: ScoreNetwork, geometry: VolumeGeometry, tolerance: float) -> None:
+    """Refuse a volume whose voxels are not those the network was trained on.
+
+    Args:
+        score: the network with its plane and in-plane spacing.
+        geometry: the volume to reconstruct.
+        tolerance: largest relative difference.
+
+    Raises:
+        ConfigError: the in-plane spacing differs by more.
+    """
+    axes = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}[score.plane]
+    got = tuple(geometry.spacing[a] for a in axes)
+    if any(abs(g / e - 1.0) > tolerance for g, e in zip(got, score.spacing, strict=True)):
+        raise ConfigError(
+            f"voxels of another size than the {score.plane} network was trained on",
+            where=f"bundle {score.name}",
+            expected=f"{score.spacing[0]:g} x {score.spacing[1]:g} mm within {tolerance:.0%}",
+            got=f"{got[0]:.3g} x {got[1]:.3g} mm",
+            mend="resample the image (--resample true), or raise inferer#spacing_tolerance",
+        )
+
+
+def weights_of(networks: Sequence[ScoreNetwork]) -> dict[str, str]:
+    """Return bundle name -> sha256 of its weights."""
+    return {f"{n.name} {n.version}": n.sha256 for n in networks}

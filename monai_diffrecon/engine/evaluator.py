@@ -1,0 +1,97 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The MONAI evaluator that reconstructs cases, one after the other, and records each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.engines import Evaluator
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+
+from monai_diffrecon.engine.case_recorder import CaseRecorder
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.preview_pictures import PreviewPictures
+from monai_diffrecon.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class ReconstructionEvaluator(Evaluator):
+    """Reconstructs every case of a loader; one iteration is one case.
+
+    ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics`` and
+    ``report``; each case is written, tracked and recorded by a :class:`CaseRecorder`.
+
+    Args:
+        device: where the networks compute.
+        val_data_loader: batches of one case: ``image`` (a measurement), ``case`` (its name) and, for metrics,
+            ``reference``.
+        network: the primary score network.
+        inferer: the inferer.
+        output_dir: folder for volumes, records, pictures and the MLflow store.
+        track: track the runs in MLflow.
+        tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
+        experiment: MLflow's experiment.
+        preview_every: steps between preview pictures; 0 for none.
+        val_handlers: further handlers, for this evaluator.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        val_data_loader: Iterable[Any],
+        network: nn.Module,
+        inferer: DiffReconInferer,
+        output_dir: str,
+        *,
+        track: bool = True,
+        tracking_uri: str | None = None,
+        experiment: str = "monai_diffrecon",
+        preview_every: int = 0,
+        val_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        super().__init__(
+            device=torch.device(device),
+            val_data_loader=val_data_loader,  # type: ignore[arg-type]
+            val_handlers=val_handlers,
+            decollate=False,
+        )
+        self.network, self.inferer = network, inferer
+        self.output_dir, self.preview_every = Path(output_dir), preview_every
+        self.recorder = CaseRecorder(self.output_dir, track=track, tracking_uri=tracking_uri, experiment=experiment)
+        self.results: list[dict[str, Any]] = []
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Reconstruct all cases, within one MLflow run for the cohort."""
+        with self.recorder.cohort():
+            super().run(global_epoch)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        case, image, reference = _single(batchdata)
+        folder = self.output_dir / case
+        handlers = [PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else []
+        with self.recorder.case(case) as record:
+            done = self.inferer.reconstruct(image, self.network, case=case, handlers=handlers)
+            metrics = record.finish(done, image, reference)
+        volume = MetaTensor(done.volume, affine=record.affine)
+        output = {CommonKeys.PRED: volume, "case": case, "metrics": metrics, "report": done.report}
+        self.results.append({"case": case, "metrics": metrics, "output": str(record.output)})
+        engine.state.output = output
+        return output
+
+
+def _single(batch: dict[str, Any]) -> tuple[str, Tensor, Tensor | None]:
+    """Take a batch of one apart: name, measurement and reference, without the batch axis."""
+    image = batch[CommonKeys.IMAGE]
+    if image.shape[0] != 1:
+        raise InputError("several cases in a batch", where="dataloader#batch_size", expected=1, got=image.shape[0])
+    reference = batch.get("reference")
+    case = batch.get("case", "case")
+    return (case if isinstance(case, str) else case[0]), image[0], None if reference is None else reference[0]

@@ -1,0 +1,222 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The MONAI inferer that reconstructs a volume from a measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from monai_diffrecon import registry
+from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.engine import composition
+from monai_diffrecon.engine.batched_plane_denoiser import BatchedPlaneDenoiser
+from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.progress_bar import ProgressBar
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.engine.step_metrics import StepMetrics
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.io.measurement import affine_of, check_finite, geometry_of, volume_of
+from monai_diffrecon.numerics.intensity import IntensityMap
+from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.protocols import Operator, Problem, VolumeGeometry
+
+
+class DiffReconInferer(Inferer):
+    """Reconstructs a volume from a measurement; all physics is reachable from here.
+
+    ``inferer(inputs, network)`` is MONAI's contract, so one bundle serves ``monai.bundle run``, MONAI Label and
+    MONAI Deploy. Plugins are given as ``{"name": ..., **options}`` and looked up in the registry, built-in or
+    third-party alike.
+
+    Args:
+        score: the primary network with its metadata.
+        operator: spec of the forward operator.
+        prior: spec of the score prior.
+        consistency: spec of the consistency step.
+        sampler: spec of the sampler.
+        auxiliaries: networks of other planes.
+        sw_batch_size: slices a network call.
+        window: largest slice (height, width) in one piece; None takes the bundle's.
+        overlap: overlap of windows.
+        seed: seed of the noise source.
+        noise_std: noise of the measurement, in its own units; None takes what the measurement says, else 0.
+        spacing_tolerance: largest relative difference of voxel size from the training data's.
+        device: where the networks compute; None: where their weights are.
+        progress: show a progress bar; None: on a terminal only.
+        handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
+    """
+
+    def __init__(
+        self,
+        score: ScoreNetwork,
+        operator: Any,
+        prior: Any = "slices",
+        consistency: Any = "conjugate_gradient",
+        sampler: Any = "annealed",
+        auxiliaries: Sequence[ScoreNetwork] = (),
+        *,
+        sw_batch_size: int = 8,
+        window: Sequence[int] | None = None,
+        overlap: float = 0.25,
+        seed: int = 0,
+        noise_std: float | None = None,
+        spacing_tolerance: float = 0.05,
+        device: torch.device | str | None = None,
+        progress: bool | None = None,
+        handlers: Sequence[Any] = (),
+    ) -> None:
+        super().__init__()
+        self.score, self.auxiliaries = score, tuple(auxiliaries)
+        self.specs = {
+            "operator": composition.as_spec(operator, "operator"),
+            "prior": composition.as_spec(prior, "prior"),
+            "consistency": composition.as_spec(consistency, "consistency"),
+            "sampler": composition.as_spec(sampler, "sampler"),
+        }
+        self.sw_batch_size, self.window, self.overlap = sw_batch_size, window, overlap
+        self.seed, self.noise_std, self.spacing_tolerance = int(seed), noise_std, spacing_tolerance
+        self.device, self.progress, self.handlers = device, progress, tuple(handlers)
+        # Mistyped options are errors now, not after the scan was read.
+        composition.build_prior(self.specs["prior"])
+        composition.build_consistency(self.specs["consistency"])
+        composition.build_sampler(self.specs["sampler"])
+        registry.check_options("operators", self.specs["operator"], where="operator", context=("geometry",))
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z).
+
+        Args:
+            inputs: measurements; an image carries its affine, anything else its volume's geometry, in the
+                metadata of a ``MetaTensor``.
+            network: the primary network.
+            args: not accepted; MONAI's signature has them.
+            kwargs: not accepted.
+
+        Raises:
+            ConfigError: arguments that no one would read.
+        """
+        if args or kwargs:
+            raise ConfigError(
+                "takes inputs and network only", where="inferer", got=[*map(repr, args), *kwargs], mend="set options in the config"
+            )
+        volumes = []
+        for item in inputs:
+            done = self.reconstruct(item, network)
+            volumes.append(MetaTensor(done.volume, affine=torch.as_tensor(affine_of(done.geometry))))
+        return torch.stack(volumes)
+
+    def reconstruct(
+        self, measurement: Tensor, network: nn.Module | None = None, *, case: str = "", handlers: Sequence[Any] = ()
+    ) -> Reconstruction:
+        """Reconstruct one measurement.
+
+        Args:
+            measurement: the measurement, without a batch axis.
+            network: the primary network; None takes the bundle's.
+            case: name of the case, part of the noise's key.
+            handlers: further handlers for this run.
+        """
+        started = time.perf_counter()
+        spec, geometry, noise_std, y = self._understand(measurement)
+        operator = composition.build_operator(spec, geometry)
+        if tuple(y.shape) != operator.measurement_shape:
+            raise InputError(
+                "measurement of the wrong shape",
+                where=f"operator {spec['name']}",
+                expected=operator.measurement_shape,
+                got=tuple(y.shape),
+                mend="check the operator's options against the acquisition",
+            )
+        intensity = self._intensity(operator, y)
+        problem = Problem(operator, self._to_network_units(operator, y, intensity), noise_std / intensity.scale)
+        noise = IndependentNoise(self.seed, case)
+        sampler = composition.build_sampler(self.specs["sampler"])
+        planes = self._planes(network) if sampler.calls_network else []
+        prior = None
+        if sampler.calls_network:
+            for score in (self.score, *self.auxiliaries):
+                composition.check_spacing(score, geometry, self.spacing_tolerance)
+            prior = composition.build_prior(self.specs["prior"])
+            prior.bind(planes, noise)
+        consistency = composition.build_consistency(self.specs["consistency"])
+        if hasattr(consistency, "bind_geometry"):
+            consistency.bind_geometry(geometry)
+        engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
+        metrics = StepMetrics()
+        bar = ProgressBar(disable=None if self.progress is None else not self.progress)
+        for handler in (NonFiniteGuard(), metrics, *self.handlers, *handlers, bar):
+            handler.attach(engine)
+        recon = engine.reconstruct(seed=self.seed, case=case)
+        report = RunReport(
+            seconds=time.perf_counter() - started,
+            start_seconds=engine.start_seconds,
+            denoiser_seconds=engine.denoiser_seconds,
+            denoiser_calls=engine.denoiser_calls,
+            network_calls=sum(p.network_calls for p in planes),
+            ladder=engine.ladder if sampler.calls_network else (),
+            steps=metrics.history,
+            scale=intensity.scale,
+            offset=intensity.offset,
+            seed=self.seed,
+            options={**self.specs, "operator": spec},
+            weights=composition.weights_of((self.score, *self.auxiliaries) if planes else ()),
+        )
+        return Reconstruction(intensity.to_physical(recon.x), geometry, report)
+
+    def _understand(self, measurement: Tensor) -> tuple[dict[str, Any], VolumeGeometry, float, Tensor]:
+        """Return (operator spec, volume geometry, noise level, plain tensor) of a measurement."""
+        y = check_finite(torch.as_tensor(measurement), "inputs")
+        y = y.as_tensor() if isinstance(y, MetaTensor) else y
+        meta = dict(measurement.meta) if isinstance(measurement, MetaTensor) else {}
+        said = volume_of(meta)
+        spec = self.specs["operator"]
+        if said is not None:
+            geometry, noise_std = said
+        else:
+            affine = measurement.affine if isinstance(measurement, MetaTensor) else None
+            if y.ndim != 4:
+                raise InputError("not an image", where="inputs", expected="(1, X, Y, Z)", got=tuple(y.shape))
+            spec, geometry = composition.resolve_operator(spec, geometry_of(y.shape[1:], affine))
+            noise_std = 0.0
+        return spec, geometry, noise_std if self.noise_std is None else float(self.noise_std), y
+
+    def _intensity(self, operator: Operator, y: Tensor) -> IntensityMap:
+        kind = dict(self.score.intensity)
+        if kind.pop("map") == "window":
+            return IntensityMap.window(**kind)
+        return IntensityMap.percentile(operator.initial(y).abs(), **kind)
+
+    @staticmethod
+    def _to_network_units(operator: Operator, y: Tensor, intensity: IntensityMap) -> Tensor:
+        """Return the measurement of ``(x - offset) / scale``, which a linear operator gives exactly."""
+        if intensity.offset != 0.0:
+            flat = torch.full(operator.volume_shape, intensity.offset, dtype=operator.volume_dtype)
+            y = y - operator(flat)
+        return y / intensity.scale
+
+    def _planes(self, network: nn.Module | None) -> list[BatchedPlaneDenoiser]:
+        planes = []
+        for score in (self.score, *self.auxiliaries):
+            net = network if network is not None and score is self.score else score.network
+            denoiser = registry.build(
+                "denoisers", score.denoiser, where=f"bundle {score.name}, diffrecon#denoiser", network=net
+            )
+            planes.append(
+                BatchedPlaneDenoiser(
+                    denoiser,
+                    score.plane,
+                    batch_size=self.sw_batch_size,
+                    window=self.window if self.window is not None else score.window,
+                    overlap=self.overlap,
+                    device=self.device,
+                )
+            )
+        return planes

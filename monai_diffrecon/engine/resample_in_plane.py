@@ -1,0 +1,38 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A transform that brings an image to the voxel size of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Spacing
+
+from monai_diffrecon.protocols import PLANE_AXIS
+
+
+class ResampleInPlaned(MapTransform):
+    """Resamples each image to the network's spacing within its plane; across the plane it stays as it is.
+
+    Args:
+        keys: keys of the images, ``MetaTensor`` (1, X, Y, Z).
+        plane: plane of the network.
+        spacing: voxel size (mm) within the plane.
+        enabled: False passes everything through.
+    """
+
+    def __init__(self, keys: KeysCollection, plane: str, spacing: Sequence[float], *, enabled: bool = True) -> None:
+        super().__init__(keys)
+        pixdim = [float(s) for s in spacing]
+        pixdim.insert(PLANE_AXIS[plane], -1.0)
+        self.resample = Spacing(pixdim=pixdim, mode=3, padding_mode="nearest")
+        self.enabled = enabled
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resample by cubic splines."""
+        out = dict(data)
+        for key in self.key_iterator(out) if self.enabled else ():
+            out[key] = self.resample(out[key])
+        return out

@@ -1,0 +1,62 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What one reconstruction did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from monai_diffrecon.protocols import VolumeGeometry
+
+
+@dataclass
+class RunReport:
+    """Numbers and circumstances of one reconstruction.
+
+    Attributes:
+        seconds: wall time in all.
+        start_seconds: wall time of the start (classical estimate, error estimate).
+        denoiser_seconds: wall time inside the score prior.
+        denoiser_calls: passes over all slices of a plane.
+        network_calls: batches of slices that went through a network.
+        ladder: noise levels, network units.
+        steps: one row a step: step, sigma, residual.
+        scale: physical units of one network unit.
+        offset: physical value of network zero.
+        seed: seed of the noise source.
+        options: the resolved operator, prior, consistency and sampler.
+        weights: bundle name -> sha256.
+        fallbacks: what had to be done differently, in words.
+    """
+
+    seconds: float
+    start_seconds: float
+    denoiser_seconds: float
+    denoiser_calls: int
+    network_calls: int
+    ladder: tuple[float, ...]
+    steps: list[dict[str, float]]
+    scale: float
+    offset: float
+    seed: int
+    options: dict[str, Any]
+    weights: dict[str, str]
+    fallbacks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Reconstruction:
+    """A reconstructed volume.
+
+    Attributes:
+        volume: (C, X, Y, Z) in physical units.
+        geometry: where it lies.
+        report: what was done.
+    """
+
+    volume: Tensor
+    geometry: VolumeGeometry
+    report: RunReport

@@ -1,0 +1,72 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A transform that measures a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from monai_diffrecon.engine.composition import as_spec, build_operator
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.io.measurement import META_KEY, affine_of, check_finite, describe_volume, geometry_of
+from monai_diffrecon.numerics.noise import key_seed
+
+
+class SimulateMeasurementd(MapTransform):
+    """Replaces a volume (1, X, Y, Z) by its measurement and keeps the volume as the reference.
+
+    The measurement is a ``MetaTensor`` that carries the geometry of its volume and its noise level; a measured
+    image (thick slices) carries its own affine as well.
+
+    Args:
+        keys: keys of the volumes.
+        operator: spec of the forward operator.
+        noise: standard deviation of the added noise, relative to the root mean square of the measurement's
+            non-zero entries.
+        reference_key: key under which the volume is kept.
+        seed: seed of the noise.
+        enabled: False passes everything through, for data that is a measurement already.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        operator: Any,
+        noise: float = 0.0,
+        reference_key: str = "reference",
+        seed: int = 0,
+        *,
+        enabled: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        if not 0.0 <= noise < float("inf"):
+            raise ConfigError("noise out of range", where="simulate_noise", expected="0 or more", got=noise)
+        self.spec = as_spec(operator, "operator")
+        self.noise, self.reference_key, self.seed, self.enabled = float(noise), reference_key, seed, enabled
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Measure."""
+        out = dict(data)
+        for key in self.key_iterator(out) if self.enabled else ():
+            volume = out[key]
+            affine = volume.affine if isinstance(volume, MetaTensor) else None
+            x = check_finite(torch.as_tensor(np.asarray(volume), dtype=torch.float32), str(key))
+            geometry = geometry_of(x.shape[1:], affine)
+            operator = build_operator(self.spec, geometry)
+            y = operator(x)
+            std = self.noise * float(y[y != 0].abs().square().mean().sqrt()) if self.noise else 0.0
+            if std:
+                generator = torch.Generator().manual_seed(key_seed(self.seed, "simulate"))
+                y = y + std * torch.randn(y.shape, generator=generator, dtype=y.dtype) * (y != 0)
+            meta = {META_KEY: describe_volume(geometry, std)}
+            measured = operator.measured_geometry() if hasattr(operator, "measured_geometry") else geometry
+            out[key] = MetaTensor(y, affine=torch.as_tensor(affine_of(measured)), meta=meta)
+            out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(geometry)))
+        return out

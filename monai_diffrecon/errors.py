@@ -1,0 +1,82 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The exception tree: every error a user can cause says what, where, expected, got and how to mend it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DiffReconError(Exception):
+    """Base of all errors raised on purpose; the command line turns it into one line and an exit code.
+
+    Args:
+        what: what is wrong, one clause without a full stop.
+        where: the configuration id, file or component concerned, for instance ``prior#K``.
+        expected: what would have been right.
+        got: what was found instead.
+        mend: how to mend it, one imperative clause.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: object | None = None,
+        got: object | None = None,
+        mend: str | None = None,
+    ) -> None:
+        self.what, self.where, self.expected, self.got, self.mend = what, where, expected, got, mend
+        line = f"{where}: {what}" if where else what
+        if expected is not None:
+            line += f"; expected {expected}"
+        if got is not None:
+            line += f"{',' if expected is not None else ';'} got {got}"
+        if mend:
+            line += f". To mend: {mend}"
+        super().__init__(" ".join(line.split()))
+
+
+class InputError(DiffReconError):
+    """A file, tensor or value handed in is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(DiffReconError):
+    """An option or a combination of options is wrong."""
+
+    exit_code = 2
+
+
+class ResumeMismatchError(DiffReconError):
+    """A checkpoint belongs to another configuration, measurement or version."""
+
+    exit_code = 3
+
+
+class IntegrityError(DiffReconError):
+    """A hash, signature or safety check failed."""
+
+    exit_code = 4
+
+
+class NumericalError(DiffReconError):
+    """A computation produced a value that is not finite, or diverged."""
+
+    exit_code = 5
+
+
+class ResourceError(DiffReconError):
+    """Memory, disk or time does not suffice."""
+
+    exit_code = 6
+
+
+class PluginError(DiffReconError):
+    """A plugin is missing, broken, clashing or breaks its contract."""
+
+    exit_code = 7

@@ -1,0 +1,90 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Writing files so that nothing half-written is ever visible."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monai_diffrecon.errors import InputError, ResourceError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Write a file in one step: temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Readers see the old file or the new one, also after a crash or a power cut. The temporary file keeps the
+    suffix, because writers choose the format by it, and is removed when anything fails.
+
+    Args:
+        path: the file to make or replace; its folder must exist.
+        write: writes the whole file to the path it is given.
+
+    Raises:
+        InputError: the folder is missing or may not be written.
+        ResourceError: the disk is full.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(
+            "no folder to write to", where=path.name, expected="an existing folder", mend="make the folder first"
+        )
+    # Not mkstemp: it would leave the file readable by its owner alone, whatever the umask says.
+    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp{full_suffix(path)}")
+    try:
+        write(temporary)
+        _fsync(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise ResourceError(
+                "the disk is full", where=path.name, mend="free some space, or name another output_dir"
+            ) from error
+        if error.errno in _REFUSED:
+            raise InputError(
+                "may not be written",
+                where=path.name,
+                got=error.strerror,
+                mend="name a folder that you may write to",
+            ) from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name != "nt":  # Windows cannot open a folder, and keeps a rename in its journal.
+        _fsync(path.parent, os.O_RDONLY)
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write an object as JSON (UTF-8, indented, keys in order), atomically.
+
+    Raises:
+        InputError: it holds what JSON cannot say, NaN for instance, or see :func:`atomic_write`.
+    """
+    try:
+        text = json.dumps(obj, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError("cannot be said in JSON", where=Path(path).name, got=str(error)) from None
+    atomic_write(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def full_suffix(path: Path) -> str:
+    """Return the suffix of a file, ``.nii.gz`` and its like in one piece."""
+    return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Which scans to reconstruct."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.io.hashing import keyed_name
+
+_SUFFIXES = (".nii", ".nii.gz")
+
+
+def list_cases(
+    image: str | None = None,
+    dataset_dir: str | None = None,
+    reference: str | None = None,
+    case_name: str | None = None,
+    output_dir: str = ".",
+) -> list[dict[str, Any]]:
+    """Return the data list of a run: one dict ``{"image", "case"[, "reference"]}`` a scan.
+
+    Args:
+        image: one scan; wins over ``dataset_dir``.
+        dataset_dir: folder whose NIfTI files are the scans, by name.
+        reference: the truth of ``image``, for metrics.
+        case_name: name of the one case; None names every case by a keyed hash of its path, so that no identifier
+            in a file name leaves the machine.
+        output_dir: folder that keeps the key.
+
+    Raises:
+        InputError: nothing to reconstruct, or a file is missing.
+    """
+    if image is not None:
+        paths = [Path(image).expanduser()]
+    elif dataset_dir is not None:
+        folder = Path(dataset_dir).expanduser()
+        paths = sorted(p for p in folder.glob("*") if p.name.endswith(_SUFFIXES)) if folder.is_dir() else []
+    else:
+        paths = []
+    if not paths:
+        raise InputError(
+            "nothing to reconstruct",
+            where="image, dataset_dir",
+            expected="a NIfTI file or a folder of them",
+            got=image or dataset_dir or "neither",
+            mend="pass --image scan.nii.gz or --dataset_dir folder",
+        )
+    named = [("image", p) for p in paths] + ([("reference", Path(reference).expanduser())] if reference else [])
+    for where, path in named:
+        if not path.is_file():
+            raise InputError("no such file", where=where, got=path.name)
+    if case_name is not None and len(paths) > 1:
+        raise InputError("one name for several cases", where="case_name", expected="1 case", got=len(paths))
+    if reference and len(paths) > 1:
+        raise InputError("one reference for several cases", where="reference", expected="1 case", got=len(paths))
+    cases = []
+    for path in paths:
+        name = case_name or f"case-{keyed_name(str(path.resolve()), case_key(output_dir))}"
+        cases.append({"image": str(path), "case": name} | ({"reference": str(reference)} if reference else {}))
+    return cases
+
+
+def case_key(output_dir: str | Path) -> str:
+    """Return the key of case names: ``DIFFRECON_CASE_KEY``, or a random one kept in ``output_dir``."""
+    from_environment = os.environ.get("DIFFRECON_CASE_KEY")
+    if from_environment:
+        return from_environment
+    path = Path(output_dir) / ".case_key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_hex(16))
+    return path.read_text().strip()

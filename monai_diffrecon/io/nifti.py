@@ -1,0 +1,135 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing volumes as NIfTI."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from torch import Tensor
+
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.io.atomic import atomic_write, full_suffix
+from monai_diffrecon.io.measurement import affine_of, geometry_of
+from monai_diffrecon.protocols import VolumeGeometry
+
+logger = logging.getLogger(__name__)
+
+#: Data types on disk.
+DTYPES = ("float32", "int16")
+_SUFFIXES = (".nii", ".nii.gz")
+_SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT
+_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError)
+
+
+def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
+    """Read a volume in RAS+ order; axes are flipped and swapped, never resampled.
+
+    Args:
+        path: a NIfTI file of three axes; further axes must have length 1.
+
+    Returns:
+        The volume (1, X, Y, Z), float32, in the file's intensity units, and where it lies (mm).
+
+    Raises:
+        InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite.
+    """
+    path = Path(path)
+    where = path.name
+    _check_suffix(path)
+    if not path.is_file():
+        raise InputError("no such file", where=where)
+    try:
+        if path.suffix.lower() == ".gz":
+            _check_gzip(path)
+        image = nib.load(path, mmap=False)
+        _check_header(image, where)
+        # Without trailing axes, and in RAS+ with the affine that belongs to it.
+        image = nib.as_closest_canonical(nib.funcs.squeeze_image(image))
+        array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+    except (*_UNREADABLE, zlib.error) as error:
+        raise InputError(
+            "cannot be read as NIfTI",
+            where=where,
+            got=" ".join(str(error).replace(str(path), where).split())[:200] or type(error).__name__,
+            mend="check that the file is complete",
+        ) from None
+    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise InputError(
+            "voxels that are not finite", where=where, expected="numbers", got=f"{bad} voxels of NaN or infinity"
+        )
+    return torch.from_numpy(array[None]), geometry_of(array.shape, image.affine)
+
+
+def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, dtype: str = "float32") -> None:
+    """Write a volume as NIfTI, atomically; the header says nothing but the geometry.
+
+    Args:
+        path: file to write, ``.nii`` or ``.nii.gz``.
+        volume: (1, X, Y, Z), real, in RAS+ order.
+        geometry: where it lies; without an affine its origin is voxel (0, 0, 0).
+        dtype: ``float32`` keeps the values; ``int16`` halves the file, with an error of at most half of
+            (max - min) / 65535, by a slope and an intercept in the header.
+
+    Raises:
+        InputError: not such a volume, some voxels not finite, or the folder cannot be written.
+        ConfigError: another ``dtype``.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    if dtype not in DTYPES:
+        raise ConfigError("unknown data type", where="dtype", expected=" or ".join(DTYPES), got=repr(dtype))
+    if tuple(volume.shape) != (1, *geometry.shape) or volume.is_complex():
+        raise InputError(
+            "not the volume of its geometry",
+            where=path.name,
+            expected=f"real numbers of shape {(1, *geometry.shape)}",
+            got=f"{str(volume.dtype).removeprefix('torch.')} of shape {tuple(volume.shape)}",
+        )
+    array = volume.detach().as_subclass(Tensor)[0].to("cpu", torch.float32).numpy()
+    if not np.isfinite(array).all():
+        raise InputError("voxels that are not finite", where=path.name, mend="do not write this volume")
+    affine = affine_of(geometry)
+    image = nib.Nifti1Image(array, affine)
+    image.set_qform(affine, code=_SCANNER)
+    image.set_sform(affine, code=_SCANNER)
+    image.header.set_xyzt_units("mm")
+    image.set_data_dtype(dtype)
+    atomic_write(path, image.to_filename)
+
+
+def _check_suffix(path: Path) -> None:
+    if not path.name.lower().endswith(_SUFFIXES):
+        raise InputError("not a NIfTI file", where=path.name, expected=" or ".join(_SUFFIXES), got=full_suffix(path))
+
+
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where the checksum stands: nibabel stops at the last voxel and would miss a damage."""
+    with gzip.open(path) as stream:
+        while stream.read(1 << 20):
+            pass
+
+
+def _check_header(image: Any, where: str) -> None:
+    """Refuse what cannot be a volume, before its voxels are read."""
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
+        raise InputError("not a volume", where=where, expected="three axes", got=f"shape {shape}")
+    if image.get_data_dtype().kind not in "iuf":
+        raise InputError("not real numbers", where=where, got=str(image.get_data_dtype()))
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError("an affine that spans no space", where=where, mend="repair the header")
+    header = image.header
+    if "sform_code" in header and not header["sform_code"] and not header["qform_code"]:
+        logger.warning("%s: the header says no orientation (qform and sform code 0); it may be mirrored", where)

@@ -1,0 +1,59 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Conjugate gradients for symmetric positive semi-definite systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def inner(u: Tensor, v: Tensor) -> float:
+    """Return ``Re <u, v>``."""
+    if u.is_complex():
+        u, v = torch.view_as_real(u), torch.view_as_real(v)
+    return float(torch.dot(u.reshape(-1), v.reshape(-1)))
+
+
+def conjugate_gradient(
+    apply: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    x: Tensor,
+    *,
+    iterations: int,
+    tolerance: float = 1e-4,
+) -> Tensor:
+    """Improve ``x`` towards the solution of ``H x = rhs`` (Hestenes and Stiefel 1952).
+
+    The stop is relative to the first residual, and that matters: the normal operators of Cartesian MRI and of
+    slice averaging have two or three distinct eigenvalues, so the residual is round-off after as many
+    iterations, and further ones would divide round-off by round-off.
+
+    Args:
+        apply: the map H, symmetric positive semi-definite under ``Re <u, v>``.
+        rhs: right-hand side.
+        x: start; left untouched.
+        iterations: most iterations.
+        tolerance: stop when ``||rhs - H x|| <= tolerance * ||rhs - H x_start||``, or when it no longer exceeds
+            the round-off of ``rhs``.
+    """
+    residual = rhs - apply(x)
+    rr = inner(residual, residual)
+    eps = torch.finfo(rhs.dtype).eps
+    floor = max(tolerance**2 * rr, (4 * eps) ** 2 * inner(rhs, rhs))
+    direction = residual
+    for _ in range(iterations):
+        if rr <= floor:
+            break
+        h = apply(direction)
+        curvature = inner(direction, h)
+        if not curvature > 0.0:
+            break
+        alpha = rr / curvature
+        x = x + alpha * direction
+        residual = residual - alpha * h
+        rr, previous = inner(residual, residual), rr
+        direction = residual + (rr / previous) * direction
+    return x

@@ -1,0 +1,78 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the options a user gives: one line of code for each, one line of error for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+from monai_diffrecon.errors import ConfigError
+
+
+def check_number(
+    value: object, where: str, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False
+) -> float:
+    """Return a finite number of the range as a float.
+
+    Args:
+        value: what the user gave.
+        where: the config id for messages.
+        low: smallest allowed value.
+        high: largest allowed value.
+        open_low: ``low`` itself is excluded.
+
+    Raises:
+        ConfigError: no number (a bool is none), not finite, or out of range.
+    """
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = float(value)
+        if math.isfinite(number) and low <= number <= high and not (open_low and number == low):
+            return number
+    lower = f" {'above' if open_low else 'from'} {low:g}" if low > -math.inf else ""
+    upper = f" up to {high:g}" if high < math.inf else ""
+    raise ConfigError("out of range", where=where, expected=f"a finite number{lower}{upper}", got=repr(value))
+
+
+def check_integer(value: object, where: str, *, low: int) -> int:
+    """Return a whole number of at least ``low``.
+
+    Raises:
+        ConfigError: no integer (neither a bool nor 2.0 is one), or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
+        raise ConfigError("out of range", where=where, expected=f"an integer from {low}", got=repr(value))
+    return int(value)
+
+
+def check_flag(value: object, where: str) -> bool:
+    """Return a truth value.
+
+    Raises:
+        ConfigError: something else, for instance the word "false", which Python takes for true.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError("not a truth value", where=where, expected="true or false", got=repr(value))
+    return value
+
+
+def check_choice(value: object, where: str, choices: Sequence[str]) -> str:
+    """Return a word that is one of ``choices``.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError("unknown choice", where=where, expected=" or ".join(choices), got=repr(value))
+    return value
+
+
+def check_sigma_range(sigma_min: object, sigma_max: object, where: str) -> tuple[float, float]:
+    """Return the smallest and the largest noise level of a network.
+
+    Raises:
+        ConfigError: not ``0 < sigma_min < sigma_max``.
+    """
+    low = check_number(sigma_min, f"{where}#sigma_min", low=0.0, open_low=True)
+    return low, check_number(sigma_max, f"{where}#sigma_max", low=low, open_low=True)

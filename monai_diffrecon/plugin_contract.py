@@ -1,0 +1,145 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What the registry asks of a plugin class: the right base, a known version, options that are named."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from monai_diffrecon.errors import ConfigError, PluginError
+
+#: Kind of plugin -> (the config id that holds one, names of its bases in ``monai_diffrecon.protocols``).
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "denoisers": ("denoiser", ("Denoiser",)),
+    "priors": ("prior", ("ScorePrior", "Regularizer")),
+    "operators": ("operator", ("Operator",)),
+    "consistency": ("consistency", ("ConsistencyStep",)),
+    "samplers": ("sampler", ("Sampler",)),
+}
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def check_kind(kind: str) -> str:
+    """Return ``kind`` if it is one of :data:`KINDS`.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind of plugin {kind!r}", expected=f"one of {', '.join(KINDS)}")
+    return kind
+
+
+def bases(kind: str) -> tuple[type, ...]:
+    """Return the classes one of which a plugin of this kind derives from."""
+    protocols = importlib.import_module("monai_diffrecon.protocols")  # lazily: torch comes with it
+    return tuple(getattr(protocols, base) for base in KINDS[kind][1])
+
+
+def breach(kind: str, cls: object) -> str | None:
+    """Return how a loaded object breaks the contract of its kind, or None."""
+    from monai_diffrecon.protocols import API_VERSION
+
+    if not (isinstance(cls, type) and issubclass(cls, bases(kind))):
+        return f"{getattr(cls, '__qualname__', cls)!s} is not a subclass of {' or '.join(KINDS[kind][1])}"
+    version = getattr(cls, "API_VERSION", None)
+    if version != API_VERSION:
+        return f"written for API_VERSION {version}, this package has {API_VERSION}"
+    if inspect.isabstract(cls):
+        return f"{cls.__name__} does not implement {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}"
+    parameters = inspect.signature(cls).parameters
+    if vague := [str(p) for p in parameters.values() if p.kind not in _NAMED]:
+        return f"the constructor of {cls.__name__} takes options without a name: {', '.join(vague)}"
+    nested = nested_options(cls)
+    if strays := [option for option, k in nested.items() if option not in parameters or k not in KINDS]:
+        return f"plugin_options of {cls.__name__} names what is no option, or no kind: {', '.join(strays)}"
+    return None
+
+
+def nested_options(cls: type) -> Mapping[str, str]:
+    """Return the options of a class that hold plugins: option -> kind."""
+    options: Mapping[str, str] = getattr(cls, "plugin_options", {})
+    return options
+
+
+def literals(cls: type, option: str) -> tuple[str, ...]:
+    """Return the words that a plugin option takes beside the names of plugins (``plugin_literals``)."""
+    words: Mapping[str, tuple[str, ...]] = getattr(cls, "plugin_literals", {})
+    return tuple(words.get(option, ()))
+
+
+def check_option_names(cls: type, options: Iterable[str], context: Iterable[str], where: str) -> None:
+    """Compare options with the signature of the constructor.
+
+    Args:
+        cls: the plugin class.
+        options: names the user gave.
+        context: names of the arguments that the framework gives.
+        where: the config id for messages.
+
+    Raises:
+        ConfigError: a mistyped option.
+        PluginError: the class does not take what the framework gives.
+    """
+    parameters, given = inspect.signature(cls).parameters, set(context)
+    for name in sorted(given - parameters.keys()):
+        raise PluginError(
+            f"the constructor of {cls.__name__} does not take {name!r}, which every plugin of its kind is given",
+            where=where,
+            mend="report it to the author of the plugin",
+        )
+    valid = [name for name in parameters if name not in given]
+    for option in options:
+        if option not in valid:
+            close = get_close_matches(str(option), valid, n=1)
+            raise ConfigError(
+                f"{cls.__name__} has no option {option!r}",
+                where=f"{where}#{option}",
+                expected=f"one of {', '.join(valid)}" if valid else "no options",
+                mend=f"did you mean {close[0]!r}?" if close else None,
+            )
+
+
+def check_required(cls: type, given: Iterable[str], where: str) -> None:
+    """Check that no argument without a default is missing.
+
+    Raises:
+        ConfigError: one is.
+    """
+    names = set(given)
+    required = [n for n, p in inspect.signature(cls).parameters.items() if p.default is inspect.Parameter.empty]
+    if missing := [name for name in required if name not in names]:
+        raise ConfigError(
+            f"{cls.__name__} lacks {', '.join(map(repr, missing))}",
+            where=where,
+            expected=f"the required {', '.join(required)}",
+            got=", ".join(sorted(names)) or "no options",
+        )
+
+
+@cache
+def static_summary(module: str, attribute: str) -> str:
+    """Return the first line of a class's docstring, read from its source without importing anything."""
+    package, *parts = module.split(".")
+    try:
+        spec = importlib.util.find_spec(package)  # of the top package alone: a submodule's would import its parents
+        if spec is None:
+            return ""
+        stems = [Path(folder, *parts) for folder in spec.submodule_search_locations or ()]
+        files = [f for stem in stems for f in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")]
+        if not parts and spec.origin:
+            files = [Path(spec.origin)]
+        source = next(f for f in files if f.is_file()).read_bytes()
+        classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+        text = next(ast.get_docstring(node) for node in classes if node.name == attribute)
+    except (StopIteration, ImportError, AttributeError, ValueError, SyntaxError, OSError):
+        return ""  # a list stays useful without a summary; loading the plugin says what is wrong with it
+    return text.strip().splitlines()[0] if text and text.strip() else ""

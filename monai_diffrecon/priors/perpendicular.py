@@ -1,0 +1,74 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Networks of perpendicular planes that take turns."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.protocols import SamplerState, ScorePrior
+
+
+class PerpendicularPrior(ScorePrior):
+    """Two or three planes make a prior of the volume (TPDM, arXiv 2303.08440, section 3).
+
+    Their product is the model; turns approximate it at the price of one network a step.
+
+    Args:
+        K: how the planes take turns. An integer from 2: the primary plane, except at the last of every K steps,
+            which goes to the auxiliary planes in turn. A fraction above 1, such as 2.7: the primary plane with
+            probability 1 - 1/K, drawn anew for each step. ``"average"``: the mean of all planes at each step.
+
+    Raises:
+        ConfigError: another K.
+    """
+
+    min_planes = 2
+    max_planes = 3
+
+    def __init__(self, K: int | float | str = 2) -> None:
+        whole = isinstance(K, int) and not isinstance(K, bool) and K >= 2
+        # NaN compares false, and the remainder of an infinity is NaN.
+        broken = isinstance(K, float) and K > 1.0 and K % 1.0 > 0.0
+        if not (whole or broken or K == "average"):
+            raise ConfigError(
+                "unknown way to take turns",
+                where="prior#K",
+                expected='an integer from 2, a fraction above 1, or "average"',
+                got=repr(K),
+            )
+        self.K = K
+
+    def denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
+        """Return the clean estimate of the volume ``x`` (C, X, Y, Z) at noise level ``sigma``."""
+        active = self.planes_at(state.step)
+        total = self.planes[active[0]](x, sigma)
+        for index in active[1:]:
+            total = total + self.planes[index](x, sigma)
+        return total / len(active) if len(active) > 1 else total
+
+    def planes_at(self, step: int) -> tuple[int, ...]:
+        """Return the indices of the planes whose networks are called at this step; 0 is the primary one.
+
+        Raises:
+            ConfigError: ``bind`` was not called, or without the noise source that a fraction K needs.
+        """
+        if not self.planes:
+            raise ConfigError("used before bind(planes, noise)", where="prior perpendicular")
+        auxiliaries = len(self.planes) - 1
+        if isinstance(self.K, str):
+            return tuple(range(len(self.planes)))
+        if isinstance(self.K, int):
+            turn, within = divmod(step, self.K)
+            return (0,) if within != self.K - 1 else (1 + turn % auxiliaries,)
+        if self.noise is None:
+            raise ConfigError(
+                "random turns need a noise source",
+                where="prior#K",
+                got=self.K,
+                mend="bind(planes, noise), or an integer K",
+            )
+        # What of [0, 1) lies beyond the primary's share is divided evenly among the auxiliaries.
+        beyond = (self.noise.uniform(step, stream="perpendicular") - (1.0 - 1.0 / self.K)) * self.K
+        return (0,) if beyond < 0.0 else (1 + min(int(beyond * auxiliaries), auxiliaries - 1),)

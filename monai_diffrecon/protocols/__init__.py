@@ -1,0 +1,35 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The abstract bases that plugins implement, and the state a run consists of."""
+
+from monai_diffrecon.protocols.consistency_step import ConsistencyStep
+from monai_diffrecon.protocols.denoiser import Denoiser
+from monai_diffrecon.protocols.geometry import PLANE_AXIS, Plane, VolumeGeometry
+from monai_diffrecon.protocols.noise_source import NoiseSource
+from monai_diffrecon.protocols.operator import Operator
+from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
+from monai_diffrecon.protocols.plugin import API_VERSION, Plugin
+from monai_diffrecon.protocols.problem import Problem
+from monai_diffrecon.protocols.regularizer import Regularizer
+from monai_diffrecon.protocols.sampler import Denoise, Sampler
+from monai_diffrecon.protocols.sampler_state import SamplerState
+from monai_diffrecon.protocols.score_prior import ScorePrior
+
+__all__ = [
+    "API_VERSION",
+    "PLANE_AXIS",
+    "ConsistencyStep",
+    "Denoise",
+    "Denoiser",
+    "NoiseSource",
+    "Operator",
+    "Plane",
+    "PlaneDenoiser",
+    "Plugin",
+    "Problem",
+    "Regularizer",
+    "Sampler",
+    "SamplerState",
+    "ScorePrior",
+    "VolumeGeometry",
+]

@@ -1,0 +1,51 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Contract of a consistency step."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+from torch import Tensor
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.protocols.plugin import Plugin
+from monai_diffrecon.protocols.problem import Problem
+from monai_diffrecon.protocols.sampler_state import SamplerState
+
+
+class ConsistencyStep(Plugin, ABC):
+    """Pulls the sampler towards the measurement. Override the hook or hooks needed; the others do nothing.
+
+    Variables that live over the steps belong in ``state.memory[self.memory_key]``.
+    """
+
+    memory_key: str = "consistency"
+    _problem: Problem | None = None
+
+    def bind(self, problem: Problem) -> None:
+        """Take the inverse problem before the first step."""
+        self._problem = problem
+
+    @property
+    def problem(self) -> Problem:
+        """The bound inverse problem.
+
+        Raises:
+            ConfigError: ``bind`` was not called.
+        """
+        if self._problem is None:
+            raise ConfigError("used before bind(problem)", where=f"consistency {type(self).__name__}")
+        return self._problem
+
+    def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
+        """Correct the clean estimate (C, X, Y, Z) (DDS, DDNM, ADMM-TV on Tweedie's estimate)."""
+        return x0
+
+    def on_iterate(self, x: Tensor, state: SamplerState) -> Tensor:
+        """Correct the noisy iterate (C, X, Y, Z) (DiffusionMBIR)."""
+        return x
+
+    def guidance(self, x: Tensor, x0: Tensor, state: SamplerState) -> Tensor | None:
+        """Return what to subtract from the iterate: a gradient through the denoiser (DPS, TPDM), or None."""
+        return None

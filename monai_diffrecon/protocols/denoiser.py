@@ -1,0 +1,40 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Contract of a slice denoiser."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from monai_diffrecon.protocols.plugin import Plugin
+
+
+class Denoiser(Plugin, nn.Module, ABC):
+    """``D(x, sigma) -> E[x0 | x]`` for a batch of slices with ``x = x0 + sigma n``.
+
+    The only place where a network's own parameterization (score, epsilon, v, sample, preconditioned) is
+    converted. Everything above it knows only D. (Karras et al. 2022, arXiv 2206.00364, equation 3.)
+
+    Args:
+        network: the wrapped network, weights loaded.
+        sigma_min: smallest noise level the network was trained for, in network units.
+        sigma_max: largest noise level the network was trained for, in network units.
+    """
+
+    def __init__(self, network: nn.Module, *, sigma_min: float, sigma_max: float) -> None:
+        super().__init__()
+        self.network = network
+        self.sigma_min = float(sigma_min)
+        self.sigma_max = float(sigma_max)
+
+    @abstractmethod
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise slices ``x`` (B, C, H, W) at noise levels ``sigma`` (B, 1, 1, 1)."""
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Denoise slices (B, C, H, W); ``sigma`` is one number or one a slice, (B,), in network units."""
+        levels = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device).reshape(-1, 1, 1, 1)
+        return self.denoise(x, levels.expand(x.shape[0], 1, 1, 1))

@@ -1,0 +1,28 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Where a volume lies in space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Plane = Literal["sagittal", "coronal", "axial"]
+
+#: Plane -> spatial axis (0 = X, 1 = Y, 2 = Z) along which its slices are stacked.
+PLANE_AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+@dataclass(frozen=True)
+class VolumeGeometry:
+    """Shape and voxel size of a volume in RAS+ order.
+
+    Attributes:
+        shape: voxels along (X, Y, Z).
+        spacing: voxel size along (X, Y, Z) in mm.
+        affine: 4 x 4 voxel-to-world matrix in mm, row by row, or None when unknown.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    affine: tuple[tuple[float, ...], ...] | None = None

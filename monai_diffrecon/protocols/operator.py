@@ -1,0 +1,146 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Contract of a forward operator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.protocols.geometry import VolumeGeometry
+from monai_diffrecon.protocols.plugin import Plugin
+
+
+class _Linear(torch.autograd.Function):
+    """Differentiate a linear map by its adjoint instead of through its inner steps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, apply: Any, transpose: Any) -> Tensor:
+        ctx.apply_fn, ctx.transpose_fn = apply, transpose
+        return apply(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Linear.apply(grads[0], ctx.transpose_fn, ctx.apply_fn), None, None
+
+
+class Operator(Plugin, nn.Module, ABC):
+    """Linear map A of a volume (C, X, Y, Z) to a measurement.
+
+    A subclass implements ``_forward``, ``_adjoint`` and ``initial``; shapes are checked here on every call, and
+    gradients run through the adjoint. Inner products are ``Re <u, v>`` on both sides, so that a real volume
+    with a complex measurement has a real adjoint.
+
+    Args:
+        geometry: shape and spacing of the volume.
+        measurement_shape: shape of the measurement.
+        complex_measurement: the measurement is complex.
+        complex_volume: the volume is complex.
+
+    Attributes:
+        slice_plane: the plane in which A acts slice by slice, or None when it couples all slices.
+    """
+
+    slice_plane: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        geometry: VolumeGeometry,
+        measurement_shape: tuple[int, ...],
+        *,
+        complex_measurement: bool = False,
+        complex_volume: bool = False,
+    ) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.volume_shape: tuple[int, int, int, int] = (1, *geometry.shape)
+        self.measurement_shape = tuple(int(n) for n in measurement_shape)
+        self.complex_measurement = complex_measurement
+        self.complex_volume = complex_volume
+        self._norm: float | None = None
+
+    @classmethod
+    def volume_geometry(cls, measurement: VolumeGeometry, **options: Any) -> VolumeGeometry:
+        """Return the geometry of the volume behind a measurement that is itself an image.
+
+        Args:
+            measurement: geometry of the measured image (thick slices, say).
+            options: the options the operator will be built with.
+
+        Raises:
+            InputError: this operator's measurement is no image; its geometry must come with it.
+        """
+        raise InputError(
+            f"the measurement of {cls.__name__} does not say the geometry of its volume",
+            where="operator",
+            expected="a measurement that carries 'volume_shape' and 'volume_affine'",
+            mend="simulate it with SimulateMeasurementd, or give the geometry in its metadata",
+        )
+
+    @abstractmethod
+    def _forward(self, x: Tensor) -> Tensor:
+        """Return A x; shape already checked."""
+
+    @abstractmethod
+    def _adjoint(self, y: Tensor) -> Tensor:
+        """Return A^T y; shape already checked."""
+
+    @abstractmethod
+    def initial(self, y: Tensor) -> Tensor:
+        """Return the classical estimate (C, X, Y, Z): FBP, zero-filled, interpolation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return A x for a volume (C, X, Y, Z)."""
+        self._check(x, self.volume_shape, self.complex_volume, "volume")
+        return _Linear.apply(x, self._forward, self._adjoint)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return A^T y for a measurement, the exact adjoint under ``Re <u, v>``."""
+        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
+        return _Linear.apply(y, self._adjoint, self._forward)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return A^T A x; overridden where that is cheaper than both in turn."""
+        return self.adjoint(self.forward(x))
+
+    def norm(self) -> float:
+        """Return ||A^T A||, the largest eigenvalue, by 20 power iterations from a fixed start; cached."""
+        if self._norm is None:
+            generator = torch.Generator().manual_seed(0)
+            x = torch.rand(self.volume_shape, generator=generator).to(self.volume_dtype)
+            value = 1.0
+            with torch.no_grad():
+                for _ in range(20):
+                    value = float(torch.linalg.vector_norm(x))
+                    if value == 0.0:
+                        break
+                    x = self.normal(x / value)
+                value = float(torch.linalg.vector_norm(x))
+            self._norm = value
+        return self._norm
+
+    @property
+    def volume_dtype(self) -> torch.dtype:
+        """Data type of volumes: float32, or complex64 for a complex volume."""
+        return torch.complex64 if self.complex_volume else torch.float32
+
+    def _check(self, x: Tensor, shape: tuple[int, ...], is_complex: bool, what: str) -> None:
+        if tuple(x.shape) != tuple(shape):
+            raise InputError(
+                f"{what} of the wrong shape",
+                where=f"operator {type(self).__name__}",
+                expected=tuple(shape),
+                got=tuple(x.shape),
+            )
+        if x.is_complex() != is_complex:
+            kind = "complex" if is_complex else "real"
+            raise InputError(
+                f"{what} of the wrong type",
+                where=f"operator {type(self).__name__}",
+                expected=f"{kind} numbers",
+                got=str(x.dtype).removeprefix("torch."),
+            )

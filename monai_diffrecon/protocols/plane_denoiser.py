@@ -1,0 +1,27 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Contract of a denoiser that covers all slices of a volume in one plane."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class PlaneDenoiser(ABC):
+    """Denoises every slice of a volume in one anatomical plane; batching and windows are its own business.
+
+    Attributes:
+        plane: ``sagittal``, ``coronal`` or ``axial``.
+        sigma_min: smallest noise level of the network.
+        sigma_max: largest noise level of the network.
+    """
+
+    plane: str
+    sigma_min: float
+    sigma_max: float
+
+    @abstractmethod
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """Denoise a volume (C, X, Y, Z) at one noise level; same shape out."""

@@ -1,0 +1,23 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What every plugin class has in common."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+#: Version of the contracts in this package; a plugin states the one it was written for.
+API_VERSION = 1
+
+
+class Plugin:
+    """Mixin of all plugin bases.
+
+    Attributes:
+        API_VERSION: version of the contracts the class was written for.
+        plugin_options: constructor options that hold other plugins, option name -> kind. The registry builds
+            them from ``{"name": ..., **options}`` (or a list of those) before it calls the constructor.
+    """
+
+    API_VERSION: ClassVar[int] = API_VERSION
+    plugin_options: ClassVar[dict[str, str]] = {}

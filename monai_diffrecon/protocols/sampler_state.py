@@ -1,0 +1,30 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""All that decides the future of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class SamplerState:
+    """What a checkpoint holds; nothing else matters for the future of the run.
+
+    Attributes:
+        x: the volume iterate, (C, X, Y, Z), in network units.
+        sigma: noise level of ``x`` (variance-exploding: ``x = x0 + sigma n``), in network units.
+        step: number of completed steps.
+        seed: seed of the noise source.
+        case: name of the case, part of the noise key.
+        memory: variables that a plugin keeps over the steps, by the plugin's ``memory_key``.
+    """
+
+    x: Tensor
+    sigma: float
+    step: int = 0
+    seed: int = 0
+    case: str = ""
+    memory: dict[str, dict[str, Tensor]] = field(default_factory=dict)

@@ -1,0 +1,325 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""From names to plugins: entry points, loaded lazily and checked when loaded.
+
+Built-in plugins come through the same door as a third party's. Neither importing this module nor
+:func:`available` imports torch or the code of a plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from configparser import Error as ConfigParserError
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache, reduce
+from importlib import metadata
+from typing import Any
+
+import entrypoints
+
+from monai_diffrecon import plugin_contract as contract
+from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
+from monai_diffrecon.plugin_contract import KINDS, check_kind
+
+__all__ = ["KINDS", "KNOWN_PROVIDERS", "PluginInfo", "available", "build", "check_options", "create", "load", "refresh"]
+
+#: (kind, name) -> the distribution known to provide it, for those who have not installed it.
+KNOWN_PROVIDERS: dict[tuple[str, str], str] = {("priors", "wavelet_l1"): "diffrecon-wavelets"}
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What is known of a plugin without importing it.
+
+    Attributes:
+        name: name of the entry point, ``"?"`` when that cannot be read.
+        kind: one of :data:`KINDS`.
+        distribution: the installed distribution that provides it, ``"?"`` when that is unknown.
+        version: version of the distribution, or an empty string.
+        summary: first line of the class's docstring, or an empty string.
+        error: why it cannot be used; None when it can, or when no one has tried to load it yet.
+    """
+
+    name: str
+    kind: str
+    distribution: str
+    version: str
+    summary: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One entry point."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    module: str
+    attribute: str
+    extras: tuple[str, ...] = ()
+
+
+_NOTHING: Mapping[str, Any] = {}
+_classes: dict[_Entry, Any] = {}
+_failures: dict[_Entry, str] = {}
+
+
+def available(kind: str | None = None, *, check: bool = False) -> list[PluginInfo]:
+    """List the installed plugins of one kind, or of all, without importing their code.
+
+    Args:
+        kind: one of :data:`KINDS`, or None for all.
+        check: import each plugin, so that ``error`` says of every one whether it can be used.
+
+    Raises:
+        ConfigError: unknown kind.
+    """
+    infos = []
+    for k in KINDS if kind is None else (check_kind(kind),):
+        entries, unreadable = _entries(k)
+        for entry in sorted(entries, key=lambda e: (e.name, e.distribution)):
+            if check:
+                with suppress(PluginError):  # noted in _failures
+                    _load(entry, KINDS[k][0])
+            summary = contract.static_summary(entry.module, entry.attribute)
+            infos.append(
+                PluginInfo(entry.name, k, entry.distribution, entry.version, summary, error=_failures.get(entry))
+            )
+        infos += [PluginInfo("?", k, "?", "", error=reason) for reason in unreadable]
+    return infos
+
+
+def load(kind: str, name: str, *, where: str | None = None) -> Any:
+    """Import a plugin class, once, and check that it keeps the contract.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: name of the plugin, or ``distribution:name``.
+        where: the config id for messages; that of the kind unless given.
+
+    Returns:
+        A concrete class that derives from a base of the kind.
+
+    Raises:
+        ConfigError: unknown kind.
+        PluginError: the plugin is unknown, broken, or provided by two distributions.
+    """
+    where = where or KINDS[check_kind(kind)][0]
+    return _load(_find(kind, name, where), where)
+
+
+def create(kind: str, name: str, /, **options: Any) -> Any:
+    """Return a new plugin of this kind and name; options as in :func:`build`.
+
+    Raises:
+        ConfigError: unknown kind, a mistyped or a missing option.
+        PluginError: the plugin is unknown, broken, or provided by two distributions.
+    """
+    return _construct(load(kind, name), options, _NOTHING, KINDS[kind][0])
+
+
+def build(kind: str, spec: object, *, where: str | None = None, **context: Any) -> Any:
+    """Return the plugin that a configuration describes.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        spec: a plugin (returned as it is), its name, or ``{"name": ..., **options}``. An option that the class
+            lists in ``plugin_options`` holds a spec too, or a list of specs, or None.
+        where: the config id for messages; that of the kind unless given.
+        context: arguments that the framework gives to the constructor beside the user's options.
+
+    Raises:
+        ConfigError: no spec, a mistyped or a missing option.
+        PluginError: the plugin is unknown, broken, or provided by two distributions.
+    """
+    where = where or KINDS[check_kind(kind)][0]
+    return _build(check_kind(kind), spec, where, context=context)
+
+
+def check_options(kind: str, spec: object, *, where: str | None = None, context: Iterable[str] = ()) -> None:
+    """Check a spec before there is all that its plugin needs: names of plugins and options, nested ones too.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        spec: as in :func:`build`.
+        where: the config id for messages; that of the kind unless given.
+        context: names of the arguments that the framework will give.
+
+    Raises:
+        ConfigError: no spec, or a mistyped option. Required options may still be missing.
+        PluginError: the plugin is unknown, broken, or provided by two distributions.
+    """
+    where = where or KINDS[check_kind(kind)][0]
+    _check(check_kind(kind), spec, where, context=context)
+
+
+def refresh() -> None:
+    """Forget what was found, so that plugins installed since then are seen."""
+    _entries.cache_clear()
+    contract.static_summary.cache_clear()
+    _classes.clear()
+    _failures.clear()
+    importlib.invalidate_caches()
+
+
+def _canonical(distribution: str) -> str:
+    """Return the normalized name of a distribution (PEP 503): ``Diffrecon_Wavelets`` -> ``diffrecon-wavelets``."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@cache
+def _entries(kind: str) -> tuple[tuple[_Entry, ...], tuple[str, ...]]:
+    """Return the entry points of a kind, and what was wrong with those that cannot be read."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            points = entrypoints.get_group_all(f"monai_diffrecon.{kind}")
+        except (ConfigParserError, UnicodeDecodeError) as error:
+            raise PluginError(
+                f"an installed distribution has an unreadable entry_points.txt: {error}",
+                mend="reinstall or uninstall that distribution",
+            ) from error
+    found: dict[tuple[str, str], _Entry] = {}
+    for point in points:
+        distribution = _canonical(point.distro.name) if point.distro else "?"
+        version = (point.distro.version if point.distro else None) or _version(distribution)
+        extras = tuple(point.extras or ())
+        entry = _Entry(kind, point.name, distribution, version, point.module_name, point.object_name or "", extras)
+        # A checkout on sys.path shows its distribution a second time (egg-info beside dist-info): the first one
+        # on sys.path is the one Python imports.
+        found.setdefault((entry.distribution, entry.name), entry)
+    return tuple(found.values()), tuple(str(warning.message) for warning in caught)
+
+
+def _version(distribution: str) -> str:
+    try:
+        found = metadata.metadata(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+    # An egg-info may lack its PKG-INFO.
+    return found["Version"] if "Version" in found else ""  # noqa: SIM401 - the stubs know no get
+
+
+def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _Entry:
+    """Return the one entry called ``name`` or ``distribution:name``."""
+    distribution, _, plain = name.rpartition(":")
+    entries = _entries(kind)[0]
+    named = [e for e in entries if e.name == plain]
+    matches = [e for e in named if not distribution or e.distribution == _canonical(distribution)]
+    if len(matches) == 1:
+        return matches[0]
+    role, in_full = KINDS[kind][0], " or ".join(repr(f"{e.distribution}:{e.name}") for e in named)
+    if matches:
+        raise PluginError(
+            f"{role} {plain!r} is provided by {' and by '.join(e.distribution for e in matches)}",
+            where=where,
+            mend=f"name one in full, {in_full}",
+        )
+    known = sorted({*(e.name for e in entries), *literals})
+    provider = KNOWN_PROVIDERS.get((kind, plain))
+    elsewhere = [k for k in KINDS if k != kind and any(e.name == plain for e in _entries(k)[0])]
+    if named:
+        mend = f"use {in_full}"
+    elif provider:
+        mend = f"install the package that provides it, {provider}"
+    elif close := get_close_matches(plain, known, n=3):
+        mend = f"did you mean {' or '.join(map(repr, close))}?"
+    elif elsewhere:
+        mend = f"{plain!r} is one of the {elsewhere[0]}; name one of the {kind}"
+    else:
+        mend = "install the package that provides it (`diffrecon plugins` lists those found)"
+    raise PluginError(f"unknown {role} {name!r}", where=where, expected=", ".join(known) or None, mend=mend)
+
+
+def _load(entry: _Entry, where: str) -> Any:
+    """Return the class of an entry, imported and checked once; note why when it is broken."""
+    if entry in _classes:
+        return _classes[entry]
+    cause, mend = None, f"update or uninstall {entry.distribution}"
+    try:
+        cls: Any = reduce(getattr, entry.attribute.split("."), importlib.import_module(entry.module))
+        reason = contract.breach(entry.kind, cls)
+    except (Exception, SystemExit) as error:  # whatever a plugin does when imported, it stops nothing else
+        cause, reason = error, f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and entry.extras:
+            mend = f"pip install '{entry.distribution}[{','.join(entry.extras)}]'"
+    if reason:
+        _failures[entry] = " ".join(reason.split())
+        origin = f"{entry.distribution} {entry.version}".strip()
+        raise PluginError(f"plugin {entry.name!r} of {origin} is broken: {reason}", where=where, mend=mend) from cause
+    _failures.pop(entry, None)
+    _classes[entry] = cls
+    return cls
+
+
+def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
+    """Return the class and the options that a spec names."""
+    if isinstance(spec, str):
+        spec = {"name": spec}
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise ConfigError(
+            f"not a {KINDS[kind][0]}",
+            where=where,
+            expected=f'a {" or ".join(KINDS[kind][1])}, its name, or {{"name": ..., options}}',
+            got=f"{type(spec).__name__} {spec!r:.80}",
+        )
+    options = dict(spec)
+    return _load(_find(kind, options.pop("name"), where, literals), where), options
+
+
+def _check(kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Iterable[str] = ()) -> None:
+    if not isinstance(spec, contract.bases(kind)):
+        cls, options = _resolve(kind, spec, where, literals)
+        contract.check_option_names(cls, options, context, where)
+        _map_nested(cls, options, where, _check)
+
+
+def _build(
+    kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Mapping[str, Any] = _NOTHING
+) -> Any:
+    if isinstance(spec, contract.bases(kind)):
+        return spec
+    cls, options = _resolve(kind, spec, where, literals)
+    return _construct(cls, options, context, where)
+
+
+def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any], where: str) -> Any:
+    """Check the options against the constructor, build nested plugins, and call it."""
+    contract.check_option_names(cls, options, context, where)
+    contract.check_required(cls, [*options, *context], where)
+    nested = _map_nested(cls, options, where, _build)
+    try:
+        return cls(**{**options, **nested}, **context)
+    except DiffReconError:
+        raise
+    except (TypeError, ValueError) as error:  # a plugin's author may not know our exceptions
+        raise ConfigError(f"{cls.__name__} refused its options: {error}", where=where) from error
+
+
+def _map_nested(
+    cls: Any, options: Mapping[str, Any], where: str, apply: Callable[[str, object, str, tuple[str, ...]], Any]
+) -> dict[str, Any]:
+    """Apply ``(kind, spec, where, literals)`` to each spec in the options that hold plugins.
+
+    None, and the words that an option takes beside plugins, are kept.
+    """
+
+    def visit(kind: str, value: object, at: str, words: tuple[str, ...]) -> Any:
+        if value is None or (isinstance(value, str) and value in words):
+            return value
+        if isinstance(value, (list, tuple)):
+            return [visit(kind, item, f"{at}#{i}", words) for i, item in enumerate(value)]
+        return apply(kind, value, at, words)
+
+    return {
+        option: visit(kind, options[option], f"{where}#{option}", contract.literals(cls, option))
+        for option, kind in contract.nested_options(cls).items()
+        if option in options
+    }

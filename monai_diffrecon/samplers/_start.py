@@ -1,0 +1,205 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Where a diffusion sampler starts, and the ladder it descends."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.errors import ConfigError, NumericalError, ResumeMismatchError
+from monai_diffrecon.numerics.error_estimate import bootstrap_error
+from monai_diffrecon.numerics.ladders import LADDERS, ladder
+from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, Sampler, SamplerState
+
+#: Noise levels of a configuration file are rounded; those of a network are not.
+_SLACK = 1e-6
+
+
+class LadderSampler(Sampler, ABC):
+    """Base of the samplers that call a network at each level of a ladder.
+
+    The ladder is part of the state, so that a restored run need not estimate it again.
+
+    Args:
+        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method.
+        sigma_start: first noise level in network units; ``"max"``, the largest the networks know; or
+            ``"estimate"``, the start's own error by a parametric bootstrap.
+        sigma_end: last noise level in network units.
+        steps: number of levels, 1 or more.
+        ladder: ``karras`` or ``geometric``.
+        ladder_rho: curvature of the Karras ladder.
+        estimate_factor: the estimated error is multiplied by it: the bootstrap does not see what the start has
+            lost already.
+
+    Raises:
+        ConfigError: an option out of its range, or options that contradict each other.
+    """
+
+    plugin_options: ClassVar[dict[str, str]] = {"start": "samplers"}
+    plugin_literals: ClassVar[dict[str, tuple[str, ...]]] = {"start": ("noise", "initial")}
+
+    #: The iterate carries noise of the ladder's level, so noise is added to an estimated start.
+    renoises: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        start: str | Sampler,
+        sigma_start: float | str,
+        sigma_end: float,
+        steps: int,
+        ladder: str,
+        ladder_rho: float,
+        estimate_factor: float,
+    ) -> None:
+        self.start = _checked_start(start)
+        self.sigma_end = check_number(sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
+        self.sigma_start: float | str
+        if isinstance(sigma_start, str):
+            self.sigma_start = check_choice(sigma_start, "sampler#sigma_start (or a number)", ("max", "estimate"))
+        else:
+            self.sigma_start = check_number(sigma_start, "sampler#sigma_start", low=self.sigma_end)
+        if self.start == "noise" and self.sigma_start == "estimate":
+            raise ConfigError(
+                "noise has no error to estimate",
+                where="sampler#sigma_start",
+                expected='a number or "max" with start "noise"',
+                got='"estimate"',
+                mend='set sampler#start to "initial" or to a classical method',
+            )
+        self.steps = check_integer(steps, "sampler#steps", low=1)
+        self.ladder = check_choice(ladder, "sampler#ladder", LADDERS)
+        self.ladder_rho = check_number(ladder_rho, "sampler#ladder_rho", low=0.0, open_low=True)
+        self.estimate_factor = check_number(estimate_factor, "sampler#estimate_factor", low=0.0, open_low=True)
+
+    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float) -> None:
+        """Learn the problem and the range of noise levels that the networks know (network units).
+
+        Raises:
+            ConfigError: the ladder would leave that range.
+        """
+        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max)
+        for name, level in (("sigma_end", self.sigma_end), ("sigma_start", self.sigma_start)):
+            if not isinstance(level, str) and not sigma_min * (1 - _SLACK) <= level <= sigma_max * (1 + _SLACK):
+                raise ConfigError(
+                    "a noise level that the networks do not know",
+                    where=f"sampler#{name}",
+                    expected=f"{sigma_min:g} to {sigma_max:g}",
+                    got=f"{level:g}",
+                )
+        if isinstance(self.start, Sampler):
+            self.start.prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max)
+
+    def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:
+        """Return the start with its ladder."""
+        operator, y = self.problem.operator, self.problem.measurement
+        x: Tensor | None = None
+        if self.start != "noise":
+            reconstruct: Callable[[Tensor], Tensor] = (
+                operator.initial if isinstance(self.start, str) else self.start.estimate  # type: ignore[attr-defined]
+            )
+            x = reconstruct(y)
+            sigma = self._first_level(x, reconstruct, noise)
+        else:
+            sigma = self._first_level(None, None, noise)
+        if x is None or self.renoises:
+            n = noise.volume(operator.volume_shape, 0, stream="start", dtype=operator.volume_dtype).to(y.device)
+            x = sigma * n if x is None else x + sigma * n
+        levels = ladder(self.ladder, self.steps, sigma, self.sigma_end, rho=self.ladder_rho)
+        memory = {"sampler": {"ladder": torch.tensor(levels, dtype=torch.float64)}}
+        return SamplerState(x=x, sigma=levels[0], seed=seed, case=case, memory=memory)
+
+    def schedule(self, state: SamplerState) -> tuple[float, ...]:
+        """Return the ladder that ``begin`` put into the state.
+
+        Raises:
+            ResumeMismatchError: the state is not one of this sampler.
+        """
+        levels = state.memory.get("sampler", {}).get("ladder")
+        if levels is None:
+            raise ResumeMismatchError("a state without a ladder", where=f"sampler {type(self).__name__}")
+        return tuple(float(level) for level in levels)
+
+    def levels_at(self, state: SamplerState) -> tuple[float, float]:
+        """Return the noise level of this step and the next one, which is 0 after the last."""
+        levels = self.schedule(state)
+        return levels[state.step], levels[state.step + 1] if state.step + 1 < len(levels) else 0.0
+
+    def _first_level(
+        self, x: Tensor | None, reconstruct: Callable[[Tensor], Tensor] | None, noise: NoiseSource
+    ) -> float:
+        if isinstance(self.sigma_start, float):
+            return self.sigma_start
+        if self.sigma_start == "max" or x is None or reconstruct is None:
+            return self.sigma_max
+        operator, y, noise_std = self.problem.operator, self.problem.measurement, self.problem.noise_std
+
+        def simulate(volume: Tensor) -> Tensor:
+            clean = operator(volume)
+            if noise_std == 0.0:
+                return clean
+            n = noise.volume(tuple(y.shape), 0, stream="bootstrap", dtype=y.dtype).to(y.device)
+            return clean + noise_std * n
+
+        error = self.estimate_factor * bootstrap_error(reconstruct, simulate, x)
+        if not error < float("inf"):
+            raise NumericalError(
+                "the error of the start is not finite",
+                where="sampler#start",
+                got=error,
+                mend="look at the measurement, or set sampler#sigma_start to a number",
+            )
+        return min(max(error, self.sigma_end), self.sigma_max)
+
+
+def fresh(state: SamplerState, *, sigma: float) -> SamplerState:
+    """Return a state at noise level ``sigma`` whose memory can be written without touching that of ``state``.
+
+    A step that fails half-way, for want of memory say, can then be repeated from the same state.
+    """
+    return replace(state, sigma=sigma, memory={key: dict(kept) for key, kept in state.memory.items()})
+
+
+def corrected_estimate(
+    state: SamplerState, denoise: Denoise, consistency: ConsistencyStep
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Denoise the iterate of a state and correct the estimate.
+
+    Args:
+        state: the iterate and its noise level.
+        denoise: the score prior.
+        consistency: the consistency step; the denoiser is run with gradients only if it has a guidance.
+
+    Returns:
+        The denoiser's own estimate, the corrected estimate, and what to subtract from the next iterate, or None.
+    """
+    shift = None
+    if type(consistency).guidance is ConsistencyStep.guidance:
+        x0 = denoise(state.x, state.sigma, state)
+    else:
+        with torch.enable_grad():
+            x = state.x.detach().requires_grad_()
+            x0 = denoise(x, state.sigma, replace(state, x=x))
+            shift = consistency.guidance(x, x0, state)
+        x0, shift = x0.detach(), None if shift is None else shift.detach()
+    return x0, consistency.on_estimate(x0, state), shift
+
+
+def _checked_start(start: object) -> str | Sampler:
+    if isinstance(start, Sampler) and not start.calls_network and callable(getattr(start, "estimate", None)):
+        return start
+    if isinstance(start, str) and start in ("noise", "initial"):
+        return start
+    raise ConfigError(
+        "not a start",
+        where="sampler#start",
+        expected='"noise", "initial", or a classical sampler with estimate(measurement), such as admm_tv',
+        got=type(start).__name__ if isinstance(start, Sampler) else repr(start),
+    )

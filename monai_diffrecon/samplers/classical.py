@@ -1,0 +1,44 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Base of the methods that need no network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
+
+
+class ClassicalSampler(Sampler):
+    """A reconstruction without a network: a result by itself, or the start of a diffusion sampler.
+
+    Unless a subclass says otherwise, all is done in ``begin``, and no step follows.
+    """
+
+    calls_network: ClassVar[bool] = False  # type: ignore[misc]
+
+    @abstractmethod
+    def estimate(self, measurement: Tensor) -> Tensor:
+        """Return the volume (C, X, Y, Z) of a measurement of the prepared problem's operator."""
+
+    def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:
+        """Return the state before the first step: the estimate."""
+        return SamplerState(x=self.estimate(self.problem.measurement), sigma=0.0, seed=seed, case=case)
+
+    def schedule(self, state: SamplerState) -> tuple[float, ...]:
+        """Return the ladder: no step."""
+        return ()
+
+    def step(
+        self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource
+    ) -> SamplerState:
+        """Refuse: there is no step.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("has no step to perform", where=f"sampler {type(self).__name__}")

@@ -1,0 +1,74 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""DDIM in variance-exploding coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from monai_diffrecon.numerics.option_checks import check_number
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
+from monai_diffrecon.samplers._start import LadderSampler, corrected_estimate, fresh
+
+
+class DDIMSampler(LadderSampler):
+    """A sample by decomposed diffusion: the clean estimate is corrected, then noised to the next level.
+
+    ``x' = x0hat + eta sigma' n + sqrt(1 - eta^2) sigma' (x - x0) / sigma`` with x0 the denoiser's estimate, x0hat the
+    corrected one, and sigma' = 0 at the end (DDS, arXiv 2303.05754, section 3.4; DDIM, arXiv 2010.02502).
+
+    Args:
+        steps: number of levels, 1 or more.
+        eta: share of fresh noise, 0 (deterministic) to 1.
+        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method; noise of the
+            first level is added to an estimate.
+        sigma_start: first noise level in network units, ``"max"``, or ``"estimate"``: the start's own error.
+        sigma_end: last noise level in network units.
+        ladder: ``karras`` or ``geometric``.
+        ladder_rho: curvature of the Karras ladder.
+        estimate_factor: the estimated error of the start is multiplied by it.
+
+    Raises:
+        ConfigError: an option out of its range, or options that contradict each other.
+    """
+
+    def __init__(
+        self,
+        steps: int = 20,
+        *,
+        eta: float = 0.85,
+        start: str | Sampler = "noise",
+        sigma_start: float | str = "max",
+        sigma_end: float = 0.01,
+        ladder: str = "karras",
+        ladder_rho: float = 7.0,
+        estimate_factor: float = 1.5,
+    ) -> None:
+        super().__init__(
+            start=start,
+            sigma_start=sigma_start,
+            sigma_end=sigma_end,
+            steps=steps,
+            ladder=ladder,
+            ladder_rho=ladder_rho,
+            estimate_factor=estimate_factor,
+        )
+        self.eta = check_number(eta, "sampler#eta", low=0.0, high=1.0)
+
+    def step(
+        self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource
+    ) -> SamplerState:
+        """Perform step ``state.step`` and return the state after it."""
+        sigma, following = self.levels_at(state)
+        state = fresh(state, sigma=sigma)
+        x0, x, shift = corrected_estimate(state, denoise, consistency)
+        if following > 0.0:
+            kept = (1.0 - self.eta**2) ** 0.5 * following / sigma
+            x = x + kept * (state.x - x0)
+            if self.eta > 0.0:
+                n = noise.volume(tuple(x.shape), state.step, dtype=x.dtype).to(x.device)
+                x = x + self.eta * following * n
+        if shift is not None:
+            x = x - shift
+        state = replace(state, sigma=following)
+        return replace(state, x=consistency.on_iterate(x, state), step=state.step + 1)

@@ -1,0 +1,179 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Records that say how an output volume came about, and checking them.
+
+A record holds no path, no name of a user or machine, and no identifier of a patient, so it can be published with
+the volume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import monai_diffrecon
+from monai_diffrecon.errors import InputError, IntegrityError
+from monai_diffrecon.io.atomic import full_suffix, write_json
+from monai_diffrecon.io.hashing import sha256_file, sha256_tensor
+from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.tracking.provenance_schema import RECORD_SCHEMA, SCHEMA_VERSION
+from monai_diffrecon.tracking.redaction import redact
+
+
+def record_path(output: str | Path) -> Path:
+    """Return where the record of an output stands: ``<name>.provenance.json`` beside ``<name>.nii.gz``."""
+    output = Path(output)
+    return output.with_name(output.name.removesuffix(full_suffix(output)) + ".provenance.json")
+
+
+def build_record(
+    *,
+    output: str | Path,
+    measurement_sha256: str,
+    config: Mapping[str, Any],
+    volume: Tensor | None = None,
+    weights: Mapping[str, str] | None = None,
+    seeds: Mapping[str, int] | None = None,
+    options: Mapping[str, Any] | None = None,
+    fallbacks: Sequence[str] = (),
+    residuals: Sequence[float] = (),
+    timings: Mapping[str, float] | None = None,
+    network_calls: int = 0,
+    distributions: Iterable[str] = (),
+    key: str | bytes | None = None,
+) -> dict[str, Any]:
+    """Return the record of a written output.
+
+    Args:
+        output: the written NIfTI file.
+        measurement_sha256: hash of the measurement (:func:`sha256_tensor`).
+        config: merged configuration, recorded with its paths taken out.
+        volume: (1, X, Y, Z) what was meant to be written as float32; the file is read back and compared.
+        weights: bundle name -> sha256 of its weights.
+        seeds: name -> seed.
+        options: what the command was called with, where that is not in ``config``.
+        fallbacks: what had to be done differently.
+        residuals: relative data residual after each step.
+        timings: name -> seconds.
+        network_calls: batches that went through a network.
+        distributions: plugin distributions that took part, by name.
+        key: names paths by keyed hashes (see :func:`redact`); None only takes them out.
+
+    Raises:
+        IntegrityError: the file does not hold ``volume``.
+        InputError: the file cannot be read.
+    """
+    output = Path(output)
+    voxels = sha256_tensor(read_volume(output)[0])
+    if volume is not None:
+        _require_same("the file does not hold the volume", output.name, sha256_tensor(volume.float()), voxels)
+    clean = redact(config, key)
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": _versions(distributions),
+        "measurement_sha256": measurement_sha256,
+        "weights": redact(weights or {}, key),
+        "config": clean,
+        "config_sha256": _canonical_sha256(clean),
+        "seeds": {name: int(seed) for name, seed in (seeds or {}).items()},
+        "options": redact(options or {}, key),
+        "fallbacks": redact(list(fallbacks), key),
+        "residuals": redact([float(r) for r in residuals]),
+        "timings": {name: redact(round(float(s), 3)) for name, s in (timings or {}).items()},
+        "network_calls": int(network_calls),
+        "output": {"file": output.name, "sha256": sha256_file(output), "voxels_sha256": voxels},
+    }
+    return record | {"record_sha256": _canonical_sha256(record)}
+
+
+def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a record atomically.
+
+    Raises:
+        IntegrityError: it does not keep to the schema.
+    """
+    _validate(record, Path(path).name)
+    write_json(path, dict(record))
+
+
+def verify_record(path: str | Path) -> None:
+    """Check a record and the output beside it; return when all is well.
+
+    Raises:
+        InputError: no such record.
+        IntegrityError: the record is damaged or of another version, or the output is missing or was changed.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such record", where=path.name) from None
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise IntegrityError("not a record", where=path.name, expected="JSON", got=str(error)) from None
+    _validate(record, path.name)
+    rest = {name: value for name, value in record.items() if name != "record_sha256"}
+    _require_same("the record was changed", path.name, record["record_sha256"], _canonical_sha256(rest))
+    _require_same("its config was changed", path.name, record["config_sha256"], _canonical_sha256(record["config"]))
+    output = path.with_name(record["output"]["file"])
+    if not output.is_file():
+        raise IntegrityError("the output is missing", where=output.name, mend="restore it, or reconstruct again")
+    _require_same("the output was changed", output.name, record["output"]["sha256"], sha256_file(output))
+    _require_same(
+        "the output's voxels are others",
+        output.name,
+        record["output"]["voxels_sha256"],
+        sha256_tensor(read_volume(output)[0]),
+    )
+
+
+def _versions(distributions: Iterable[str]) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("torch", "monai", *sorted(distributions)):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions | {"monai_diffrecon": monai_diffrecon.__version__}
+
+
+def _canonical_sha256(value: Any) -> str:
+    """Return the hash of a value as JSON with keys in order, no blanks and ASCII only."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _require_same(what: str, where: str, expected: str, got: str) -> None:
+    if expected != got:
+        raise IntegrityError(
+            what,
+            where=where,
+            expected=f"sha256 {expected[:16]}...",
+            got=f"{got[:16]}...",
+            mend="restore the file, or reconstruct again",
+        )
+
+
+def _validate(record: Any, where: str) -> None:
+    import jsonschema
+
+    version = record.get("schema_version") if isinstance(record, Mapping) else None
+    if version != SCHEMA_VERSION:
+        raise IntegrityError(
+            "a record of another version", where=where, expected=f"schema_version {SCHEMA_VERSION!r}", got=repr(version)
+        )
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(RECORD_SCHEMA).iter_errors(record))
+    if error is not None:
+        raise IntegrityError(
+            "not a provenance record",
+            where=f"{where}#{'/'.join(map(str, error.absolute_path))}",
+            got=error.message[:200],
+        )

@@ -1,0 +1,62 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON schema of provenance records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Version of the record; readers refuse others.
+SCHEMA_VERSION = "1"
+
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_NUMBER_OR_NULL = {"type": ["number", "null"]}
+
+PROPERTIES: dict[str, Any] = {
+    "schema_version": {"const": SCHEMA_VERSION},
+    "created": {
+        "description": "UTC, ISO 8601",
+        "type": "string",
+        "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$",
+    },
+    "versions": {
+        "description": "distribution -> version; null when it is not installed",
+        "type": "object",
+        "required": ["python", "torch", "monai", "monai_diffrecon"],
+        "additionalProperties": {"type": ["string", "null"]},
+    },
+    "measurement_sha256": _SHA256,
+    "weights": {"description": "bundle -> sha256", "type": "object", "additionalProperties": _SHA256},
+    "config": {"description": "merged configuration, without paths", "type": "object"},
+    "config_sha256": {**_SHA256, "description": "of the configuration as canonical JSON"},
+    "seeds": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "options": {"description": "what the command was called with", "type": "object"},
+    "fallbacks": {"description": "what was done differently", "type": "array", "items": {"type": "string"}},
+    "residuals": {
+        "description": "relative data residual after each step; null when not finite",
+        "type": "array",
+        "items": _NUMBER_OR_NULL,
+    },
+    "timings": {"description": "seconds", "type": "object", "additionalProperties": _NUMBER_OR_NULL},
+    "network_calls": {"type": "integer", "minimum": 0},
+    "output": {
+        "type": "object",
+        "required": ["file", "sha256", "voxels_sha256"],
+        "additionalProperties": False,
+        "properties": {
+            "file": {"description": "name of the file beside the record", "type": "string", "pattern": r"^[^/\\]+$"},
+            "sha256": _SHA256,
+            "voxels_sha256": {**_SHA256, "description": "of (1, X, Y, Z) float32 in RAS+ order"},
+        },
+    },
+    "record_sha256": {**_SHA256, "description": "of all else in the record as canonical JSON"},
+}
+
+RECORD_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "monai_diffrecon provenance record",
+    "type": "object",
+    "required": sorted(PROPERTIES),
+    "additionalProperties": False,
+    "properties": PROPERTIES,
+}

@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: puts the package, its example plugin and the developer tools into .venv of the
+# checkout. Does nothing when that is already so. $PYTHON chooses the interpreter (3.10 or newer).
+
+setup_environment() {
+    local root plugin wanted stamp python version
+    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    plugin="plugins/diffrecon-wavelets"
+    stamp="$root/.venv/.setup-stamp"
+    wanted="$(cd "$root" && sha256sum setup.cfg pyproject.toml constraints.txt "$plugin/setup.cfg" "$plugin/pyproject.toml")" || return
+    wanted="$root"$'\n'"$wanted"
+
+    if [[ ! -x "$root/.venv/bin/python" ]]; then
+        python="${PYTHON:-python3}"
+        if ! version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 10))')"; then
+            echo "error: Python 3.10 or newer is needed, $python is ${version:-not one}; set PYTHON." >&2
+            return 2
+        fi
+        echo "creating .venv with $python (Python $version)"
+        "$python" -m venv "$root/.venv" || return
+    fi
+
+    if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$wanted" ]]; then
+        echo "installing into .venv"
+        rm -f "$stamp"
+        (cd "$root" && .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+            -c constraints.txt -e '.[dev]' -e "$plugin") || return
+        printf '%s\n' "$wanted" >"$stamp"
+    fi
+    export PATH="$root/.venv/bin:$PATH" VIRTUAL_ENV="$root/.venv"
+}
+
+setup_environment

@@ -1,0 +1,99 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Priors of one plane and of several."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.priors.perpendicular import PerpendicularPrior
+from monai_diffrecon.priors.slices import SlicesPrior
+from monai_diffrecon.protocols import SamplerState
+from monai_diffrecon.testing.gaussian_prior import GaussianPrior
+from monai_diffrecon.testing.prior_laws import check_prior
+
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def bound(count: int, K: int | float | str, seed: int = 0) -> PerpendicularPrior:
+    prior = PerpendicularPrior(K)
+    prior.bind([GaussianPrior(mean=float(i), plane=p) for i, p in enumerate(PLANES[:count])], IndependentNoise(seed))
+    return prior
+
+
+@pytest.mark.parametrize("make", [SlicesPrior, *[lambda K=K: PerpendicularPrior(K) for K in (2, 3, 2.7, "average")]])
+def test_laws(make) -> None:
+    check_prior(make)
+
+
+@pytest.mark.parametrize(
+    ("count", "K", "expected"),
+    [
+        (2, 2, [0, 1, 0, 1, 0, 1]),
+        (2, 3, [0, 0, 1, 0, 0, 1]),
+        (3, 2, [0, 1, 0, 2, 0, 1]),
+        (3, 3, [0, 0, 1, 0, 0, 2, 0, 0, 1]),
+    ],
+)
+def test_turns(count: int, K: int, expected: list[int]) -> None:
+    prior = bound(count, K)
+    assert [prior.planes_at(step) for step in range(len(expected))] == [(i,) for i in expected]
+
+
+def test_random_turns_have_the_right_shares_and_follow_the_seed() -> None:
+    K = 2.7
+    prior = bound(3, K)
+    drawn = [prior.planes_at(step)[0] for step in range(3000)]
+    for plane, share in ((0, 1 - 1 / K), (1, 0.5 / K), (2, 0.5 / K)):
+        assert drawn.count(plane) / 3000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 3000))
+    assert drawn[:50] == [bound(3, K).planes_at(step)[0] for step in range(50)]
+    assert drawn[:50] != [bound(3, K, seed=1).planes_at(step)[0] for step in range(50)]
+    u = [IndependentNoise(0).uniform(step, stream="perpendicular") for step in range(50)]
+    assert [d == 0 for d in drawn[:50]] == [v < 1 - 1 / K for v in u]
+
+
+def test_each_plane_has_its_say() -> None:
+    x = torch.zeros(1, 2, 2, 2)
+    sigma, weight = 0.5, 0.5**2 / (0.5**2 + 0.25**2)  # GaussianPrior(mean=m) gives weight * m at x = 0
+
+    def value(prior: PerpendicularPrior, step: int) -> float:
+        return float(prior.denoise(x, sigma, SamplerState(x=x, sigma=sigma, step=step))[0, 0, 0, 0])
+
+    assert value(bound(3, 2), 0) == pytest.approx(0.0)
+    assert value(bound(3, 2), 1) == pytest.approx(weight)
+    assert value(bound(3, 2), 3) == pytest.approx(2 * weight)
+    assert value(bound(3, "average"), 0) == pytest.approx(weight)
+    assert value(bound(2, "average"), 1) == pytest.approx(weight / 2)
+
+
+@pytest.mark.parametrize("K", [1, 0, -2, True, 2.0, 1.0, 0.5, float("nan"), float("inf"), "mean", None, np.bool_(True)])
+def test_wrong_turns(K: object) -> None:
+    with pytest.raises(ConfigError, match="prior#K: unknown way to take turns"):
+        PerpendicularPrior(K)
+
+
+def test_unbound_priors_say_so() -> None:
+    state = SamplerState(x=torch.zeros(1, 2, 2, 2), sigma=1.0)
+    for prior in (SlicesPrior(), PerpendicularPrior()):
+        with pytest.raises(ConfigError, match="before bind"):
+            prior.denoise(state.x, 1.0, state)
+    prior = PerpendicularPrior(1.5)
+    prior.bind([GaussianPrior(plane="axial"), GaussianPrior(plane="coronal")])
+    with pytest.raises(ConfigError, match="random turns need a noise source"):
+        prior.planes_at(0)
+
+
+def test_the_law_kit_finds_a_prior_that_counts_its_own_steps() -> None:
+    class Forgetful(PerpendicularPrior):
+        calls = 0
+
+        def planes_at(self, step: int) -> tuple[int, ...]:
+            self.calls += 1
+            return (self.calls % 2,)
+
+    with pytest.raises(AssertionError, match="depends on the order|planes_at says"):
+        check_prior(Forgetful)

@@ -1,0 +1,54 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Imports run downwards only: the contracts of pyproject.toml hold, and they can fail."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"]
+
+
+def lint(cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(LINT, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_contracts_hold() -> None:
+    result = lint(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("numerics/rogue.py", "import monai_diffrecon.engine", "Imports run downwards only"),
+        ("priors/rogue.py", "import monai_diffrecon.samplers", "Imports run downwards only"),
+        ("stray.py", "", "Imports run downwards only"),
+        ("engine/rogue.py", "import monai_diffrecon.priors", "The engine asks the registry"),
+        ("engine/rogue.py", "import mlflow", "mlflow only in tracking"),
+        ("engine/rogue.py", "import itk", "itk and pydicom only in io"),
+        ("engine/rogue.py", "import entrypoints", "entrypoints only in the registry"),
+        ("samplers/rogue.py", "def f():\n    import monai.networks", "The lower layers stay free of monai"),
+        ("testing/rogue.py", "import monai_diffrecon.engine", "The test kit for plugin authors needs no engine"),
+        ("engine/rogue.py", "import monai_diffrecon.testing", "Nothing imports the test kit"),
+    ],
+)
+def test_each_contract_can_fail(tmp_path: Path, module: str, line: str, broken: str) -> None:
+    """The contracts on a skeleton of the package with one forbidden import in it."""
+    package = tmp_path / "monai_diffrecon"
+    package.mkdir()
+    for part in (ROOT / "monai_diffrecon").iterdir():
+        if part.is_dir() and (part / "__init__.py").exists():
+            (package / part.name).mkdir()
+            (package / part.name / "__init__.py").touch()
+        elif part.suffix == ".py":
+            (package / part.name).touch()
+    (package / "registry.py").write_text("import entrypoints\n")
+    (package / module).write_text(line + "\n")
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    result = lint(tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert [name for name in result.stdout.splitlines() if name.startswith(broken) and "BROKEN" in name], result.stdout

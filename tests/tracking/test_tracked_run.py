@@ -1,0 +1,221 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from monai_diffrecon.errors import ConfigError, InputError, ResourceError
+from monai_diffrecon.tracking.mlflow_client import mlflow_module
+from monai_diffrecon.tracking.mlflow_run import NullRun, TrackedRun, flatten
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the module: making one costs seconds."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def client(store: Path) -> Any:
+    with TrackedRun(store, run_name="first"):
+        pass
+    return mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
+
+
+def test_a_finished_run_holds_what_was_logged(
+    store: Path, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("artifact")
+    with TrackedRun(store, run_name="case-1", tags={"method": "ddim"}) as run:
+        run.log_params({"sampler": {"name": "ddim", "steps": 20}, "image": "/home/Doe/x.nii", "prior#K": [1, 2]})
+        for step in range(3):
+            run.log_metrics({"residual": 1.0 / (step + 1), "sigma": float(step)}, step=step)
+        run.log_metric("psnr", 31.5)
+        run.log_artifact(tmp_path / "a.txt")
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "case-1"
+    assert found.data.params == {
+        "sampler.name": "ddim",
+        "sampler.steps": "20",
+        "image": "<path>",
+        "prior_K": "[1, 2]",
+    }
+    assert found.data.metrics["psnr"] == 31.5
+    assert found.data.tags["method"] == "ddim"
+    history = client.get_metric_history(run.run_id, "residual")
+    assert [(m.step, m.value) for m in history] == [(0, 1.0), (1, 0.5), (2, 1.0 / 3)]
+    assert found.info.artifact_uri.startswith((store / "mlartifacts").as_uri())
+    assert [f.path for f in client.list_artifacts(run.run_id)] == ["a.txt"]
+    # Nothing in the working directory, no active run, no user's name.
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert mlflow_module().active_run() is None
+    assert "mlflow.user" not in found.data.tags
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("Doe"), "FAILED"),
+        (InputError("bad"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(1), "KILLED"),
+    ],
+)
+def test_an_ended_run_says_how_and_keeps_its_numbers(
+    store: Path, client: Any, error: BaseException, status: str
+) -> None:
+    run = TrackedRun(store, run_name="case-2")
+
+    def case() -> NoReturn:
+        with run:
+            run.log_metric("residual", 0.25, step=4)
+            raise error
+
+    with pytest.raises(type(error)):
+        case()
+    found = client.get_run(run.run_id)
+    assert found.info.status == status
+    assert found.data.metrics == {"residual": 0.25}
+    assert found.data.tags["error"] == type(error).__name__
+    assert "Doe" not in str(found.data.tags)
+
+
+def test_nested_runs_do_not_touch_each_other(store: Path, client: Any) -> None:
+    with TrackedRun(store, run_name="cohort") as cohort:
+        with (
+            pytest.raises(ValueError, match="crash"),
+            TrackedRun(store, run_name="a", parent_run_id=cohort.run_id) as one,
+        ):
+            raise ValueError("crash")
+        with TrackedRun(store, run_name="b", parent_run_id=cohort.run_id) as two:
+            two.log_metric("psnr", 1.0)
+    assert len({cohort.run_id, one.run_id, two.run_id}) == 3
+    assert client.get_run(one.run_id).data.metrics == {}
+    assert client.get_run(two.run_id).data.tags["mlflow.parentRunId"] == cohort.run_id
+    states = [client.get_run(r.run_id).info.status for r in (cohort, one, two)]
+    assert states == ["FINISHED", "FAILED", "FINISHED"]
+
+
+def test_numbers_travel_in_batches(store: Path, client: Any) -> None:
+    with TrackedRun(store, run_name="long") as run:
+        sent = []
+        log_batch = run._client.log_batch
+        run._client.log_batch = lambda *a, **k: (sent.append(len(k["metrics"])), log_batch(*a, **k))
+        for step in range(1250):
+            run.log_metrics({"a": step, "b": -step}, step)
+        run.flush()
+    assert sum(sent) == 2500
+    assert max(sent) <= 1000
+    assert len(sent) <= 4
+    assert len(client.get_metric_history(run.run_id, "b")) == 1250
+
+
+def test_many_and_long_params(store: Path, client: Any) -> None:
+    with TrackedRun(store, run_name="params") as run:
+        run.log_params({f"p{i}": i for i in range(230)} | {"long": "x" * 20000})
+    params = client.get_run(run.run_id).data.params
+    assert len(params) == 231
+    assert len(params["long"]) == 6000
+    assert params["long"].endswith("x...")
+
+
+def test_a_run_can_be_continued(store: Path, client: Any) -> None:
+    with TrackedRun(store, run_name="training") as first:
+        first.log_metric("loss", 2.0, step=1)
+    with TrackedRun(store, run_name="training", run_id=first.run_id) as second:
+        assert client.get_run(first.run_id).info.status == "RUNNING"
+        second.log_metric("loss", 1.0, step=2)
+    assert second.run_id == first.run_id
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+    assert [m.value for m in client.get_metric_history(first.run_id, "loss")] == [2.0, 1.0]
+    with pytest.raises(InputError, match="no such run"), TrackedRun(store, run_name="x", run_id="0" * 32):
+        pass
+
+
+def test_a_lost_store_fails_the_run_but_hides_no_error(
+    store: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def broken(*_: object, **__: object) -> None:
+        raise MlflowException("database is locked")
+
+    def case(run: TrackedRun, error: Exception | None) -> None:
+        with run:
+            run.log_metric("a", 1.0)
+            run._client.log_batch = broken
+            if error:
+                raise error
+
+    run = TrackedRun(store, run_name="lost")
+    with pytest.raises(ResourceError, match="database is locked"):
+        case(run, None)
+    assert client.get_run(run.run_id).info.status == "FAILED"
+    run = TrackedRun(store, run_name="lost")
+    with pytest.raises(ValueError, match="the real reason"):
+        case(run, ValueError("the real reason"))
+    assert "last numbers of a run are lost" in caplog.text
+    assert client.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_faults(store: Path, client: Any) -> None:
+    run = TrackedRun(store, run_name="x")
+    with pytest.raises(ConfigError, match="used before it began"):
+        _ = run.run_id
+    with pytest.raises(ConfigError, match="used before it began"):
+        run.log_params({"a": 1})
+    with run:
+        run.log_params({"a": 1})
+        with pytest.raises(ResourceError, match="MLflow refused"):
+            run.log_params({"a": 2})
+    with pytest.raises(InputError, match="no such file"), TrackedRun(store, run_name="y") as other:
+        other.log_artifact(store / "missing.png")
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(ConfigError, match="was deleted"), TrackedRun(store, run_name="z", experiment="gone"):
+        pass
+
+
+def test_flatten() -> None:
+    nested = {"a": {"b": 1, "c": {"d": "x"}}, "e": [1, "y"], "f": [{"g": None}], "h": {}}
+    assert flatten(nested) == {"a.b": "1", "a.c.d": "x", "e": '[1, "y"]', "f.0.g": "null", "h": "{}"}
+
+
+def test_null_run_has_the_same_interface(tmp_path: Path) -> None:
+    public = {name for name, _ in inspect.getmembers(TrackedRun, callable) if not name.startswith("_")}
+    for name in public:
+        ours, theirs = (inspect.signature(getattr(cls, name)).parameters for cls in (NullRun, TrackedRun))
+        assert list(ours.values()) == list(theirs.values())
+    with NullRun() as run:
+        run.log_params({"a": 1})
+        run.log_metrics({"a": 1.0})
+        run.log_artifact(tmp_path / "missing")
+        assert run.run_id is None
+    with pytest.raises(ValueError, match="passes"), NullRun():
+        raise ValueError("passes")
+
+
+def test_telemetry_is_off_even_when_mlflow_was_imported_first(tmp_path: Path) -> None:
+    code = """
+import mlflow
+from mlflow.telemetry import get_telemetry_client
+assert get_telemetry_client() is not None  # or this test shows nothing
+from monai_diffrecon.tracking.mlflow_client import mlflow_module
+mlflow_module()
+assert get_telemetry_client() is None
+"""
+    # MLflow has telemetry off in CI and tests, by their variables.
+    environment = {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in os.environ} | {"HOME": str(tmp_path)}
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
