@@ -95,5 +95,5 @@ def test_the_law_kit_finds_a_prior_that_counts_its_own_steps() -> None:
             self.calls += 1
             return (self.calls % 2,)
 
-    with pytest.raises(AssertionError, match="depends on the order|planes_at says"):
+    with pytest.raises(AssertionError, match=r"depends on the order|planes_at says"):
         check_prior(Forgetful)

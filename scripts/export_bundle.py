@@ -1,0 +1,66 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Put trained weights into a bundle: float16 weights, their hash and the training record in the metadata, pictures.
+
+    python scripts/export_bundle.py bundles/brain_mr_t1_axial TRAINING_FOLDER
+
+TRAINING_FOLDER is the ``output_dir`` of ``configs/train.json``: ``model.pt``, ``history.jsonl``, ``samples.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from monai_diffrecon.io.atomic import atomic_write, write_json
+from monai_diffrecon.io.hashing import sha256_file
+
+
+def draw_curves(history: list[dict[str, float]], path: Path) -> None:
+    """Draw the validation PSNR of each noise level over the training."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.subplots()
+    crops = [row["crops"] / 1e3 for row in history]
+    for key in [k for k in history[0] if k.startswith("val_psnr_sigma_")]:
+        ax.plot(crops, [row[key] for row in history], label=f"sigma {key.removeprefix('val_psnr_sigma_')}")
+    ax.set_xlabel("training patches (thousands)")
+    ax.set_ylabel("PSNR of denoised validation patches (dB)")
+    ax.grid(alpha=0.3)
+    ax.legend(ncols=3, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Export one bundle."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, help="root of the bundle")
+    parser.add_argument("training", type=Path, help="folder with model.pt, history.jsonl and samples.png")
+    args = parser.parse_args()
+    weights = torch.load(args.training / "model.pt", map_location="cpu", weights_only=True)
+    half = {k: v.to(torch.float16) for k, v in weights.items()}
+    target = args.bundle / "models" / "model.pt"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(target, lambda path: torch.save(half, path))
+    rows = [json.loads(line) for line in (args.training / "history.jsonl").read_text().splitlines()]
+    batch = json.loads((args.bundle / "configs" / "train.json").read_text())["batch_size"]
+    history = [row | {"crops": row["iteration"] * batch} for row in rows]
+    docs = args.bundle / "docs"
+    docs.mkdir(exist_ok=True)
+    atomic_write(docs / "curves.png", lambda path: draw_curves(history, path))
+    shutil.copyfile(args.training / "samples.png", docs / "samples.png")
+    path = args.bundle / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["diffrecon"]["weights"] = {"file": "models/model.pt", "sha256": sha256_file(target), "dtype": "float16"}
+    last = history[-1]
+    metadata["diffrecon"]["training"] |= {"iterations": last["iteration"], "patches": last["crops"]}
+    metadata["eval_metrics"] = {k: round(v, 2) for k, v in last.items() if k.startswith("val_psnr")}
+    write_json(path, metadata)
+
+
+if __name__ == "__main__":
+    main()
