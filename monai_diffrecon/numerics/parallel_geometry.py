@@ -8,9 +8,24 @@ import numpy as np
 from scipy.sparse import csr_array
 
 
-def joseph_entries(shape: tuple[int, int], views: int, detectors: int) -> int:
-    """Return an upper bound of the number of non-zero entries of :func:`joseph_matrix`."""
-    return 2 * views * detectors * max(shape)
+def joseph_entries(
+    shape: tuple[int, int],
+    spacing: tuple[float, float],
+    angles: np.ndarray,
+    detectors: int,
+    detector_spacing: float,
+) -> int:
+    """Return an estimate from above of the number of non-zero entries of :func:`joseph_matrix`.
+
+    On each line of pixels along the main axis, the rays that hit the image touch two pixels each.
+    """
+    total = 0.0
+    for theta in angles:
+        along_y = abs(np.cos(theta)) >= abs(np.sin(theta))
+        main, cross = (1, 0) if along_y else (0, 1)
+        shadow = (shape[cross] + 1) * spacing[cross] * max(abs(np.cos(theta)), abs(np.sin(theta)))
+        total += 2 * shape[main] * min(detectors, shadow / detector_spacing + 1)
+    return int(total)
 
 
 def joseph_matrix(
@@ -39,14 +54,11 @@ def joseph_matrix(
     rows, columns, values = [], [], []
     for view, theta in enumerate(angles):
         pixel, weight, ray = _one_view(shape, spacing, float(theta), offsets)
-        rows.append(ray + view * detectors)
-        columns.append(pixel)
-        values.append(weight)
+        rows.append((ray + view * detectors).astype(np.int32))
+        columns.append(pixel.astype(np.int32))
+        values.append(weight.astype(np.float32))
     matrix = csr_array(
-        (
-            np.concatenate(values).astype(np.float32),
-            (np.concatenate(rows).astype(np.int32), np.concatenate(columns).astype(np.int32)),
-        ),
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
         shape=(len(angles) * detectors, shape[0] * shape[1]),
     )
     matrix.sum_duplicates()
@@ -82,15 +94,19 @@ def _one_view(
 def view_weights(angles: np.ndarray) -> np.ndarray:
     """Return the angular step (radians) each view stands for in filtered back-projection, (V,).
 
-    Parallel beams of angles 180 degrees apart are the same, so angles are taken modulo pi. A gap much larger
-    than the others (a limited arc) is not spread over its neighbours.
+    Parallel beams 180 degrees apart are the same, so angles are taken modulo pi. A largest gap of more than three times
+    the second largest is the part a limited arc leaves out: no view stands for it, and the views at its ends get
+    their other neighbour's step. (Golden angles leave gaps of at most 2.62 times another.)
     """
     if len(angles) == 1:
         return np.array([np.pi])
     folded = np.mod(angles, np.pi)
     order = np.argsort(folded, kind="stable")
     gaps = np.diff(folded[order], append=folded[order[0]] + np.pi)
-    gaps = np.minimum(gaps, 2.0 * np.median(gaps[gaps > 1e-9]) if np.any(gaps > 1e-9) else np.pi)
+    second, largest = np.sort(gaps)[-2:]
+    if 1e-9 < second < largest / 3.0:
+        at = int(np.argmax(gaps))
+        gaps[at] = (gaps[at - 1] + gaps[(at + 1) % len(gaps)]) / 2
     weights = np.empty(len(angles))
     weights[order] = (gaps + np.roll(gaps, 1)) / 2
     return weights

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from monai_diffrecon.errors import ConfigError
@@ -82,9 +84,7 @@ def _weighted(density: np.ndarray, count: int, centre: np.ndarray, rng: np.rando
     return mask.reshape(centre.shape)
 
 
-def _poisson_disc(
-    points: tuple[int, int], count: int, centre: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _poisson_disc(points: tuple[int, int], count: int, centre: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw points no closer than a radius that grows outwards (Bridson 2007; Cook 1986), then trim to ``count``.
 
     The radius that gives ``count`` points is found by bisection over one fixed random order.
@@ -110,20 +110,22 @@ def _poisson_disc(
 
 
 def _throw(points: tuple[int, int], radius: np.ndarray, order: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    blocked = centre.copy()
-    mask = centre.copy()
-    for flat in order:
-        i, j = divmod(int(flat), points[1])
-        if blocked[i, j]:
+    """Take the points in ``order``, each unless it lies within the radius of one taken before."""
+    blocked, mask = centre.copy(), centre.copy()
+    # Squared distances of grid points are whole numbers, so few different discs occur.
+    squares = np.floor(radius**2).astype(int).ravel()[order].tolist()
+    rows, columns = (a.tolist() for a in np.divmod(order, points[1]))
+    discs: dict[int, np.ndarray] = {}
+    is_blocked = memoryview(blocked)  # reads single elements several times faster than the array
+    for i, j, square in zip(rows, columns, squares, strict=True):
+        if is_blocked[i, j]:
             continue
         mask[i, j] = True
-        r = float(radius[i, j])
-        n = int(r)
-        i0, i1, j0, j1 = max(i - n, 0), min(i + n + 1, points[0]), max(j - n, 0), min(j + n + 1, points[1])
-        if n <= 0:
-            blocked[i, j] = True
-            continue
-        di = np.arange(i0 - i, i1 - i)[:, None]
-        dj = np.arange(j0 - j, j1 - j)[None]
-        blocked[i0:i1, j0:j1] |= di * di + dj * dj <= r * r
+        n = math.isqrt(square)
+        if square not in discs:
+            offsets = np.arange(-n, n + 1)
+            discs[square] = offsets[:, None] ** 2 + offsets**2 <= square
+        top, left = max(i - n, 0), max(j - n, 0)
+        part = blocked[top : i + n + 1, left : j + n + 1]
+        part |= discs[square][top - i + n :, left - j + n :][: part.shape[0], : part.shape[1]]
     return mask

@@ -16,7 +16,7 @@ _FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 def slice_count(extent: float, thickness: float, gap: float) -> int:
     """Return how many whole slices of ``thickness`` mm, ``gap`` mm apart, fit into ``extent`` mm."""
-    return max(int(math.floor((extent - thickness) / (thickness + gap) + 1.0 + 1e-6)), 0)
+    return max(math.floor((extent - thickness) / (thickness + gap) + 1.0 + 1e-6), 0)
 
 
 def slice_weights(fine: int, spacing: float, count: int, thickness: float, gap: float, profile: str) -> np.ndarray:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,22 +51,14 @@ class CartesianMRI(Operator):
             check_number(center_fraction, "operator#center_fraction", low=0.0, high=1.0)
             seed = check_integer(mask_seed, "operator#mask_seed", low=0)
             mask = torch.from_numpy(sampling_mask(mask_type, shape, acceleration, center_fraction, seed))
-        sampled = torch.as_tensor(np.asarray(mask)) != 0
+        sampled = torch.as_tensor(mask) != 0
         if tuple(sampled.shape) != shape:
             raise ConfigError("of the wrong shape", where="operator#mask", expected=shape, got=tuple(sampled.shape))
-        coils = 1
-        if coil_maps is not None:
-            coils = int(coil_maps.shape[0])
-            if tuple(coil_maps.shape[1:]) != geometry.shape or not coil_maps.is_complex():
-                raise ConfigError(
-                    "not coil maps of this volume",
-                    where="operator#coil_maps",
-                    expected=f"complex (coils, {', '.join(map(str, geometry.shape))})",
-                    got=f"{coil_maps.dtype} {tuple(coil_maps.shape)}",
-                )
+        if not bool(sampled.any()):
+            raise ConfigError("nothing is measured", where="operator#mask", expected="a point that is not 0")
         super().__init__(
             geometry,
-            (coils, *geometry.shape),
+            (1 if coil_maps is None else _coils(coil_maps, geometry.shape), *geometry.shape),
             complex_measurement=True,
             complex_volume=check_flag(complex_volume, "operator#complex_volume"),
         )
@@ -113,7 +104,33 @@ class CartesianMRI(Operator):
         return torch.where(power > 1e-6 * power.max(), estimate / power.clamp_min(1e-12), torch.zeros_like(estimate))
 
     def norm(self) -> float:
-        """Return ||A^T A||: 1 for a single complex coil; by power iteration otherwise."""
-        if self.coil_maps is None and self.complex_volume and bool(self.mask.any()):
-            return 1.0
-        return super().norm()
+        """Return ||A^T A||: known for a single coil, by power iteration otherwise.
+
+        A single complex coil has the eigenvalues 0 and 1. A real image has a Hermitian spectrum, so A^T A weighs
+        each frequency by the mean of the mask there and at the opposite frequency.
+        """
+        if self.coil_maps is not None:
+            return super().norm()
+        weights = torch.fft.ifftshift(self.mask).double()
+        if not self.complex_volume:
+            weights = (weights + weights.flip(0, 1).roll((1, 1), (0, 1))) / 2
+        return float(weights.max())
+
+
+def _coils(coil_maps: Tensor, shape: tuple[int, int, int]) -> int:
+    """Return the number of coils.
+
+    Raises:
+        ConfigError: no complex maps (coils, X, Y, Z) of this volume.
+    """
+    if isinstance(coil_maps, Tensor) and coil_maps.is_complex() and coil_maps.ndim == 4:
+        coils = int(coil_maps.shape[0])
+        if coils > 0 and tuple(coil_maps.shape[1:]) == tuple(shape):
+            return coils
+    described = f"{coil_maps.dtype} {tuple(coil_maps.shape)}" if isinstance(coil_maps, Tensor) else repr(coil_maps)
+    raise ConfigError(
+        "not coil maps of this volume",
+        where="operator#coil_maps",
+        expected=f"a complex tensor (coils, {', '.join(map(str, shape))})",
+        got=described,
+    )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,8 +15,12 @@ from monai_diffrecon.errors import ConfigError, ResourceError
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.parallel_geometry import joseph_entries, joseph_matrix, view_weights
 from monai_diffrecon.numerics.ramp_filter import ramp_filter
-from monai_diffrecon.numerics.sparse import to_torch_csr
+from monai_diffrecon.numerics.sparse import SparseMatrix
 from monai_diffrecon.protocols import Operator, VolumeGeometry
+
+#: Bytes an entry takes at the peak: the list of views and its concatenation (row, column, value: 12 each), and the
+#: matrix (8). What stays is the pair: 16.
+_PEAK_BYTES = 32
 
 
 class ParallelCT(Operator):
@@ -34,7 +38,11 @@ class ParallelCT(Operator):
         detectors: detector bins; None covers the slice's diagonal.
         detector_spacing: distance of the bins in mm; None is the smaller pixel size.
         filter: window of the filtered back-projection, ``ramp`` or ``hann``.
-        memory_limit_gb: refuse a matrix pair larger than this.
+        memory_limit_gb: refuse to build matrices that need more than this at their peak.
+
+    Raises:
+        ConfigError: a wrong option.
+        ResourceError: the matrices would need more memory than the limit; the message has the estimate.
     """
 
     slice_plane = "axial"
@@ -48,48 +56,48 @@ class ParallelCT(Operator):
         first_angle: float = 0.0,
         detectors: int | None = None,
         detector_spacing: float | None = None,
-        filter: str = "ramp",  # noqa: A002 - the field's word
+        filter: str = "ramp",
         memory_limit_gb: float = 4.0,
     ) -> None:
-        shape, spacing = geometry.shape[:2], geometry.spacing[:2]
+        shape = (geometry.shape[0], geometry.shape[1])
+        spacing = (geometry.spacing[0], geometry.spacing[1])
         degrees = _angles(views, angles, arc, first_angle)
-        if detector_spacing is None:
-            detector_spacing = min(spacing)
-        check_number(detector_spacing, "operator#detector_spacing", low=0.0, open_low=True)
+        window = check_choice(filter, "operator#filter", ("ramp", "hann"))
+        width = min(spacing) if detector_spacing is None else detector_spacing
+        width = check_number(width, "operator#detector_spacing", low=0.0, open_low=True)
         if detectors is None:
-            detectors = math.ceil(math.hypot(shape[0] * spacing[0], shape[1] * spacing[1]) / detector_spacing) + 1
-        check_integer(detectors, "operator#detectors", low=1)
-        needed = 2 * 8 * joseph_entries((shape[0], shape[1]), len(degrees), detectors) / 1e9
-        if needed > check_number(memory_limit_gb, "operator#memory_limit_gb", low=0.0):
+            detectors = math.ceil(math.hypot(shape[0] * spacing[0], shape[1] * spacing[1]) / width) + 1
+        bins = check_integer(detectors, "operator#detectors", low=1)
+        limit = check_number(memory_limit_gb, "operator#memory_limit_gb", low=0.0, open_low=True)
+        radians = np.deg2rad(np.asarray(degrees, dtype=np.float64))
+        needed = _PEAK_BYTES * joseph_entries(shape, spacing, radians, bins, width) / 1e9
+        if needed > limit:
             raise ResourceError(
                 "the system matrix would be too large",
                 where="operator parallel_ct",
-                expected=f"at most {memory_limit_gb:g} GB",
-                got=f"about {needed:.1f} GB",
+                expected=f"at most {limit:g} GB",
+                got=f"about {needed:.2g} GB",
                 mend="use fewer views or detectors, or raise operator#memory_limit_gb",
             )
-        super().__init__(geometry, (len(degrees), detectors, geometry.shape[2]))
-        self.filter = check_choice(filter, "operator#filter", ("ramp", "hann"))
-        self.detector_spacing, self.pixel_area = float(detector_spacing), spacing[0] * spacing[1]
-        self.degrees = degrees
-        radians = np.deg2rad(np.asarray(degrees, dtype=np.float64))
-        matrix = joseph_matrix(
-            (shape[0], shape[1]), (spacing[0], spacing[1]), radians, detectors, self.detector_spacing
-        )
-        self.matrix: Tensor
-        self.transpose: Tensor
+        super().__init__(geometry, (len(degrees), bins, geometry.shape[2]))
+        self.filter, self.degrees = window, degrees
+        self.detector_spacing, self.pixel_area = width, spacing[0] * spacing[1]
+        matrix = joseph_matrix(shape, spacing, radians, bins, width)
+        self.matrix = SparseMatrix(matrix)
+        self.transposed = SparseMatrix(matrix.T.tocsr())
         self.view_weights: Tensor
-        self.register_buffer("matrix", to_torch_csr(matrix), persistent=False)
-        self.register_buffer("transpose", to_torch_csr(matrix.T.tocsr()), persistent=False)
         self.register_buffer("view_weights", torch.from_numpy(view_weights(radians)), persistent=False)
 
+    @property
+    def volume_dtype(self) -> torch.dtype:
+        """Data type the matrix computes in: float32, or float64 after ``double()``; others are converted."""
+        return self.matrix.values.dtype
+
     def _forward(self, x: Tensor) -> Tensor:
-        pixels = x[0].reshape(-1, self.volume_shape[3])
-        return (self.matrix @ pixels).reshape(self.measurement_shape)
+        return self.matrix(x[0].flatten(0, 1)).reshape(self.measurement_shape)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        rays = y.reshape(-1, self.volume_shape[3])
-        return (self.transpose @ rays).reshape(self.volume_shape)
+        return self.transposed(y.flatten(0, 1)).reshape(self.volume_shape)
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the filtered back-projection (1, X, Y, Z) of a sinogram (Kak and Slaney 1988, section 3.3).
@@ -99,14 +107,14 @@ class ParallelCT(Operator):
         self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
         filtered = ramp_filter(y, self.detector_spacing, self.filter)
         weighted = filtered * self.view_weights.to(y.dtype)[:, None, None]
-        return self._adjoint(weighted) * (self.detector_spacing / self.pixel_area)
+        return self.adjoint(weighted) * (self.detector_spacing / self.pixel_area)
 
 
-def _angles(
-    views: int | None, angles: Sequence[float] | None, arc: float, first_angle: float
-) -> tuple[float, ...]:
+def _angles(views: int | None, angles: object, arc: float, first_angle: float) -> tuple[float, ...]:
     """Return the angles in degrees that the options describe."""
     if angles is not None:
+        if isinstance(angles, str) or not isinstance(angles, Iterable):
+            raise ConfigError("no list", where="operator#angles", expected="angles in degrees", got=repr(angles))
         listed = tuple(check_number(a, "operator#angles") for a in angles)
         if not listed:
             raise ConfigError("no view", where="operator#angles", expected="one angle or more", got="none")
@@ -114,6 +122,6 @@ def _angles(
     if views is None:
         raise ConfigError("no view", where="operator#views", expected="a number of views, or operator#angles")
     count = check_integer(views, "operator#views", low=1)
-    check_number(arc, "operator#arc", low=0.0, high=360.0, open_low=True)
-    check_number(first_angle, "operator#first_angle")
-    return tuple(first_angle + arc * i / count for i in range(count))
+    whole = check_number(arc, "operator#arc", low=0.0, high=360.0, open_low=True)
+    first = check_number(first_angle, "operator#first_angle")
+    return tuple(first + whole * i / count for i in range(count))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.option_checks import check_number
+from monai_diffrecon.numerics.option_checks import check_choice, check_number
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.numerics.slice_profile import cubic_interpolation, slice_count, slice_weights
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
 
-_PROFILES = ("boxcar", "gaussian")
+#: Largest drift of the last slice (mm) that is put down to rounding in an image's header.
+_DRIFT = 0.1
 
 
 class SliceThickness(Operator):
@@ -49,21 +50,20 @@ class SliceThickness(Operator):
         axis = PLANE_AXIS[check_plane(plane, "operator#plane")]
         if thickness is None:
             raise ConfigError("not known", where="operator#thickness", expected="mm", mend="give operator#thickness")
-        check_number(thickness, "operator#thickness", low=0.0, open_low=True)
-        check_number(gap, "operator#gap", low=0.0)
-        if profile not in _PROFILES:
-            raise ConfigError(
-                "unknown profile", where="operator#profile", expected=" or ".join(_PROFILES), got=repr(profile)
-            )
+        thickness = check_number(thickness, "operator#thickness", low=0.0, open_low=True)
+        gap = check_number(gap, "operator#gap", low=0.0)
+        check_choice(profile, "operator#profile", ("boxcar", "gaussian"))
         fine, spacing = geometry.shape[axis], geometry.spacing[axis]
-        if target_spacing is not None and abs(target_spacing / spacing - 1.0) > 0.02:
-            raise ConfigError(
-                "the volume has other thin slices",
-                where="operator#target_spacing",
-                expected=f"{spacing:g} mm",
-                got=f"{target_spacing:g} mm",
-                mend="resample the volume first",
-            )
+        if target_spacing is not None:
+            target = check_number(target_spacing, "operator#target_spacing", low=0.0, open_low=True)
+            if abs(target / spacing - 1.0) > 0.02:
+                raise ConfigError(
+                    "the volume has other thin slices",
+                    where="operator#target_spacing",
+                    expected=f"{spacing:g} mm",
+                    got=f"{target:g} mm",
+                    mend="resample the volume first",
+                )
         count = slice_count(fine * spacing, thickness, gap)
         if count < 1 or thickness < spacing * (1 - 1e-6):
             raise ConfigError(
@@ -75,7 +75,7 @@ class SliceThickness(Operator):
         shape = [1, *geometry.shape]
         shape[1 + axis] = count
         super().__init__(geometry, tuple(shape))
-        self.axis, self.thickness, self.gap = axis, float(thickness), float(gap)
+        self.axis, self.thickness, self.gap = axis, thickness, gap
         weights = slice_weights(fine, spacing, count, self.thickness, self.gap, profile)
         spline = cubic_interpolation(fine, spacing, count, self.thickness, self.gap)
         self.weights: Tensor
@@ -88,39 +88,53 @@ class SliceThickness(Operator):
 
     @classmethod
     def resolve_options(cls, measurement: VolumeGeometry, **options: Any) -> dict[str, Any]:
-        """Return the options with what the measured image says: thickness, and thin slices of 1 mm by default."""
+        """Return the options with what the measured image says: thickness, and thin slices of 1 mm by default.
+
+        Args:
+            measurement: geometry of the thick slices.
+            options: the constructor's options, complete or not.
+
+        Raises:
+            ConfigError: an option is wrong, or ``thickness + gap`` is not the distance of the image's slices.
+        """
         axis = PLANE_AXIS[check_plane(options.get("plane", "axial"), "operator#plane")]
-        distance, gap = measurement.spacing[axis], options.get("gap", 0.0)
-        thickness = options.get("thickness")
-        if thickness is None:
-            thickness = distance - gap
-        elif abs((thickness + gap) / distance - 1.0) > 0.02:
+        distance, count = measurement.spacing[axis], measurement.shape[axis]
+        gap = check_number(options.get("gap", 0.0), "operator#gap", low=0.0)
+        thickness, target = options.get("thickness"), options.get("target_spacing")
+        thickness = check_number(
+            distance - gap if thickness is None else thickness, "operator#thickness", low=0.0, open_low=True
+        )
+        target = check_number(1.0 if target is None else target, "operator#target_spacing", low=0.0, open_low=True)
+        if abs(thickness + gap - distance) * count > _DRIFT:
             raise ConfigError(
                 "the image has slices at another distance",
                 where="operator#thickness",
                 expected=f"thickness + gap = {distance:g} mm",
                 got=f"{thickness + gap:g} mm",
+                mend="leave operator#thickness out, or correct operator#gap",
             )
-        return {**options, "thickness": thickness, "target_spacing": options.get("target_spacing") or 1.0}
+        return {**options, "thickness": thickness, "target_spacing": target}
 
     @classmethod
     def volume_geometry(cls, measurement: VolumeGeometry, **options: Any) -> VolumeGeometry:
-        """Return the geometry of the thin slices behind a thick-slice image.
+        """Return the geometry of the thin slices behind a thick-slice image; both start at the same edge.
 
         Args:
             measurement: geometry of the thick slices.
-            options: the constructor's options, resolved.
+            options: the constructor's options; what is missing is filled in by :meth:`resolve_options`.
 
         Raises:
+            ConfigError: an option is wrong.
             InputError: the slices are no thicker than the target.
         """
+        options = cls.resolve_options(measurement, **options)
         axis = PLANE_AXIS[options.get("plane", "axial")]
-        thickness, gap, spacing = options["thickness"], options.get("gap", 0.0), options["target_spacing"]
+        thickness, gap, spacing = options["thickness"], float(options.get("gap", 0.0)), options["target_spacing"]
         if thickness < spacing * (1 - 1e-6):
             raise InputError(
                 "slices are thinner than the target already",
                 where="operator#target_spacing",
-                expected=f"less than {thickness:g} mm",
+                expected=f"at most {thickness:g} mm",
                 got=f"{spacing:g} mm",
             )
         extent = measurement.shape[axis] * (thickness + gap) - gap

@@ -1,0 +1,188 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What every forward operator must obey."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.numerics.conjugate_gradient import inner
+from monai_diffrecon.protocols import PLANE_AXIS, Operator
+
+_DENSE_LIMIT = 512
+
+
+class OperatorLaws:
+    """Laws of an operator as tests: inherit, and give a fixture ``operator``, small enough for many calls.
+
+    ::
+
+        class TestMyOperator(OperatorLaws):
+            @pytest.fixture
+            def operator(self) -> Operator:
+                return MyOperator(VolumeGeometry((6, 7, 4)))
+
+    Test vectors have mean zero: positive ones hide errors of the adjoint.
+
+    Attributes:
+        supports_double: ``operator.double()`` computes in double precision.
+        norm_tolerance: how far ``norm()`` may lie below ||A^T A||, relative; power iteration approaches from below.
+        slice_dim: axis of the measurement along which slices are stacked, for ``of_slice``.
+    """
+
+    supports_double: bool = True
+    norm_tolerance: float = 0.1
+    slice_dim: int = -1
+
+    def of_slice(self, operator: Operator, index: int) -> Operator | None:
+        """Return the same operator for slice ``index`` alone, or None; for operators with a ``slice_plane``."""
+        return None
+
+    def test_shapes_and_types(self, operator: Operator) -> None:
+        """Every map returns the declared shape and type, finite, and leaves its argument alone."""
+        x, y = _volume(operator), _measurement(operator)
+        _maps(operator.forward, x, y, "forward")
+        _maps(operator.adjoint, y, x, "adjoint")
+        _maps(operator.initial, y, x, "initial")
+        _maps(operator.normal, x, x, "normal")
+
+    def test_adjoint(self, operator: Operator) -> None:
+        """``Re <A x, y> = Re <x, A^T y>`` in single precision."""
+        _check_adjoint(operator, torch.float32, 1e-5)
+
+    def test_adjoint_in_double_precision(self, operator: Operator) -> None:
+        """The same, in double precision: what single precision hides is found here."""
+        if not self.supports_double:
+            pytest.skip("supports_double is False")
+        _check_adjoint(copy.deepcopy(operator).double(), torch.float64, 1e-10)
+
+    def test_linear(self, operator: Operator) -> None:
+        """``A (2 u - 3 v) = 2 A u - 3 A v``, and the same for the adjoint and the initial estimate."""
+        u, v = _volume(operator, 1), _volume(operator, 2)
+        p, q = _measurement(operator, 1), _measurement(operator, 2)
+        _close(operator(2 * u - 3 * v), 2 * operator(u) - 3 * operator(v), "forward is not linear")
+        adjoint = operator.adjoint
+        _close(adjoint(2 * p - 3 * q), 2 * adjoint(p) - 3 * adjoint(q), "adjoint is not linear")
+
+    def test_gradients(self, operator: Operator) -> None:
+        """The gradient of ``Re <A x, y>`` by x is ``A^T y``, by y it is ``A x``; that of ``Re <N x, u>`` is ``N u``."""
+        x, u, y = _volume(operator, 1), _volume(operator, 2), _measurement(operator, 3)
+        _close(_gradient(operator.forward, x, y), operator.adjoint(y), "the gradient of forward is not the adjoint")
+        _close(_gradient(operator.adjoint, y, x), operator.forward(x), "the gradient of adjoint is not forward")
+        _close(_gradient(operator.normal, x, u), operator.normal(u), "the gradient of normal is not normal")
+
+    def test_normal(self, operator: Operator) -> None:
+        """``normal`` is the adjoint after forward."""
+        x = _volume(operator)
+        _close(operator.normal(x), operator.adjoint(operator(x)), "normal is not A^T A")
+
+    def test_norm(self, operator: Operator) -> None:
+        """``norm()`` is the largest eigenvalue of A^T A, or a little less."""
+        true, norm = _largest_eigenvalue(operator), operator.norm()
+        assert norm == operator.norm(), "norm() is not the same twice"
+        low = (1.0 - self.norm_tolerance) * true
+        assert low <= norm <= (1.0 + 1e-3) * true, f"norm() is {norm:.6g}, ||A^T A|| is {true:.6g}"
+
+    def test_wrong_input(self, operator: Operator) -> None:
+        """A wrong shape, or complex numbers for real ones, is an InputError."""
+        x, y = _volume(operator), _measurement(operator)
+        for name, good in (("forward", x), ("normal", x), ("adjoint", y), ("initial", y)):
+            other = good.real if good.is_complex() else good.to(torch.complex64)
+            for wrong in (good[..., 1:], torch.cat([good, good]), good.unsqueeze(0), other):
+                try:
+                    getattr(operator, name)(wrong)
+                except InputError:
+                    continue
+                raise AssertionError(f"{name} takes {wrong.dtype} {tuple(wrong.shape)}")
+
+    def test_slice_by_slice(self, operator: Operator) -> None:
+        """With a ``slice_plane``, A^T A leaves other slices alone, and a slice alone measures what it did."""
+        if operator.slice_plane is None:
+            return
+        dim = 1 + PLANE_AXIS[operator.slice_plane]
+        x = _volume(operator)
+        y = operator(x)
+        for index in range(x.shape[dim]):
+            alone = torch.zeros_like(x)
+            alone.select(dim, index).copy_(x.select(dim, index))
+            spread = operator.normal(alone)
+            spread.select(dim, index).zero_()
+            assert not bool(spread.any()), f"slice {index} reaches other slices, but slice_plane is set"
+            single = self.of_slice(operator, index)
+            if single is not None:
+                part = y.narrow(self.slice_dim, index, 1)
+                _close(single(x.narrow(dim, index, 1)), part, f"slice {index} alone measures something else")
+
+
+def _draw(shape: tuple[int, ...], *, is_complex: bool, seed: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    kind = dtype.to_complex() if is_complex else dtype
+    return torch.randn(shape, generator=generator, dtype=kind)
+
+
+def _volume(operator: Operator, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return _draw(operator.volume_shape, is_complex=operator.complex_volume, seed=seed, dtype=dtype)
+
+
+def _measurement(operator: Operator, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    shape, is_complex = operator.measurement_shape, operator.complex_measurement
+    return _draw(shape, is_complex=is_complex, seed=100 + seed, dtype=dtype)
+
+
+def _maps(apply: Callable[[Tensor], Tensor], argument: Tensor, expected: Tensor, name: str) -> None:
+    kept = argument.clone()
+    got = apply(argument)
+    assert torch.equal(argument, kept), f"{name} changes its argument in place"
+    assert got.shape == expected.shape, f"{name} returns {tuple(got.shape)}, declared is {tuple(expected.shape)}"
+    assert got.dtype == expected.dtype, f"{name} returns {got.dtype}, declared is {expected.dtype}"
+    assert bool(torch.isfinite(got).all()), f"{name} is not finite"
+
+
+def _check_adjoint(operator: Operator, dtype: torch.dtype, tolerance: float) -> None:
+    wide = torch.float64
+    for seed in range(3):
+        x, y = _volume(operator, seed, dtype), _measurement(operator, seed, dtype)
+        ax, aty = operator(x), operator.adjoint(y)
+        assert ax.dtype == y.dtype, f"forward of {x.dtype} returns {ax.dtype}"
+        assert aty.dtype == x.dtype, f"adjoint of {y.dtype} returns {aty.dtype}"
+        left, right = inner(_to(ax, wide), _to(y, wide)), inner(_to(x, wide), _to(aty, wide))
+        # The size of <A x, y> for random y: a wrong adjoint is judged by that, not by the far larger bound.
+        size = float(torch.linalg.vector_norm(ax) * torch.linalg.vector_norm(y)) / y.numel() ** 0.5
+        error = abs(left - right)
+        assert error <= tolerance * size, f"not the adjoint: <A x, y> = {left:.12g}, <x, A^T y> = {right:.12g}"
+
+
+def _to(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype.to_complex() if x.is_complex() else dtype)
+
+
+def _gradient(apply: Callable[[Tensor], Tensor], at: Tensor, weights: Tensor) -> Tensor:
+    variable = at.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((apply(variable) * weights.conj()).real.sum(), variable)
+    return gradient
+
+
+def _largest_eigenvalue(operator: Operator) -> float:
+    """Return the largest eigenvalue of A^T A: from the whole matrix when it is small, else by 300 power iterations."""
+    x = _volume(operator).to(operator.volume_dtype)
+    if x.numel() <= _DENSE_LIMIT:
+        basis = torch.eye(x.numel(), dtype=x.dtype)
+        columns = [operator.normal(e.reshape(x.shape)).flatten() for e in basis]
+        return float(torch.linalg.eigvalsh(torch.stack(columns, 1))[-1])
+    with torch.no_grad():
+        for _ in range(300):
+            x = operator.normal(x / torch.linalg.vector_norm(x))
+    return float(torch.linalg.vector_norm(x))
+
+
+def _close(got: Tensor, expected: Tensor, what: str, tolerance: float = 1e-5) -> None:
+    assert got.shape == expected.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
+    error = float((got - expected).abs().max())
+    scale = float(expected.abs().max())
+    assert error <= tolerance * max(scale, 1e-30), f"{what}: off by {error:.3g} where values reach {scale:.3g}"

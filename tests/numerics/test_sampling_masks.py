@@ -1,0 +1,78 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling masks of Cartesian MRI."""
+
+import numpy as np
+import pytest
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.sampling_masks import MASKS, sampling_mask
+
+SHAPE = (64, 60)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("acceleration", [1.0, 4.0, 7.5])
+def test_acceleration_is_the_one_asked_for(kind: str, acceleration: float) -> None:
+    mask = sampling_mask(kind, SHAPE, acceleration, 0.08, 0)
+    assert mask.shape == SHAPE
+    assert mask.dtype == bool
+    if kind.endswith("1d"):
+        assert mask[0].sum() == round(SHAPE[1] / acceleration)
+    else:
+        assert mask.sum() == round(mask.size / acceleration)
+        assert mask.size / mask.sum() == pytest.approx(acceleration, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_seed_decides(kind: str) -> None:
+    first, again, other = (sampling_mask(kind, SHAPE, 4.0, 0.08, seed) for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_global_generator_is_left_alone(kind: str) -> None:
+    before = np.random.get_state()[1].copy()
+    sampling_mask(kind, SHAPE, 4.0, 0.08, 0)
+    assert np.array_equal(np.random.get_state()[1], before)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_centre_is_fully_sampled(kind: str) -> None:
+    mask = sampling_mask(kind, SHAPE, 6.0, 0.1, 0)
+    assert mask[29:35, 27:33].all()  # 6 of 64 and of 60, around (32, 30)
+
+
+@pytest.mark.parametrize("kind", ["uniform1d", "gaussian1d"])
+def test_lines_run_along_x(kind: str) -> None:
+    mask = sampling_mask(kind, SHAPE, 4.0, 0.08, 0)
+    assert (mask == mask[:1]).all()
+
+
+@pytest.mark.parametrize("kind", ["gaussian1d", "gaussian2d", "poisson"])
+def test_density_falls_outwards(kind: str) -> None:
+    mask = np.mean([sampling_mask(kind, (48, 48), 4.0, 0.0, seed) for seed in range(8)], axis=0)
+    inner = mask[12:36, 12:36].mean()
+    assert inner > 1.5 * mask.mean()
+
+
+def test_poisson_points_keep_their_distance() -> None:
+    """Far fewer touching neighbours than points drawn independently from the same density have."""
+    poisson = sampling_mask("poisson", (96, 96), 10.0, 0.0, 0)
+    density = np.mean([sampling_mask("poisson", (96, 96), 10.0, 0.0, s) for s in range(1, 9)], axis=0)
+    blurred = sum(np.roll(density, (i, j), (0, 1)) for i in range(-4, 5) for j in range(-4, 5)) / 81
+    drawn = np.random.Generator(np.random.PCG64(0)).random((96, 96)) < blurred
+
+    def touching(mask: np.ndarray) -> float:
+        outer = mask.copy()
+        outer[32:64, 32:64] = False  # the middle is dense on purpose
+        pairs = (outer[1:] & outer[:-1]).sum() + (outer[:, 1:] & outer[:, :-1]).sum()
+        return float(pairs / outer.sum())
+
+    assert touching(poisson) < 0.3 * touching(drawn)
+
+
+def test_too_large_a_centre_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"operator#center_fraction: the centre alone.*at most 10 points, got 30"):
+        sampling_mask("uniform1d", SHAPE, 6.0, 0.5, 0)

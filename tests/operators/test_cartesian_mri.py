@@ -1,0 +1,133 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Cartesian MRI."""
+
+import numpy as np
+import pytest
+import torch
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.operators.cartesian_mri import CartesianMRI
+from monai_diffrecon.protocols import Operator, VolumeGeometry
+from monai_diffrecon.testing.operator_laws import OperatorLaws
+
+GEOMETRY = VolumeGeometry((8, 7, 3))
+
+
+def coil_maps(coils: int = 3, shape: tuple[int, int, int] = GEOMETRY.shape) -> torch.Tensor:
+    return torch.randn((coils, *shape), generator=torch.Generator().manual_seed(5), dtype=torch.complex64)
+
+
+OPTIONS = {
+    "real": {"acceleration": 3.0},
+    "real, no centre": {"acceleration": 4.0, "center_fraction": 0.0, "mask_type": "uniform1d"},
+    "complex": {"acceleration": 3.0, "complex_volume": True},
+    "coils": {"acceleration": 2.0, "coil_maps": coil_maps()},
+    "complex coils": {"acceleration": 2.0, "coil_maps": coil_maps(), "complex_volume": True},
+}
+
+
+class TestLaws(OperatorLaws):
+    @pytest.fixture(params=OPTIONS)
+    def operator(self, request: pytest.FixtureRequest) -> CartesianMRI:
+        return CartesianMRI(GEOMETRY, **OPTIONS[request.param])
+
+    def of_slice(self, operator: Operator, index: int) -> Operator:
+        maps = None if operator.coil_maps is None else operator.coil_maps[..., index : index + 1]
+        geometry = VolumeGeometry((*GEOMETRY.shape[:2], 1))
+        return CartesianMRI(geometry, operator.mask, coil_maps=maps, complex_volume=operator.complex_volume)
+
+
+def test_constant_is_one_point_at_the_centre() -> None:
+    """Orthonormal: a constant 1 over 8 x 7 pixels has sqrt(56) at the zero frequency (4, 3) and 0 elsewhere."""
+    y = CartesianMRI(GEOMETRY, torch.ones(8, 7))(torch.ones(1, *GEOMETRY.shape))
+    expected = torch.zeros(1, 8, 7, 3, dtype=torch.complex64)
+    expected[0, 4, 3] = 56**0.5
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=0)
+
+
+def test_point_at_the_centre_is_flat_and_real() -> None:
+    """The image's origin is voxel N // 2, too: no linear phase."""
+    x = torch.zeros(1, *GEOMETRY.shape)
+    x[0, 4, 3] = 1.0
+    y = CartesianMRI(GEOMETRY, torch.ones(8, 7))(x)
+    torch.testing.assert_close(y, torch.full_like(y, 56**-0.5), atol=1e-6, rtol=0)
+
+
+def test_parity_with_the_sum() -> None:
+    """The discrete Fourier transform as one writes it, coil by coil and slice by slice."""
+    maps = coil_maps(2)
+    operator = CartesianMRI(GEOMETRY, acceleration=2.0, coil_maps=maps)
+    x = torch.randn(operator.volume_shape, generator=torch.Generator().manual_seed(1))
+    i, j = np.arange(8) - 4, np.arange(7) - 3
+    fx = np.exp(-2j * np.pi * np.outer(i, i) / 8) / np.sqrt(8)
+    fy = np.exp(-2j * np.pi * np.outer(j, j) / 7) / np.sqrt(7)
+    for c in range(2):
+        for z in range(3):
+            weighted = maps[c, ..., z].numpy() * x[0, ..., z].numpy()
+            expected = (fx @ weighted @ fy.T) * operator.mask.numpy()
+            np.testing.assert_allclose(operator(x)[c, ..., z].numpy(), expected, atol=1e-5)
+
+
+def test_only_sampled_points_are_measured() -> None:
+    operator = CartesianMRI(GEOMETRY, acceleration=3.0)
+    y = operator(torch.randn(operator.volume_shape, generator=torch.Generator().manual_seed(0)))
+    assert not y[:, ~operator.mask].any()
+    assert y[:, operator.mask].abs().min() > 0
+
+
+@pytest.mark.parametrize("maps", [None, coil_maps()], ids=["single", "coils"])
+@pytest.mark.parametrize("complex_volume", [False, True])
+def test_full_sampling_gives_the_image_back(maps: torch.Tensor | None, complex_volume: bool) -> None:
+    operator = CartesianMRI(GEOMETRY, torch.ones(8, 7), coil_maps=maps, complex_volume=complex_volume)
+    x = torch.randn(operator.volume_shape, generator=torch.Generator().manual_seed(0), dtype=operator.volume_dtype)
+    torch.testing.assert_close(operator.initial(operator(x)), x, atol=1e-5, rtol=1e-5)
+
+
+def test_where_no_coil_sees_the_estimate_is_zero() -> None:
+    maps = coil_maps()
+    maps[:, :3] = 0
+    operator = CartesianMRI(GEOMETRY, torch.ones(8, 7), coil_maps=maps)
+    estimate = operator.initial(operator(torch.ones(operator.volume_shape)))
+    assert not estimate[:, :3].any()
+    torch.testing.assert_close(estimate[:, 3:], torch.ones_like(estimate[:, 3:]), atol=1e-5, rtol=0)
+
+
+def test_norm_of_a_real_image_without_opposite_points_is_one_half() -> None:
+    """One point off the centre: half of it is seen by a real image, whose spectrum is Hermitian."""
+    mask = torch.zeros(8, 7)
+    mask[5, 3] = 1
+    assert CartesianMRI(GEOMETRY, mask).norm() == 0.5
+    assert CartesianMRI(GEOMETRY, mask, complex_volume=True).norm() == 1.0
+    mask[3, 3] = 1  # its opposite
+    assert CartesianMRI(GEOMETRY, mask).norm() == 1.0
+
+
+def test_mask_from_a_config_wins() -> None:
+    mask = [[1, 0, 1], [0, 1, 0]]
+    operator = CartesianMRI(VolumeGeometry((2, 3, 1)), mask=mask, acceleration=99.0)
+    assert operator.mask.int().tolist() == mask
+    assert operator.acceleration == 2.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": torch.ones(7, 8)}, "operator#mask: of the wrong shape"),
+        ({"mask": torch.zeros(8, 7)}, "operator#mask: nothing is measured"),
+        ({"mask_type": "spiral"}, "operator#mask_type.*poisson"),
+        ({"acceleration": 0.5}, "operator#acceleration"),
+        ({"acceleration": float("nan")}, "operator#acceleration"),
+        ({"center_fraction": 1.5}, "operator#center_fraction"),
+        ({"center_fraction": 0.9}, "operator#center_fraction: the centre alone"),
+        ({"mask_seed": -1}, "operator#mask_seed"),
+        ({"complex_volume": "false"}, "operator#complex_volume"),
+        ({"coil_maps": coil_maps().real}, "operator#coil_maps"),
+        ({"coil_maps": coil_maps(2, (8, 7, 4))}, "operator#coil_maps"),
+        ({"coil_maps": "maps.pt"}, "operator#coil_maps"),
+    ],
+)
+def test_wrong_options(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        CartesianMRI(GEOMETRY, **options)
+    assert "\n" not in str(caught.value)
