@@ -169,7 +169,9 @@ def load_auxiliaries(
                 mend="name a bundle trained on a perpendicular plane",
             )
         if auxiliary.intensity != primary.intensity:
-            raise ConfigError("its intensity map differs", where=where, expected=primary.intensity, got=auxiliary.intensity)
+            raise ConfigError(
+                "its intensity map differs", where=where, expected=primary.intensity, got=auxiliary.intensity
+            )
         loaded.append(auxiliary)
     return tuple(loaded)
 

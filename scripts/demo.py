@@ -123,7 +123,9 @@ def main() -> None:
     text = "\n".join(table) + "\n"
     atomic_write(output / "table.md", lambda path: path.write_text(text))
     print(f"\n{text}\n{time.perf_counter() - started:.0f} s in all. Montage: {picture}", flush=True)
-    print(f"MLflow: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///{output}/mlflow.db")
+    print(
+        f"MLflow: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///{output}/mlflow.db"
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def as_spec(value: Any, where: str) -> Spec:
 def build_operator(spec: Spec, geometry: VolumeGeometry) -> Operator:
     """Build the operator of a volume."""
     operator = registry.build("operators", spec, where="operator", geometry=geometry)
-    assert isinstance(operator, Operator)  # noqa: S101 - the registry checked it
+    assert isinstance(operator, Operator)
     return operator
 
 
@@ -63,7 +63,7 @@ def build_prior(spec: Spec) -> ScorePrior:
         raise ConfigError(
             f"{spec['name']} is a regularizer, not a score prior",
             where="prior",
-            mend=f'put it into the consistency step: {{"name": "admm", "regularizers": [{{"name": "{spec["name"]}"}}]}}',
+            mend=f'put it under consistency: {{"name": "admm", "regularizers": [{{"name": "{spec["name"]}"}}]}}',
         )
     return prior
 
@@ -71,14 +71,14 @@ def build_prior(spec: Spec) -> ScorePrior:
 def build_consistency(spec: Spec) -> ConsistencyStep:
     """Build the consistency step."""
     step = registry.build("consistency", spec, where="consistency")
-    assert isinstance(step, ConsistencyStep)  # noqa: S101 - the registry checked it
+    assert isinstance(step, ConsistencyStep)
     return step
 
 
 def build_sampler(spec: Spec) -> Sampler:
     """Build the sampler."""
     sampler = registry.build("samplers", spec, where="sampler")
-    assert isinstance(sampler, Sampler)  # noqa: S101 - the registry checked it
+    assert isinstance(sampler, Sampler)
     return sampler
 
 

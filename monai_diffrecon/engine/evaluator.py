@@ -59,7 +59,7 @@ class ReconstructionEvaluator(Evaluator):
     ) -> None:
         super().__init__(
             device=torch.device(device),
-            val_data_loader=val_data_loader,  # type: ignore[arg-type]
+            val_data_loader=val_data_loader,
             val_handlers=val_handlers,
             decollate=False,
         )

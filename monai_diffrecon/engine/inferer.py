@@ -105,7 +105,10 @@ class DiffReconInferer(Inferer):
         """
         if args or kwargs:
             raise ConfigError(
-                "takes inputs and network only", where="inferer", got=[*map(repr, args), *kwargs], mend="set options in the config"
+                "takes inputs and network only",
+                where="inferer",
+                got=[*map(repr, args), *kwargs],
+                mend="set options in the config",
             )
         volumes = []
         for item in inputs:

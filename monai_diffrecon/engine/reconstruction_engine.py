@@ -82,7 +82,7 @@ class ReconstructionEngine(Engine):
         return {"step": self.recon.step, "sigma": self.ladder[index]}
 
     def _denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
-        assert self.prior is not None  # noqa: S101 - the inferer refuses a sampler that lacks its prior
+        assert self.prior is not None
         started = time.perf_counter()
         estimate = self.prior.denoise(x, sigma, state)
         self.denoiser_calls += len(self.prior.planes_at(state.step))

@@ -13,4 +13,5 @@ def soft_threshold(v: Tensor, threshold: float | Tensor) -> Tensor:
     if v.is_complex():
         magnitude = v.abs()
         return v * ((magnitude - threshold).clamp_min(0) / magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny))
-    return v - v.clamp(-threshold, threshold)
+    limit = torch.as_tensor(threshold, dtype=v.dtype, device=v.device)
+    return v - v.clamp(-limit, limit)

@@ -112,6 +112,8 @@ class Operator(Plugin, nn.Module, ABC):
         if self._norm is None:
             generator = torch.Generator().manual_seed(0)
             x = torch.rand(self.volume_shape, generator=generator).to(self.volume_dtype)
+            buffer = next(self.buffers(), None)
+            x = x if buffer is None else x.to(buffer.device)
             value = 1.0
             with torch.no_grad():
                 for _ in range(20):

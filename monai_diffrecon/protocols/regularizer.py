@@ -21,7 +21,7 @@ class Regularizer(Plugin, ABC):
 
     threshold: float
 
-    def bind(self, geometry: VolumeGeometry) -> None:  # noqa: B027 - optional hook
+    def bind(self, geometry: VolumeGeometry) -> None:
         """Learn the geometry (shape, spacing in mm) before the first step."""
 
     @abstractmethod
