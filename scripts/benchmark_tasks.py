@@ -69,7 +69,7 @@ def main() -> None:
         ("both planes (default)", both),
     ]
     lines = [
-        f"{args.source.name}, axial slices {first} to {end - 1}, task {TASKS[args.task]}, {torch.get_num_threads()} threads",
+        f"{args.source.name}, axial slices {first}-{end - 1}, {TASKS[args.task]}, {torch.get_num_threads()} threads",
         "",
         "| method | passes | PSNR (dB) | SSIM axial | coronal | sagittal | seconds |",
         "|---|---|---|---|---|---|---|",

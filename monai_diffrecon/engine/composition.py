@@ -46,9 +46,8 @@ def resolve_operator(spec: Spec, measured: VolumeGeometry) -> tuple[Spec, Volume
         The spec with every option known, and the geometry of the volume.
     """
     cls = registry.load("operators", spec["name"])
-    options = {k: v for k, v in spec.items() if k != "name"}
-    if hasattr(cls, "resolve_options"):
-        options = cls.resolve_options(measured, **options)
+    assert issubclass(cls, Operator)
+    options = cls.resolve_options(measured, **{k: v for k, v in spec.items() if k != "name"})
     return {"name": spec["name"], **options}, cls.volume_geometry(measured, **options)
 
 

@@ -66,7 +66,7 @@ class SimulateMeasurementd(MapTransform):
                 generator = torch.Generator().manual_seed(key_seed(self.seed, "simulate"))
                 y = y + std * torch.randn(y.shape, generator=generator, dtype=y.dtype) * (y != 0)
             meta = {META_KEY: describe_volume(geometry, std)}
-            measured = operator.measured_geometry() if hasattr(operator, "measured_geometry") else geometry
+            measured = operator.measured_geometry()
             out[key] = MetaTensor(y, affine=torch.as_tensor(affine_of(measured)), meta=meta)
             out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(geometry)))
         return out

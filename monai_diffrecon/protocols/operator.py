@@ -81,6 +81,15 @@ class Operator(Plugin, nn.Module, ABC):
             mend="simulate it with SimulateMeasurementd, or give the geometry in its metadata",
         )
 
+    @classmethod
+    def resolve_options(cls, measurement: VolumeGeometry, **options: Any) -> dict[str, Any]:
+        """Return the options completed by what a measured image says; as they are unless overridden."""
+        return options
+
+    def measured_geometry(self) -> VolumeGeometry:
+        """Return the geometry of a measurement that is an image; that of the volume unless overridden."""
+        return self.geometry
+
     @abstractmethod
     def _forward(self, x: Tensor) -> Tensor:
         """Return A x; shape already checked."""
