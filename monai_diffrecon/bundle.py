@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ class ScoreNetwork:
     intensity: dict[str, Any]
     sha256: str
     window: tuple[int, int] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
@@ -79,6 +78,14 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
             got=f"without {', '.join(missing)}",
         )
     check_plane(block["plane"], f"bundle {root.name}, diffrecon#plane")
+    for key in ("file", "sha256"):
+        if not isinstance(block["weights"], dict) or not block["weights"].get(key):
+            raise InputError(
+                "metadata does not say its weights",
+                where=f"bundle {root.name}, diffrecon#weights#{key}",
+                expected='{"file": ..., "sha256": ...}',
+                got=block["weights"],
+            )
     return metadata
 
 
@@ -103,7 +110,13 @@ def load_score_network(
     block = metadata["diffrecon"]
     weights = root / block["weights"]["file"]
     if not weights.is_file():
-        raise InputError("no weights", where=f"bundle {root.name}", expected=block["weights"]["file"], got="no file")
+        raise InputError(
+            "no weights",
+            where=f"bundle {root.name}",
+            expected=block["weights"]["file"],
+            got="no such file",
+            mend="train them with configs/train.json, or restore the file",
+        )
     digest = sha256_file(weights)
     if digest != block["weights"]["sha256"]:
         raise IntegrityError(
@@ -126,7 +139,7 @@ def load_score_network(
     window = block.get("window")
     return ScoreNetwork(
         name=root.resolve().name,
-        version=str(metadata["version"]),
+        version=str(metadata.get("version", "?")),
         network=net,
         plane=block["plane"],
         spacing=(float(block["spacing"][0]), float(block["spacing"][1])),
@@ -152,7 +165,7 @@ def load_auxiliaries(
         device: where to put them.
 
     Raises:
-        ConfigError: a plane twice, other in-plane spacing, or another intensity map.
+        ConfigError: a plane twice, or another intensity map. (Spacing is checked against the volume, later.)
     """
     names = [paths] if isinstance(paths, str) else list(paths or ())
     loaded: list[ScoreNetwork] = []

@@ -1,6 +1,8 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of all tests."""
+"""Settings of all tests, and what several of them need."""
+
+from __future__ import annotations
 
 import os
 
@@ -9,10 +11,63 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Child processes of a test read it too.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+
+BUNDLES = Path(__file__).parents[1] / "bundles"
+
+#: Options of a network that costs nothing.
+TINY_NETWORK = {"channels": [4, 8], "units": 1, "bottleneck_units": 1}
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Path]:
+    """Write a bundle with a tiny random network: the committed configs, other sizes, weights and hash."""
+    from monai_diffrecon.io.hashing import sha256_file
+    from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
+
+    def make(root: Path, plane: str = "axial", seed: int = 0, **block: Any) -> Path:
+        shutil.copytree(BUNDLES / "brain_mr_t1_axial" / "configs", root / "configs")
+        inference = json.loads((root / "configs/inference.json").read_text())
+        inference["network_def"] |= TINY_NETWORK
+        (root / "configs/inference.json").write_text(json.dumps(inference))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            weights = BiasFreeUNet(**TINY_NETWORK).state_dict()
+        weights["tail.conv.weight"] *= 0.3  # an untrained network that changes a slice a little
+        (root / "models").mkdir()
+        torch.save({k: v.to(torch.float16) for k, v in weights.items()}, root / "models/model.pt")
+        metadata = json.loads((root / "configs/metadata.json").read_text())
+        metadata["diffrecon"] |= {"plane": plane, "window": None, **block}
+        metadata["diffrecon"]["weights"] |= {"sha256": sha256_file(root / "models/model.pt")}
+        (root / "configs/metadata.json").write_text(json.dumps(metadata))
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Put an empty MLflow store into a folder: a copy, since making one costs seconds."""
+    from monai_diffrecon.tracking.mlflow_client import open_client
+
+    template = tmp_path_factory.mktemp("mlflow")
+    open_client(template, None).search_experiments()
+
+    def put(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(template / "mlflow.db", folder / "mlflow.db")
+        return folder
+
+    return put

@@ -30,7 +30,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         device: where the network computes; None: where its weights are.
 
     Attributes:
-        network_calls: slices' batches that went through the network so far.
+        network_calls: batches of slices or windows that went through the network so far.
     """
 
     def __init__(
@@ -58,7 +58,13 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.network_calls = 0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """Denoise a volume (C, X, Y, Z) at noise level ``sigma``; same shape, device and type out."""
+        """Denoise a volume (C, X, Y, Z) at noise level ``sigma``; same shape, device and type out.
+
+        The network knows real slices: a complex volume is denoised as its real and its imaginary part, each of
+        which carries noise of the level ``sigma`` (score-MRI: Chung and Ye 2022, arXiv 2110.05243, section 3.3).
+        """
+        if x.is_complex():
+            return torch.complex(self(x.real, sigma), self(x.imag, sigma))
         slices = to_slices(x, self.plane)
         device = self.device or x.device
         batches = []
@@ -67,16 +73,19 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         return from_slices(torch.cat(batches), self.plane)
 
     def _batch(self, batch: Tensor, sigma: float) -> Tensor:
-        self.network_calls += 1
         if self.window is None or (batch.shape[-2] <= self.window[0] and batch.shape[-1] <= self.window[1]):
-            return self.denoiser(batch, sigma)
+            return self._call(batch, sigma)
         roi = tuple(min(n, w) for n, w in zip(batch.shape[-2:], self.window, strict=True))
         covered = sliding_window_inference(
             batch,
             roi_size=roi,
             sw_batch_size=self.batch_size,
-            predictor=lambda windows: self.denoiser(windows, sigma),
+            predictor=lambda windows: self._call(windows, sigma),
             overlap=self.overlap,
             mode="gaussian",
         )
         return torch.as_tensor(covered)
+
+    def _call(self, batch: Tensor, sigma: float) -> Tensor:
+        self.network_calls += 1
+        return self.denoiser(batch, sigma)

@@ -84,7 +84,13 @@ class _CaseRecord:
             preview(volume, picture, spacing=done.geometry.spacing)
         else:
             truth = torch.as_tensor(reference).as_subclass(Tensor)
-            montage({"reconstruction": volume}, truth, picture, spacing=done.geometry.spacing)
+            montage(
+                {"reconstruction": volume},
+                truth,
+                picture,
+                spacing=done.geometry.spacing,
+                metrics={"reconstruction": metrics},
+            )
         record = build_record(
             output=self.output,
             volume=volume,
@@ -100,6 +106,7 @@ class _CaseRecord:
                 "denoiser_seconds": report.denoiser_seconds,
             },
             network_calls=report.network_calls,
+            distributions=report.distributions,
         )
         write_record(record_path(self.output), record)
         self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})

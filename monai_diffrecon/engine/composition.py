@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_diffrecon import registry
@@ -102,6 +102,33 @@ def check_spacing(score: ScoreNetwork, geometry: VolumeGeometry, tolerance: floa
             got=f"{got[0]:.3g} x {got[1]:.3g} mm",
             mend="resample the image (--resample true), or raise inferer#spacing_tolerance",
         )
+
+
+def distributions_of(composition: Mapping[str, Any], scores: Sequence[ScoreNetwork] = ()) -> set[str]:
+    """Return the distributions whose plugins take part, nested ones included.
+
+    Args:
+        composition: config id (``operator``, ``prior``, ...) -> spec.
+        scores: networks, for their denoisers.
+    """
+    kinds = {where: kind for kind, (where, _) in registry.KINDS.items()}
+    specs = [(kinds[where], spec) for where, spec in composition.items()]
+    specs += [("denoisers", score.denoiser) for score in scores]
+    found: set[str] = set()
+    while specs:
+        kind, spec = specs.pop()
+        name = spec if isinstance(spec, str) else spec["name"]
+        options: Mapping[str, Any] = {} if isinstance(spec, str) else spec
+        distribution, _, plain = name.rpartition(":")
+        named = [i.distribution for i in registry.available(kind) if i.name == plain]
+        found.update([distribution] if distribution else named)
+        cls = registry.load(kind, name)
+        for option, nested_kind in cls.plugin_options.items():
+            value = options.get(option)
+            words = getattr(cls, "plugin_literals", {}).get(option, ())
+            inner = value if isinstance(value, list | tuple) else [value]
+            specs += [(nested_kind, v) for v in inner if isinstance(v, str | dict) and v not in words]
+    return found
 
 
 def weights_of(networks: Sequence[ScoreNetwork]) -> dict[str, str]:

@@ -142,16 +142,15 @@ class DiffReconInferer(Inferer):
         problem = Problem(operator, self._to_network_units(operator, y, intensity), noise_std / intensity.scale)
         noise = IndependentNoise(self.seed, case)
         sampler = composition.build_sampler(self.specs["sampler"])
+        scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
         planes = self._planes(network) if sampler.calls_network else []
         prior = None
         if sampler.calls_network:
-            for score in (self.score, *self.auxiliaries):
+            for score in scores:
                 composition.check_spacing(score, geometry, self.spacing_tolerance)
             prior = composition.build_prior(self.specs["prior"])
             prior.bind(planes, noise)
         consistency = composition.build_consistency(self.specs["consistency"])
-        if hasattr(consistency, "bind_geometry"):
-            consistency.bind_geometry(geometry)
         engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
         metrics = StepMetrics()
         bar = ProgressBar(disable=None if self.progress is None else not self.progress)
@@ -170,7 +169,8 @@ class DiffReconInferer(Inferer):
             offset=intensity.offset,
             seed=self.seed,
             options={**self.specs, "operator": spec},
-            weights=composition.weights_of((self.score, *self.auxiliaries) if planes else ()),
+            weights=composition.weights_of(scores),
+            distributions=tuple(sorted(composition.distributions_of(self.specs, scores))),
         )
         return Reconstruction(intensity.to_physical(recon.x), geometry, report)
 
@@ -178,6 +178,7 @@ class DiffReconInferer(Inferer):
         """Return (operator spec, volume geometry, noise level, plain tensor) of a measurement."""
         y = check_finite(torch.as_tensor(measurement), "inputs")
         y = y.as_tensor() if isinstance(y, MetaTensor) else y
+        y = y.to(torch.complex64 if y.is_complex() else torch.float32)
         meta = dict(measurement.meta) if isinstance(measurement, MetaTensor) else {}
         said = volume_of(meta)
         spec = self.specs["operator"]

@@ -38,7 +38,7 @@ class ProgressBar:
     def _advance(self, engine: Any) -> None:
         if self.bar is None:
             return
-        shown = {"sigma": f"{engine.state.recon.sigma:.3f}"}
+        shown = {"sigma": f"{engine.ladder[engine.state.recon.step - 1]:.3f}"}
         if "residual" in engine.state.metrics:
             shown["residual"] = f"{engine.state.metrics['residual']:.2e}"
         self.bar.set_postfix(shown, refresh=False)

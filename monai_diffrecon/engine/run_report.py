@@ -29,6 +29,7 @@ class RunReport:
         seed: seed of the noise source.
         options: the resolved operator, prior, consistency and sampler.
         weights: bundle name -> sha256.
+        distributions: names of the distributions whose plugins took part.
         fallbacks: what had to be done differently, in words.
     """
 
@@ -44,6 +45,7 @@ class RunReport:
     seed: int
     options: dict[str, Any]
     weights: dict[str, str]
+    distributions: tuple[str, ...] = ()
     fallbacks: list[str] = field(default_factory=list)
 
 

@@ -12,11 +12,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from torch import Tensor
 
 from monai_diffrecon.engine.composition import as_spec, build_operator
-from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement import META_KEY, affine_of, check_finite, describe_volume, geometry_of
 from monai_diffrecon.numerics.noise import key_seed
+from monai_diffrecon.protocols import Operator
 
 
 class SimulateMeasurementd(MapTransform):
@@ -28,8 +30,8 @@ class SimulateMeasurementd(MapTransform):
     Args:
         keys: keys of the volumes.
         operator: spec of the forward operator.
-        noise: standard deviation of the added noise, relative to the root mean square of the measurement's
-            non-zero entries.
+        noise: standard deviation of the noise added to every measured entry, relative to the root mean square of
+            the non-zero ones.
         reference_key: key under which the volume is kept.
         seed: seed of the noise.
         enabled: False passes everything through, for data that is a measurement already.
@@ -57,16 +59,26 @@ class SimulateMeasurementd(MapTransform):
         for key in self.key_iterator(out) if self.enabled else ():
             volume = out[key]
             affine = volume.affine if isinstance(volume, MetaTensor) else None
-            x = check_finite(torch.as_tensor(np.asarray(volume), dtype=torch.float32), str(key))
+            x = check_finite(torch.as_tensor(np.asarray(volume)), str(key))
+            x = x.to(torch.complex64 if x.is_complex() else torch.float32)
             geometry = geometry_of(x.shape[1:], affine)
             operator = build_operator(self.spec, geometry)
-            y = operator(x)
-            std = self.noise * float(y[y != 0].abs().square().mean().sqrt()) if self.noise else 0.0
-            if std:
-                generator = torch.Generator().manual_seed(key_seed(self.seed, "simulate"))
-                y = y + std * torch.randn(y.shape, generator=generator, dtype=y.dtype) * (y != 0)
+            y = operator(x if x.is_complex() else x.to(operator.volume_dtype))
+            if not bool((y != 0).any()):
+                raise InputError("an empty volume: nothing is measured", where=str(key))
+            y, std = self._add_noise(y, operator) if self.noise else (y, 0.0)
             meta = {META_KEY: describe_volume(geometry, std)}
             measured = operator.measured_geometry()
             out[key] = MetaTensor(y, affine=torch.as_tensor(affine_of(measured)), meta=meta)
             out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(geometry)))
         return out
+
+    def _add_noise(self, y: Tensor, operator: Operator) -> tuple[Tensor, float]:
+        """Return the noisy measurement, and the standard deviation of each real component of its noise."""
+        generator = torch.Generator().manual_seed(key_seed(self.seed, "simulate"))
+        std = self.noise * float(y[y != 0].abs().square().mean().sqrt())
+        noise = torch.randn(y.shape, generator=generator, dtype=y.dtype)
+        # What is 0 for a random volume too was not measured: k-space outside the mask, rays beside the slice.
+        probe = torch.rand(operator.volume_shape, generator=generator).to(operator.volume_dtype)
+        # torch draws complex numbers whose magnitude has unit variance: half of it in each component.
+        return y + std * noise * (operator(probe) != 0), std / 2**0.5 if y.is_complex() else std

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ def list_cases(
         image: one scan; wins over ``dataset_dir``.
         dataset_dir: folder whose NIfTI files are the scans, by name.
         reference: the truth of ``image``, for metrics.
-        case_name: name of the one case; None names every case by a keyed hash of its path, so that no identifier
-            in a file name leaves the machine.
+        case_name: name of the one case (letters, digits, ``.``, ``_``, ``-``); None names every case by a keyed
+            hash of its path, so that no identifier in a file name leaves the machine.
         output_dir: folder that keeps the key.
 
     Raises:
@@ -39,7 +41,7 @@ def list_cases(
         paths = [Path(image).expanduser()]
     elif dataset_dir is not None:
         folder = Path(dataset_dir).expanduser()
-        paths = sorted(p for p in folder.glob("*") if p.name.endswith(_SUFFIXES)) if folder.is_dir() else []
+        paths = sorted(p for p in folder.glob("[!.]*") if p.name.lower().endswith(_SUFFIXES)) if folder.is_dir() else []
     else:
         paths = []
     if not paths:
@@ -54,14 +56,22 @@ def list_cases(
     for where, path in named:
         if not path.is_file():
             raise InputError("no such file", where=where, got=path.name)
+    if case_name is not None and not re.fullmatch(r"\w[\w.\-]*", str(case_name), flags=re.ASCII):
+        raise InputError(
+            "not a name of files", where="case_name", expected="letters, digits, '.', '_', '-'", got=repr(case_name)
+        )
     if case_name is not None and len(paths) > 1:
         raise InputError("one name for several cases", where="case_name", expected="1 case", got=len(paths))
     if reference and len(paths) > 1:
         raise InputError("one reference for several cases", where="reference", expected="1 case", got=len(paths))
+    key = case_key(output_dir) if case_name is None else ""
     cases = []
     for path in paths:
-        name = case_name or f"case-{keyed_name(str(path.resolve()), case_key(output_dir))}"
-        cases.append({"image": str(path), "case": name} | ({"reference": str(reference)} if reference else {}))
+        # A number from the command line is a name too.
+        name = f"case-{keyed_name(str(path.resolve()), key)}" if case_name is None else str(case_name)
+        cases.append({"image": str(path), "case": name})
+    if reference:
+        cases[0]["reference"] = str(Path(reference).expanduser())
     return cases
 
 
@@ -71,9 +81,8 @@ def case_key(output_dir: str | Path) -> str:
     if from_environment:
         return from_environment
     path = Path(output_dir) / ".case_key"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(secrets.token_hex(16))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Another process may make it at the same time: the first one wins.
+    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(16))
     return path.read_text().strip()

@@ -12,10 +12,12 @@ LADDERS = ("karras", "geometric")
 
 
 def karras_ladder(steps: int, sigma_start: float, sigma_end: float, rho: float = 7.0) -> tuple[float, ...]:
-    """Return ``steps`` levels from ``sigma_start`` to ``sigma_end`` (Karras et al. 2022, equation 5)."""
+    """Return ``steps`` levels from ``sigma_start`` to ``sigma_end``, both exact (Karras et al. 2022, equation 5)."""
     t = np.linspace(0.0, 1.0, steps) if steps > 1 else np.zeros(1)
     levels = (sigma_start ** (1 / rho) + t * (sigma_end ** (1 / rho) - sigma_start ** (1 / rho))) ** rho
-    return tuple(float(s) for s in levels)
+    # The powers round: a first level above sigma_start would be one that the network does not know.
+    inner = np.clip(levels[1:-1], sigma_end, sigma_start)
+    return tuple(float(s) for s in (sigma_start, *inner, sigma_end)[:steps])
 
 
 def geometric_ladder(steps: int, sigma_start: float, sigma_end: float) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from ignite.engine import Events
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.tracking.mlflow_run import TrackedRun
@@ -23,7 +24,9 @@ from monai_diffrecon.tracking.mlflow_run import TrackedRun
 class NoiseLevelReport:
     """Handler that denoises fixed validation patches after every epoch, one noise level after the other.
 
-    Appends a line to ``history.jsonl``, logs to MLflow and draws ``samples.png`` in ``output_dir``.
+    Appends a line to ``history.jsonl``, logs to MLflow and draws ``samples.png`` in ``output_dir``. One MLflow run
+    is open from the start of the training to its end; a resumed training goes on with the run that
+    ``mlflow_run_id.txt`` names.
 
     Args:
         patches: validation patches, indexable, each (1, H, W).
@@ -50,11 +53,45 @@ class NoiseLevelReport:
         self.output_dir, self.name = Path(output_dir), name
         self.started = time.monotonic()
         self.loss_sum, self.loss_count = 0.0, 0
+        self._run: TrackedRun | None = None
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer whose output holds the loss."""
+        engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._accumulate)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _open(self, engine: Any) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        run_file = self.output_dir / "mlflow_run_id.txt"
+        run_id = run_file.read_text().strip() if run_file.exists() else None
+        self._run = TrackedRun(self.output_dir, experiment="training", run_name=self.name, run_id=run_id)
+        self._run.__enter__()
+        atomic_write(run_file, lambda path: path.write_text(self.run.run_id))
+
+    def _close(self, engine: Any) -> None:
+        if self._run is not None:
+            self._run.__exit__(None, None, None)
+            self._run = None
+
+    def _fail(self, engine: Any, error: BaseException) -> None:
+        if self._run is not None:
+            self._run.__exit__(type(error), error, error.__traceback__)
+            self._run = None
+        raise error
+
+    @property
+    def run(self) -> TrackedRun:
+        """The MLflow run.
+
+        Raises:
+            ConfigError: the training is not running.
+        """
+        if self._run is None:
+            raise ConfigError("used outside a training", where="NoiseLevelReport", mend="attach it to a trainer")
+        return self._run
 
     def _accumulate(self, engine: Any) -> None:
         self.loss_sum += float(engine.state.output["loss"])
@@ -65,12 +102,13 @@ class NoiseLevelReport:
         """Return PSNR (dB, data range 1) for each level, and the noisy and the denoised patches."""
         was_training = self.network.training
         self.network.eval()
+        device = next(self.network.parameters()).device
         metrics: dict[str, float] = {}
         noisy, denoised = [], []
         for sigma in self.sigmas:
             generator = torch.Generator().manual_seed(key_seed(self.seed, "validation", sigma))
             noisy.append(self.clean + sigma * torch.randn(self.clean.shape, generator=generator))
-            denoised.append(self.network(noisy[-1], sigma))
+            denoised.append(self.network(noisy[-1].to(device), sigma).cpu())
             metrics[f"val_psnr_sigma_{sigma:g}"] = float(-10 * (denoised[-1] - self.clean).square().mean().log10())
         self.network.train(was_training)
         return metrics, noisy, denoised
@@ -80,18 +118,14 @@ class NoiseLevelReport:
         metrics, noisy, denoised = self.evaluate()
         metrics["train_loss"] = self.loss_sum / max(self.loss_count, 1)
         self.loss_sum, self.loss_count = 0.0, 0
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         row = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, **metrics}
         row["minutes"] = (time.monotonic() - self.started) / 60
         with (self.output_dir / "history.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         atomic_write(self.output_dir / "samples.png", lambda path: self._draw(path, noisy, denoised))
-        run_file = self.output_dir / "mlflow_run_id.txt"
-        run_id = run_file.read_text().strip() if run_file.exists() else None
-        with TrackedRun(self.output_dir, experiment="training", run_name=self.name, run_id=run_id) as run:
-            run.log_metrics(metrics, step=engine.state.iteration)
-            run.log_artifact(self.output_dir / "samples.png")
-            run_file.write_text(run.run_id)
+        self.run.log_metrics(metrics, step=engine.state.iteration)
+        self.run.flush()
+        self.run.log_artifact(self.output_dir / "samples.png")
 
     def _draw(self, path: Path, noisy: list[Tensor], denoised: list[Tensor]) -> None:
         columns = len(self.sigmas)

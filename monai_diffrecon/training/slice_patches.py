@@ -56,7 +56,7 @@ class SlicePatches(Dataset):
                 got=path.name,
                 mend="run that script and pass --datalist",
             )
-        rows = [r for r in json.loads(path.read_text())[section] if plane in r["planes"]]
+        rows = [r for r in json.loads(path.read_text()).get(section, ()) if plane in r["planes"]]
         if not rows:
             raise InputError(f"no volume with {plane} slices in section {section}", where="dataset#datalist")
         self.images = [self._load(path.parent, r) for r in rows if "labels" not in r]

@@ -1,0 +1,309 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
+from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
+from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.errors import ConfigError, InputError, PluginError
+from monai_diffrecon.io.measurement import META_KEY, describe_volume, geometry_of
+from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
+from monai_diffrecon.operators.slice_thickness import SliceThickness
+
+#: Thick slices of 3 mm behind an oblique affine.
+AFFINE = np.array(
+    [[1.0, 0, 0, -9], [0, np.cos(0.2), -3 * np.sin(0.2), 5], [0, np.sin(0.2), 3 * np.cos(0.2), 2], [0, 0, 0, 1]]
+)
+SAMPLER = {"name": "annealed", "steps": 3, "sigma_start": 0.2}
+DDIM = {"name": "ddim", "steps": 3, "sigma_start": 0.5}
+
+
+class Nothing(nn.Module):
+    """A network that believes every voxel."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x
+
+
+def tiny(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BiasFreeUNet(channels=(4, 8), units=1, bottleneck_units=1).eval().requires_grad_(False)
+
+
+SCORE = ScoreNetwork(
+    name="axial_bundle",
+    version="1.2",
+    network=tiny(0),
+    plane="axial",
+    spacing=(1.0, 1.0),
+    denoiser={"name": "direct", "sigma_min": 0.003, "sigma_max": 2.0},
+    intensity={"map": "percentile", "q": 99.5},
+    sha256="0" * 64,
+)
+CORONAL = replace(SCORE, name="coronal_bundle", network=tiny(1), plane="coronal", sha256="1" * 64)
+BELIEVER = replace(SCORE, network=Nothing())
+
+
+def phantom(*shape: int) -> Tensor:
+    """Smooth blobs in air, in hundreds."""
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij")
+    radius = sum(a.square() for a in axes)
+    return ((radius < 0.8) * (400 + 100 * torch.cos(5 * axes[0]) * torch.cos(4 * axes[2])))[None]
+
+
+def thick(factor: float = 1.0) -> MetaTensor:
+    """Four thick slices, measured from a phantom."""
+    truth = phantom(14, 13, 12)
+    y = SliceThickness(geometry_of((14, 13, 12)), thickness=3.0)(truth) * factor
+    return MetaTensor(y, affine=torch.as_tensor(AFFINE))
+
+
+def inferer(score: ScoreNetwork = SCORE, **options: Any) -> DiffReconInferer:
+    arguments: dict[str, Any] = {"operator": "slice_thickness", "sampler": SAMPLER, "progress": False}
+    return DiffReconInferer(score, **{**arguments, **options})
+
+
+def voxels(maker: DiffReconInferer, measurement: Tensor | None = None, case: str = "") -> Tensor:
+    return maker.reconstruct(thick() if measurement is None else measurement, case=case).volume
+
+
+def test_it_keeps_the_contract_of_monai() -> None:
+    batch = torch.stack([thick(), thick(2.0)])
+    out = inferer()(inputs=batch, network=SCORE.network)
+    assert isinstance(out, MetaTensor)
+    assert out.shape == (2, 1, 14, 13, 12)
+    single = inferer().reconstruct(thick())
+    torch.testing.assert_close(out[0].as_tensor(), single.volume)
+    spacing = np.linalg.norm(np.asarray(out[0].affine)[:3, :3], axis=0)
+    np.testing.assert_allclose(spacing, (1, 1, 1))
+    # The first thin slice starts where the first thick one does: its centre is one thin slice above.
+    np.testing.assert_allclose(np.asarray(out[0].affine) @ [0, 0, 1, 1], AFFINE @ [0, 0, 0, 1], atol=1e-9)
+    with pytest.raises(ConfigError, match="inputs and network only"):
+        inferer()(batch, SCORE.network, mode="fast")
+
+
+def test_the_network_it_is_called_with_is_the_one_it_uses() -> None:
+    own, other = (inferer().reconstruct(thick(), network).volume for network in (None, CORONAL.network))
+    assert torch.equal(own, inferer().reconstruct(thick(), SCORE.network).volume)
+    assert not torch.allclose(own, other)
+
+
+def test_it_fits_the_measurement_and_believes_its_network_elsewhere() -> None:
+    done = inferer().reconstruct(thick())
+    operator = SliceThickness(done.geometry, thickness=3.0)
+    assert done.report.steps[-1]["residual"] < 1e-3
+    torch.testing.assert_close(operator(done.volume), thick().as_tensor(), rtol=1e-2, atol=1.0)
+    assert not torch.allclose(done.volume, operator.initial(thick().as_tensor()), atol=1.0)
+
+
+def test_the_residual_falls() -> None:
+    steps = inferer(sampler={**DDIM, "steps": 6, "eta": 0.0}).reconstruct(thick()).report.steps
+    assert steps[-1]["residual"] < 0.1 * steps[0]["residual"]
+
+
+def test_same_seed_same_voxels() -> None:
+    first = voxels(inferer(sampler=DDIM, seed=1), case="a")
+    assert torch.equal(first, voxels(inferer(sampler=DDIM, seed=1), case="a"))
+    assert not torch.allclose(first, voxels(inferer(sampler=DDIM, seed=2), case="a"))
+    assert not torch.allclose(first, voxels(inferer(sampler=DDIM, seed=1), case="b"))
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_the_batch_size_does_not_matter(size: int) -> None:
+    done = inferer(sw_batch_size=size).reconstruct(thick())
+    torch.testing.assert_close(done.volume, voxels(inferer()), rtol=1e-4, atol=0.02)
+    assert done.report.network_calls == 3 * -(-12 // size)
+    assert done.report.denoiser_calls == 3
+
+
+def test_the_window_of_the_bundle_and_of_the_user() -> None:
+    calls = [
+        inferer(replace(SCORE, window=(8, 8)), window=window).reconstruct(thick()).report.network_calls
+        for window in (None, (14, 13))
+    ]
+    assert calls[0] > calls[1] == 3 * 2
+
+
+@pytest.mark.parametrize("factor", [1e-3, 50.0])
+def test_units_of_intensity_do_not_matter(factor: float) -> None:
+    torch.testing.assert_close(
+        voxels(inferer(), thick(factor)), factor * voxels(inferer()), rtol=1e-3, atol=0.05 * factor
+    )
+
+
+def test_a_window_of_intensities_with_an_offset() -> None:
+    score = replace(BELIEVER, intensity={"map": "window", "low": -1000.0, "high": 1000.0})
+    measurement = thick().as_tensor() - 1000.0
+    done = inferer(score, sampler="initial").reconstruct(MetaTensor(measurement, affine=torch.as_tensor(AFFINE)))
+    assert (done.report.scale, done.report.offset) == (2000.0, -1000.0)
+    operator = SliceThickness(done.geometry, thickness=3.0)
+    torch.testing.assert_close(done.volume, operator.initial(measurement), rtol=1e-4, atol=0.05)
+
+
+def test_double_precision_and_integers_are_taken() -> None:
+    whole = MetaTensor(thick().as_tensor().round(), affine=torch.as_tensor(AFFINE))
+    expected = voxels(inferer(), whole)
+    for dtype in (torch.float64, torch.int16):
+        assert torch.equal(voxels(inferer(), whole.to(dtype)), expected)
+    assert expected.dtype == torch.float32
+
+
+def test_a_second_plane() -> None:
+    prior = {"name": "perpendicular", "K": 2}
+    done = inferer(prior=prior, auxiliaries=[CORONAL]).reconstruct(thick())
+    assert done.report.weights == {"axial_bundle 1.2": "0" * 64, "coronal_bundle 1.2": "1" * 64}
+    assert not torch.allclose(done.volume, voxels(inferer()), atol=0.1)
+    # 2 of 3 steps are the primary's 12 slices, 1 is the auxiliary's 13, in batches of 8.
+    assert done.report.network_calls == 2 * 2 + 2
+    with pytest.raises(ConfigError, match=r"works with 2 to 3 planes.*auxiliary_bundle"):
+        voxels(inferer(prior=prior))
+    with pytest.raises(ConfigError, match="two networks of one plane"):
+        voxels(inferer(prior=prior, auxiliaries=[replace(CORONAL, plane="axial")]))
+
+
+def test_the_report_says_what_was_done() -> None:
+    consistency = {"name": "admm", "regularizers": [{"name": "z_tv", "threshold": 0.01}]}
+    report = inferer(consistency=consistency, seed=7).reconstruct(thick()).report
+    assert report.options["operator"] == {"name": "slice_thickness", "thickness": pytest.approx(3), "target_spacing": 1}
+    assert report.options["consistency"] == consistency
+    assert report.options["sampler"] == SAMPLER
+    assert report.seed == 7
+    assert report.ladder[0] == pytest.approx(0.2)
+    assert len(report.steps) == len(report.ladder) == 3
+    assert report.distributions == ("monai-diffrecon",)
+    assert 0 < report.start_seconds + report.denoiser_seconds < report.seconds
+
+
+@pytest.mark.parametrize("sampler", ["cubic", "initial", {"name": "admm_tv", "iterations": 2}])
+def test_a_classical_method_needs_no_network(sampler: Any) -> None:
+    done = inferer(replace(SCORE, spacing=(4.0, 4.0)), sampler=sampler, prior="perpendicular").reconstruct(thick())
+    assert done.report.network_calls == 0
+    assert done.report.weights == {}
+    assert done.report.ladder == ()
+    assert float(done.volume.max()) > 300
+
+
+def test_voxels_of_another_size_are_refused() -> None:
+    score = replace(SCORE, spacing=(1.0, 1.2))
+    with pytest.raises(
+        ConfigError, match=r"axial network was trained on.*1 x 1.2 mm within 5%, got 1 x 1 mm.*resample"
+    ):
+        voxels(inferer(score))
+    assert voxels(inferer(score, spacing_tolerance=0.3)).shape == (1, 14, 13, 12)
+    # The volume's own spacing counts for a perpendicular plane, not that of the thick slices.
+    with pytest.raises(ConfigError, match="coronal network"):
+        voxels(inferer(operator={"name": "slice_thickness", "target_spacing": 1.5}, auxiliaries=[CORONAL]))
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "nearest"),
+    [
+        ({"sampler": {"name": "annealed", "stepz": 3}}, "sampler#stepz", "steps"),
+        ({"operator": {"name": "slice_thickness", "thicknes": 3}}, "operator#thicknes", "thickness"),
+        ({"prior": {"name": "perpendicular", "k": 3}}, "prior#k", None),
+        ({"consistency": {"name": "conjugate_gradient", "gama": 1}}, "consistency#gama", "gamma"),
+        (
+            {"consistency": {"name": "admm", "regularizers": [{"name": "z_tv", "treshold": 1}]}},
+            "consistency#regularizers#0#treshold",
+            "threshold",
+        ),
+    ],
+)
+def test_a_mistyped_option_is_an_error_at_once(options: dict[str, Any], where: str, nearest: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        inferer(**options)
+    assert caught.value.where == where
+    assert nearest is None or f"did you mean {nearest!r}?" in str(caught.value)
+
+
+def test_a_mistyped_plugin_is_an_error_at_once() -> None:
+    with pytest.raises(PluginError, match="did you mean 'annealed'"):
+        inferer(sampler="anealed")
+
+
+def test_a_regularizer_is_no_prior() -> None:
+    with pytest.raises(ConfigError, match=r"prior: z_tv is a regularizer.*put it under consistency.*z_tv"):
+        inferer(prior="z_tv")
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_a_measurement_must_be_finite(value: float) -> None:
+    measurement = thick()
+    measurement[0, 3, 3, 1] = value
+    with pytest.raises(InputError, match="inputs: entries that are not finite"):
+        voxels(inferer(), measurement)
+
+
+def test_a_measurement_of_the_wrong_shape() -> None:
+    meta = {META_KEY: describe_volume(geometry_of((14, 13, 12)), 0.0)}
+    operator = {"name": "slice_thickness", "thickness": 4.0}
+    with pytest.raises(
+        InputError, match=r"operator slice_thickness: measurement .*\(1, 14, 13, 3\), got \(1, 14, 13, 4\)"
+    ):
+        voxels(inferer(operator=operator), MetaTensor(thick().as_tensor(), meta=meta))
+    with pytest.raises(InputError, match=r"inputs: not an image"):
+        voxels(inferer(), thick()[0])
+
+
+def test_an_operator_whose_measurement_is_no_image_needs_its_geometry() -> None:
+    with pytest.raises(InputError, match="does not say the geometry"):
+        voxels(inferer(operator={"name": "parallel_ct", "views": 8}), torch.ones(1, 8, 20, 5))
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        {"name": "cartesian_mri", "mask_type": "gaussian1d", "acceleration": 2},
+        {"name": "cartesian_mri", "mask_type": "gaussian1d", "acceleration": 2, "complex_volume": True},
+        {"name": "parallel_ct", "views": 12},
+    ],
+    ids=["mri", "complex mri", "ct"],
+)
+def test_simulated_tasks(operator: dict[str, Any]) -> None:
+    truth = phantom(16, 14, 5)
+    if operator.get("complex_volume"):
+        truth = truth * torch.exp(1j * torch.linspace(0, 1, 16))[:, None, None]
+    data = SimulateMeasurementd(["image"], operator, noise=0.01)({"image": MetaTensor(truth)})
+    maker = inferer(BELIEVER, operator=operator, sampler={**SAMPLER, "start": {"name": "admm_tv", "iterations": 40}})
+    done = maker.reconstruct(data["image"])
+    assert done.volume.is_complex() == truth.is_complex()
+    start = inferer(BELIEVER, operator=operator, sampler="initial").reconstruct(data["image"]).volume
+    errors = [float((v - truth).abs().square().mean()) for v in (done.volume, start)]
+    assert errors[0] < errors[1] / 2
+
+
+def test_the_noise_level_is_the_measurements_unless_the_user_says_another() -> None:
+    operator = {"name": "slice_thickness", "thickness": 3.0}
+    noisy = SimulateMeasurementd(["image"], operator, noise=0.1)({"image": MetaTensor(phantom(14, 13, 12))})["image"]
+    residuals = {
+        std: inferer(BELIEVER, operator=operator, noise_std=std).reconstruct(noisy).report.steps[-1]["residual"]
+        for std in (None, 0.0, 200.0)
+    }
+    # The more noise, the less the measurement is believed.
+    assert residuals[0.0] < residuals[None] < residuals[200.0]
+
+
+def test_further_handlers_are_attached() -> None:
+    class Counter:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def attach(self, engine: Any) -> None:
+            engine.add_event_handler(StepEvents.STEP_COMPLETED, lambda: setattr(self, "count", self.count + 1))
+
+    always, once = Counter(), Counter()
+    maker = inferer(handlers=[always])
+    maker.reconstruct(thick(), handlers=[once])
+    maker.reconstruct(thick())
+    assert (always.count, once.count) == (6, 3)

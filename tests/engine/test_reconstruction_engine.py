@@ -1,0 +1,201 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The engine and the handlers that attach to it, on a Gaussian prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import Tensor
+
+from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
+from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.preview_pictures import PreviewPictures
+from monai_diffrecon.engine.progress_bar import ProgressBar
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.step_metrics import StepMetrics
+from monai_diffrecon.errors import ConfigError, NumericalError
+from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.operators.slice_thickness import SliceThickness
+from monai_diffrecon.priors.perpendicular import PerpendicularPrior
+from monai_diffrecon.priors.slices import SlicesPrior
+from monai_diffrecon.protocols import ConsistencyStep, Problem, Sampler, SamplerState, ScorePrior, VolumeGeometry
+from monai_diffrecon.samplers.annealed import AnnealedSampler
+from monai_diffrecon.samplers.ddim import DDIMSampler
+from monai_diffrecon.samplers.heun import HeunSampler
+from monai_diffrecon.samplers.initial import InitialEstimate
+from monai_diffrecon.testing.gaussian_prior import GaussianPrior
+
+OPERATOR = SliceThickness(VolumeGeometry((12, 11, 12)), thickness=3.0)
+
+
+def problem() -> Problem:
+    truth = 0.5 + 0.25 * torch.randn(OPERATOR.volume_shape, generator=torch.Generator().manual_seed(0))
+    return Problem(OPERATOR, OPERATOR(truth))
+
+
+def engine(
+    sampler: Sampler, consistency: ConsistencyStep | None = None, prior: ScorePrior | None = None
+) -> ReconstructionEngine:
+    if prior is None:
+        prior = SlicesPrior()
+        prior.bind([GaussianPrior()])
+    return ReconstructionEngine(problem(), prior, consistency or ConjugateGradientStep(), sampler, IndependentNoise(0))
+
+
+class Diary:
+    """Handler that notes every event in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.steps: list[int] = []
+
+    def attach(self, engine: Any) -> None:
+        for event in (Events.STARTED, Events.COMPLETED, *StepEvents):
+            engine.add_event_handler(event, lambda _, name=event.value: self.lines.append(name))
+        engine.add_event_handler(StepEvents.STEP_COMPLETED, lambda e: self.steps.append(e.state.recon.step))
+
+
+@pytest.mark.parametrize("sampler", [AnnealedSampler(3), DDIMSampler(3)])
+def test_events_fire_in_order(sampler: Sampler) -> None:
+    run, diary = engine(sampler), Diary()
+    diary.attach(run)
+    run.reconstruct(seed=0, case="")
+    assert diary.lines == ["started", *["denoised", "consistent", "step_completed"] * 3, "completed"]
+    assert diary.steps == [1, 2, 3]
+    assert run.denoiser_calls == 3
+
+
+def test_a_second_order_sampler_denoises_twice_a_step_but_the_last() -> None:
+    run, diary = engine(HeunSampler(3)), Diary()
+    diary.attach(run)
+    run.reconstruct(seed=0, case="")
+    assert diary.lines.count("denoised") == run.denoiser_calls == 5
+    assert diary.lines.count("step_completed") == 3
+
+
+def test_every_network_of_an_average_counts() -> None:
+    planes = [GaussianPrior(plane="axial"), GaussianPrior(plane="coronal")]
+    prior = PerpendicularPrior(K="average")
+    prior.bind(planes)
+    run = engine(AnnealedSampler(4), prior=prior)
+    run.reconstruct(seed=0, case="")
+    assert run.denoiser_calls == 8 == sum(plane.calls for plane in planes)
+
+
+def test_handlers_see_the_estimate_and_the_iterate() -> None:
+    run, seen = engine(AnnealedSampler(2)), []
+    run.add_event_handler(StepEvents.DENOISED, lambda e: seen.append((e.state.recon.sigma, e.state.estimate)))
+    last = run.reconstruct(seed=0, case="x")
+    assert [sigma for sigma, _ in seen] == pytest.approx(list(run.ladder))
+    assert last.case == "x"
+    assert last.x.shape == seen[-1][1].shape == OPERATOR.volume_shape
+    assert not last.x.requires_grad
+    assert run.start_seconds > 0
+    assert 0 < run.denoiser_seconds < 60
+
+
+def test_a_classical_method_takes_no_step() -> None:
+    run, diary = (
+        ReconstructionEngine(problem(), None, ConjugateGradientStep(), InitialEstimate(), IndependentNoise(0)),
+        Diary(),
+    )
+    diary.attach(run)
+    last = run.reconstruct(seed=0, case="")
+    torch.testing.assert_close(last.x, OPERATOR.initial(run.problem.measurement))
+    assert diary.lines == []
+    assert run.ladder == ()
+
+
+def test_the_ladder_must_be_known_to_all_networks() -> None:
+    prior = PerpendicularPrior()
+    prior.bind([GaussianPrior(sigma_max=1.0), GaussianPrior(plane="coronal", sigma_max=0.2)])
+    with pytest.raises(ConfigError, match=r"sampler#sigma_start.*to 0.2, got 0.5"):
+        engine(AnnealedSampler(sigma_start=0.5), prior=prior).reconstruct(seed=0, case="")
+
+
+def test_the_residual_falls_and_is_kept() -> None:
+    run, metrics = engine(DDIMSampler(6, eta=0.0, sigma_start=1.0)), StepMetrics()
+    metrics.attach(run)
+    run.reconstruct(seed=0, case="")
+    assert [row["step"] for row in metrics.history] == [1, 2, 3, 4, 5, 6]
+    assert [row["sigma"] for row in metrics.history] == list(run.ladder)
+    assert metrics.history[-1]["residual"] == run.state.metrics["residual"] < 1e-2
+    assert metrics.history[0]["residual"] > 10 * metrics.history[-1]["residual"]
+
+
+def test_metrics_at_every_second_step_and_the_last() -> None:
+    run, metrics = engine(AnnealedSampler(5)), StepMetrics(every=2)
+    metrics.attach(run)
+    run.reconstruct(seed=0, case="")
+    assert [row["step"] for row in metrics.history] == [2, 4, 5]
+
+
+class Broken(GaussianPrior):
+    """A network that breaks at its third call."""
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        out = super().__call__(x, sigma)
+        if self.calls == 3:
+            out[0, 1, 2, 3] = float("nan")
+        return out
+
+
+class Overflow(ConsistencyStep):
+    """A consistency step that diverges at once."""
+
+    def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
+        return x0 / 0.0
+
+
+def test_the_guard_names_step_and_prior() -> None:
+    prior = SlicesPrior()
+    prior.bind([Broken()])
+    run = engine(AnnealedSampler(5), prior=prior)
+    NonFiniteGuard().attach(run)
+    with pytest.raises(NumericalError, match="prior SlicesPrior: 1 voxels are not finite at step 3, sigma") as caught:
+        run.reconstruct(seed=0, case="")
+    assert caught.value.exit_code == 5
+
+
+def test_the_guard_names_the_consistency_step() -> None:
+    run = engine(AnnealedSampler(5), Overflow())
+    NonFiniteGuard().attach(run)
+    with pytest.raises(NumericalError, match="consistency Overflow: .* at step 1"):
+        run.reconstruct(seed=0, case="")
+
+
+def test_preview_pictures(tmp_path: Path) -> None:
+    run = engine(AnnealedSampler(5))
+    PreviewPictures(str(tmp_path / "preview"), every=2).attach(run)
+    run.reconstruct(seed=0, case="")
+    names = sorted(path.name for path in (tmp_path / "preview").iterdir())
+    assert names == ["step_0002.png", "step_0004.png", "step_0005.png"]
+
+
+def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    run, bar = engine(AnnealedSampler(3)), ProgressBar("case", disable=False)
+    StepMetrics().attach(run)
+    bar.attach(run)
+    run.reconstruct(seed=0, case="")
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert "sigma=0.010" in shown
+    assert "residual=" in shown
+    assert bar.bar is None
+
+
+def test_a_failure_passes_through_the_progress_bar() -> None:
+    prior = SlicesPrior()
+    prior.bind([Broken()])
+    run, bar = engine(AnnealedSampler(5), prior=prior), ProgressBar(disable=True)
+    NonFiniteGuard().attach(run)
+    bar.attach(run)
+    with pytest.raises(NumericalError):
+        run.reconstruct(seed=0, case="")
+    assert bar.bar is None
