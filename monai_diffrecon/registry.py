@@ -201,7 +201,7 @@ def _entries(kind: str) -> tuple[tuple[_Entry, ...], tuple[str, ...]]:
 def _version(distribution: str) -> str:
     try:
         found = metadata.metadata(distribution)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, FileNotFoundError):  # the latter where importlib_metadata took over
         return ""
     # An egg-info may lack its PKG-INFO.
     return found["Version"] if "Version" in found else ""  # noqa: SIM401 - the stubs know no get

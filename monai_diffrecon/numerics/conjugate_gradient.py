@@ -42,7 +42,7 @@ def conjugate_gradient(
     residual = rhs - apply(x)
     rr = inner(residual, residual)
     eps = torch.finfo(rhs.dtype).eps
-    floor = max(tolerance**2 * rr, (4 * eps) ** 2 * inner(rhs, rhs))
+    floor = max(tolerance**2 * rr, (4 * eps) ** 2 * max(rr, inner(rhs, rhs)))
     direction = residual
     for _ in range(iterations):
         if rr <= floor:

@@ -23,7 +23,8 @@ def karras_ladder(steps: int, sigma_start: float, sigma_end: float, rho: float =
 def geometric_ladder(steps: int, sigma_start: float, sigma_end: float) -> tuple[float, ...]:
     """Return ``steps`` levels falling by a constant factor (the VE-SDE of Song et al. 2021, section 3.4)."""
     t = np.linspace(0.0, 1.0, steps) if steps > 1 else np.zeros(1)
-    return tuple(float(s) for s in sigma_start * (sigma_end / sigma_start) ** t)
+    levels = [float(s) for s in sigma_start * (sigma_end / sigma_start) ** t]
+    return (*levels[:-1], sigma_end) if steps > 1 else tuple(levels)
 
 
 def ladder(name: str, steps: int, sigma_start: float, sigma_end: float, *, rho: float = 7.0) -> tuple[float, ...]:

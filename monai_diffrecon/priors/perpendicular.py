@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols import SamplerState, ScorePrior
+from monai_diffrecon.numerics.planes import check_plane
+from monai_diffrecon.protocols import NoiseSource, PlaneDenoiser, SamplerState, ScorePrior
 
 
 class PerpendicularPrior(ScorePrior):
@@ -19,15 +22,17 @@ class PerpendicularPrior(ScorePrior):
         K: how the planes take turns. An integer from 2: the primary plane, except at the last of every K steps,
             which goes to the auxiliary planes in turn. A fraction above 1, such as 2.7: the primary plane with
             probability 1 - 1/K, drawn anew for each step. ``"average"``: the mean of all planes at each step.
+        primary: the plane that is primary, whichever bundle comes first; None: that of the first bundle. Thick axial
+            slices, say, are best seen from a coronal plane.
 
     Raises:
-        ConfigError: another K.
+        ConfigError: another K, or no such plane.
     """
 
     min_planes = 2
     max_planes = 3
 
-    def __init__(self, K: int | float | str = 2) -> None:
+    def __init__(self, K: int | float | str = 2, primary: str | None = None) -> None:
         whole = isinstance(K, int) and not isinstance(K, bool) and K >= 2
         # NaN compares false, and the remainder of an infinity is NaN.
         broken = isinstance(K, float) and K > 1.0 and K % 1.0 > 0.0
@@ -39,6 +44,26 @@ class PerpendicularPrior(ScorePrior):
                 got=repr(K),
             )
         self.K = K
+        self.primary = None if primary is None else check_plane(primary, "prior#primary")
+
+    def bind(self, planes: Sequence[PlaneDenoiser], noise: NoiseSource | None = None) -> None:
+        """Take the plane denoisers and the noise source; the primary plane comes first.
+
+        Raises:
+            ConfigError: too few or too many planes, one twice, or none is the primary one.
+        """
+        super().bind(planes, noise)
+        if self.primary is None:
+            return
+        if self.primary not in [p.plane for p in planes]:
+            raise ConfigError(
+                "no network of that plane",
+                where="prior#primary",
+                expected=" or ".join(p.plane for p in planes),
+                got=repr(self.primary),
+                mend="name a plane that has a bundle, or null",
+            )
+        self.planes = tuple(sorted(self.planes, key=lambda p: p.plane != self.primary))
 
     def denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
         """Return the clean estimate of the volume ``x`` (C, X, Y, Z) at noise level ``sigma``."""

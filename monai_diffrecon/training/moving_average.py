@@ -24,5 +24,6 @@ class MovingAverage(EMAHandler):
         engine.add_event_handler(Events.EPOCH_STARTED, self._follow)
 
     def _follow(self, engine: Any) -> None:
-        if self.momentum_scheduler is not None:
-            self.momentum_scheduler.event_index = engine.state.iteration
+        scheduler = getattr(self, "momentum_scheduler", None)  # there is none without a warm-up
+        if scheduler is not None:
+            scheduler.event_index = engine.state.iteration

@@ -94,7 +94,7 @@ class NoiseLevelReport:
         return self._run
 
     def _accumulate(self, engine: Any) -> None:
-        self.loss_sum += float(engine.state.output["loss"])
+        self.loss_sum += float(torch.as_tensor(engine.state.output["loss"]).detach())
         self.loss_count += 1
 
     @torch.no_grad()
@@ -139,7 +139,7 @@ class NoiseLevelReport:
                 (f"noisy, sigma {sigma:g}", "denoised", "clean"),
                 strict=True,
             ):
-                ax.imshow(image[shown, 0].T.flip(0), cmap="gray", vmin=0, vmax=1.1)
+                ax.imshow(image[shown, 0].T.flip(0).numpy(), cmap="gray", vmin=0, vmax=1.1)
                 ax.set_title(title, fontsize=8)
                 ax.set_axis_off()
         figure.savefig(path, dpi=90)

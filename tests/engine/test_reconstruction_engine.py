@@ -166,7 +166,7 @@ def test_the_guard_names_step_and_prior() -> None:
 def test_the_guard_names_the_consistency_step() -> None:
     run = engine(AnnealedSampler(5), Overflow())
     NonFiniteGuard().attach(run)
-    with pytest.raises(NumericalError, match="consistency Overflow: .* at step 1"):
+    with pytest.raises(NumericalError, match=r"consistency Overflow: .* at step 1"):
         run.reconstruct(seed=0, case="")
 
 

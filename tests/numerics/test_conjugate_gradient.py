@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -89,9 +90,7 @@ def test_more_iterations_than_eigenvalues_do_not_blow_up(name: str, tolerance: f
     operator = FEW_EIGENVALUES[name]()
     truth, start = (draw(*operator.volume_shape, seed=s, dtype=operator.volume_dtype) for s in (0, 1))
     rhs = operator.adjoint(operator(truth))
-    few, many = (
-        conjugate_gradient(operator.normal, rhs, start, iterations=n, tolerance=tolerance) for n in (3, 200)
-    )
+    few, many = (conjugate_gradient(operator.normal, rhs, start, iterations=n, tolerance=tolerance) for n in (3, 200))
     torch.testing.assert_close(many, few, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(operator.normal(many), rhs, rtol=1e-5, atol=1e-5)
 
@@ -123,7 +122,7 @@ def test_the_energy_of_the_error_falls_with_every_iteration() -> None:
     for n in range(12):
         error = conjugate_gradient(Counted(matrix), rhs, start, iterations=n, tolerance=0.0) - solution
         energies.append(inner(error, matrix @ error))
-    assert all(b < a for a, b in zip(energies, energies[1:], strict=False)), energies
+    assert all(b < a for a, b in pairwise(energies)), energies
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])

@@ -9,7 +9,7 @@ from torch import Tensor
 from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Operator, VolumeGeometry
-from monai_diffrecon.testing.operator_laws import OperatorLaws
+from monai_diffrecon.testing.operator_laws import OperatorLaws, check_operator
 
 GEOMETRY = VolumeGeometry((5, 4, 6))
 
@@ -52,6 +52,40 @@ def test_a_broken_operator_is_found(law: str, methods: dict, message: str) -> No
     getattr(OperatorLaws(), law)(broken())
     with pytest.raises(AssertionError, match=message):
         getattr(OperatorLaws(), law)(broken(**methods))
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"_adjoint": _shifted}, "not the adjoint"),
+        ({"normal": lambda s, x: 2 * SliceThickness.normal(s, x)}, "normal is not"),
+        ({"norm": lambda s: 7.0}, "norm"),
+        ({"slice_plane": "axial"}, "reaches other slices"),
+    ],
+)
+def test_the_function_checks_the_laws(methods: dict, message: str) -> None:
+    check_operator(broken())
+    with pytest.raises(AssertionError, match=message):
+        check_operator(broken(**methods))
+
+
+def test_the_function_passes_its_settings_on_and_leaves_the_operator_alone() -> None:
+    """An operator that has no double precision, and a norm() 5 % too low."""
+
+    def single(self: SliceThickness, x: Tensor) -> Tensor:
+        return SliceThickness._forward(self, x.float()).to(x.dtype)
+
+    coarse = broken(_forward=single)
+    check_operator(coarse, supports_double=False)
+    with pytest.raises(AssertionError, match="not the adjoint"):
+        check_operator(coarse)
+    low = broken(norm=lambda s: 0.95 * SliceThickness.norm(s))
+    check_operator(low)
+    with pytest.raises(AssertionError, match="norm"):
+        check_operator(low, norm_tolerance=0.01)
+    operator = ParallelCT(GEOMETRY, views=3)
+    check_operator(operator)
+    assert operator.volume_dtype == torch.float32
 
 
 def test_a_slice_that_measures_something_else_is_found() -> None:

@@ -55,6 +55,15 @@ def test_fractional_overlap_and_gap() -> None:
     torch.testing.assert_close(operator.weights, expected)
 
 
+def test_real_factor() -> None:
+    """Slices of 2.5 thin ones: the third thin slice is shared half and half."""
+    operator = SliceThickness(VolumeGeometry((1, 1, 5)), thickness=2.5)
+    expected = torch.tensor([[2.0, 2.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0, 2.0]], dtype=torch.float64) / 5
+    torch.testing.assert_close(operator.weights, expected)
+    y = operator(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]).reshape(1, 1, 1, 5))
+    assert y.flatten().tolist() == pytest.approx([2.0, 10.4])
+
+
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_constant_stays_constant(options: dict) -> None:
     operator = SliceThickness(GEOMETRY, **options)
@@ -145,6 +154,26 @@ def test_interpolation_is_cubic_and_passes_through_the_measurement() -> None:
     torch.testing.assert_close(got[1:29], cubic(at[1:29]))
     assert got[0] == got[1]
     assert got[29] == got[28]
+
+
+@pytest.mark.parametrize("options", [OPTIONS["whole"], OPTIONS["real"], OPTIONS["gap"], OPTIONS["coronal"]])
+def test_a_ramp_comes_back_between_the_first_and_the_last_centre(options: dict) -> None:
+    """The interpolation knows where the thick slices lie: a line through their centres stays that line."""
+    operator = SliceThickness(GEOMETRY, **options)
+    axis, dz = operator.axis, GEOMETRY.spacing[operator.axis]
+    count, distance = operator.measurement_shape[1 + axis], operator.thickness + operator.gap
+    at = (torch.arange(GEOMETRY.shape[axis], dtype=torch.float64) + 0.5) * dz
+    centres = operator.thickness / 2 + distance * torch.arange(count, dtype=torch.float64)
+    shape = [1, 1, 1, 1]
+    shape[1 + axis] = -1
+    y = (3.0 - 0.2 * centres).reshape(shape).expand(operator.measurement_shape)
+    got = operator.initial(y)
+    inside = (at >= centres[0]) & (at <= centres[-1])
+    assert int(inside.sum()) >= 3
+    expected = (3.0 - 0.2 * at).reshape(shape).expand(operator.volume_shape)
+    torch.testing.assert_close(got.movedim(1 + axis, 0)[inside], expected.movedim(1 + axis, 0)[inside])
+    if options is OPTIONS["whole"]:  # whole thin slices: what is measured of the ramp are those values
+        torch.testing.assert_close(operator(expected.contiguous()), y.contiguous())
 
 
 def test_initial_estimate_lies_where_the_image_does() -> None:

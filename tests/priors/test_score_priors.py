@@ -97,3 +97,13 @@ def test_the_law_kit_finds_a_prior_that_counts_its_own_steps() -> None:
 
     with pytest.raises(AssertionError, match=r"depends on the order|planes_at says"):
         check_prior(Forgetful)
+
+
+def test_the_primary_plane_may_be_named_whatever_the_order_of_the_bundles() -> None:
+    """The named plane goes first; a plane without a network is an error that lists those there are."""
+    planes = [GaussianPrior(plane="axial"), GaussianPrior(plane="coronal")]
+    prior = PerpendicularPrior(K=3, primary="coronal")
+    prior.bind(planes)
+    assert [p.plane for p in prior.planes] == ["coronal", "axial"]
+    with pytest.raises(ConfigError, match=r"prior#primary.*axial or coronal.*'sagittal'"):
+        PerpendicularPrior(primary="sagittal").bind(planes)

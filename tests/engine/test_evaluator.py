@@ -1,0 +1,191 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A cohort through the evaluator: files, records, MLflow runs, and nothing that names a patient."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+
+from monai_diffrecon.bundle import load_auxiliaries, load_score_network
+from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.load_volume import LoadVolumed
+from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
+from monai_diffrecon.errors import InputError, NumericalError
+from monai_diffrecon.evaluation.metrics import volume_metrics
+from monai_diffrecon.io.cases import list_cases
+from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.tracking.mlflow_client import mlflow_module
+from monai_diffrecon.tracking.provenance import verify_record
+
+AFFINE = np.array([[1.0, 0, 0, -9], [0, np.cos(0.2), -np.sin(0.2), 5], [0, np.sin(0.2), np.cos(0.2), 2], [0, 0, 0, 1]])
+OPERATOR = {"name": "slice_thickness", "thickness": 3.0}
+SAMPLER = {"name": "annealed", "steps": 4, "sigma_start": 0.2}
+PATIENTS = ("Doe_John_19700101", "Roe_Jane_19691231")
+
+
+def volume(seed: int) -> torch.Tensor:
+    noise = torch.rand((1, 14, 13, 12), generator=torch.Generator().manual_seed(seed))
+    return 500 * torch.nn.functional.avg_pool3d(noise, 3, stride=1, padding=1)
+
+
+class Cohort:
+    """Two scans with names of patients, two bundles, and an evaluator that has run over them."""
+
+    def __init__(self, root: Path, make_bundle: Callable[..., Path]) -> None:
+        self.output, self.scans = root / "out", root / "scans"
+        self.scans.mkdir()
+        for seed, patient in enumerate(PATIENTS):
+            write_volume(self.scans / f"{patient}.nii.gz", volume(seed), geometry_of((14, 13, 12), AFFINE))
+        self.score = load_score_network(make_bundle(root / "axial"))
+        make_bundle(root / "coronal", plane="coronal", seed=1)
+        self.auxiliaries = load_auxiliaries("../coronal", self.score, root / "axial")
+        self.evaluator = self.evaluate(preview_every=2)
+        self.evaluator.run()
+        self.client = mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{self.output}/mlflow.db")
+
+    def evaluate(self, cases: list[dict[str, Any]] | None = None, **options: Any) -> ReconstructionEvaluator:
+        if cases is None:
+            cases = list_cases(dataset_dir=str(self.scans), output_dir=str(self.output))
+        transforms = [LoadVolumed(["image"]), SimulateMeasurementd(["image"], OPERATOR)]
+        inferer = DiffReconInferer(
+            self.score,
+            OPERATOR,
+            "perpendicular",
+            {"name": "admm", "regularizers": [{"name": "z_tv"}]},
+            SAMPLER,
+            self.auxiliaries,
+            progress=False,
+        )
+        dataset = Dataset(cases, lambda case: transforms[1](transforms[0](case)))
+        arguments = {"val_data_loader": DataLoader(dataset, batch_size=1, num_workers=0), **options}
+        return ReconstructionEvaluator(
+            "cpu", network=self.score.network, inferer=inferer, output_dir=str(self.output), **arguments
+        )
+
+    def runs(self) -> list[Any]:
+        experiment = self.client.get_experiment_by_name("monai_diffrecon")
+        return self.client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+@pytest.fixture(scope="module")
+def cohort(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_bundle: Callable[..., Path],
+    empty_store: Callable[[Path], Path],
+) -> Cohort:
+    root = tmp_path_factory.mktemp("cohort")
+    empty_store(root / "out")
+    return Cohort(root, make_bundle)
+
+
+def test_every_case_is_written_where_it_was_measured(cohort: Cohort) -> None:
+    results = cohort.evaluator.results
+    assert len({result["case"] for result in results}) == 2
+    for seed, result in enumerate(results):
+        written, geometry = read_volume(result["output"])
+        assert written.shape == volume(seed).shape
+        np.testing.assert_allclose(geometry.affine, AFFINE, atol=1e-5)
+        assert result["metrics"] == pytest.approx(volume_metrics(written, volume(seed)), rel=1e-4)
+        assert result["metrics"]["psnr"] > 20
+    last = cohort.evaluator.state.output
+    assert isinstance(last["pred"], MetaTensor)
+    assert torch.equal(last["pred"].as_tensor(), read_volume(results[-1]["output"])[0])
+    np.testing.assert_allclose(last["pred"].affine, AFFINE, atol=1e-5)
+    assert last["report"].denoiser_calls == 4
+
+
+def test_every_case_has_its_record_and_pictures(cohort: Cohort) -> None:
+    for result in cohort.evaluator.results:
+        case = result["case"]
+        path = cohort.output / f"{case}_recon.provenance.json"
+        verify_record(path)
+        record = json.loads(path.read_text())
+        assert record["config"]["sampler"] == SAMPLER
+        assert list(record["weights"]) == ["axial 0.1.0", "coronal 0.1.0"]
+        assert record["versions"]["monai-diffrecon"] == record["versions"]["monai_diffrecon"]
+        assert len(record["residuals"]) == 4
+        assert record["residuals"][-1] < 0.1
+        assert record["network_calls"] == 2 * 2 + 2 * 2  # axial and coronal in turn, 12 and 13 slices in eights
+        assert (cohort.output / f"{case}_montage.png").stat().st_size > 1000
+        previews = sorted(p.name for p in (cohort.output / case / "preview").iterdir())
+        assert previews == ["step_0002.png", "step_0004.png"]
+
+
+def test_one_run_a_case_under_one_for_the_cohort(cohort: Cohort) -> None:
+    parent, *children = cohort.runs()[:3]
+    assert parent.info.run_name == "cohort"
+    assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
+    for run, result in zip(children, cohort.evaluator.results, strict=True):
+        assert run.info.run_name == result["case"]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.metrics["psnr"] == pytest.approx(result["metrics"]["psnr"])
+        assert run.data.params["operator.name"] == "slice_thickness"
+        assert run.data.params["seed"] == "0"
+        history = cohort.client.get_metric_history(run.info.run_id, "residual")
+        assert [point.step for point in history] == [1, 2, 3, 4]
+        artifacts = {artifact.path for artifact in cohort.client.list_artifacts(run.info.run_id)}
+        assert artifacts == {f"{result['case']}_montage.png", f"{result['case']}_recon.provenance.json"}
+
+
+def test_nothing_names_a_patient(cohort: Cohort) -> None:
+    assert sorted(p.name for p in cohort.scans.iterdir()) == sorted(f"{p}.nii.gz" for p in PATIENTS)
+    files = [path for path in cohort.output.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for name in ("Doe", "Jane", "19700101", "19691231"):
+        for path in files:
+            assert name not in str(path.relative_to(cohort.output))
+            assert name.encode() not in path.read_bytes(), path.name
+        assert all(name not in str(run.to_dictionary()) for run in cohort.runs())
+
+
+def test_a_case_that_fails_fails_its_run(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = cohort.evaluate([{"image": str(cohort.scans / f"{PATIENTS[0]}.nii.gz"), "case": "broken"}])
+    monkeypatch.setattr(cohort.score.network, "forward", lambda x, sigma: x / 0)
+    with pytest.raises(NumericalError, match=r"prior PerpendicularPrior: .* not finite at step 1"):
+        evaluator.run()
+    by_name = {run.info.run_name: run for run in cohort.runs()[3:]}
+    assert {name: run.info.status for name, run in by_name.items()} == {"cohort": "FAILED", "broken": "FAILED"}
+    assert by_name["broken"].data.tags["error"] == "NumericalError"
+    assert not list(cohort.output.glob("broken*"))
+
+
+def test_without_reference_and_tracking(cohort: Cohort, tmp_path: Path) -> None:
+    measured = SimulateMeasurementd(["image"], OPERATOR)({"image": MetaTensor(volume(0)), "case": "alone"})
+    evaluator = cohort.evaluate(val_data_loader=_loader(measured["image"], case="alone"), track=False)
+    evaluator.recorder.output_dir = tmp_path / "new"
+    evaluator.run()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "alone_montage.png",
+        "alone_recon.nii.gz",
+        "alone_recon.provenance.json",
+    ]
+    assert evaluator.results[0]["metrics"] == {}
+    verify_record(tmp_path / "new" / "alone_recon.provenance.json")
+
+
+def test_a_reference_on_another_grid_is_refused(cohort: Cohort) -> None:
+    measured = SimulateMeasurementd(["image"], OPERATOR)({"image": MetaTensor(volume(0))})["image"]
+    loader = _loader(measured, case="grid", reference=volume(0)[:, :-1])
+    with pytest.raises(InputError, match=r"reference: .*\(1, 14, 13, 12\), got \(1, 13, 13, 12\).*resample"):
+        cohort.evaluate(val_data_loader=loader, track=False).run()
+
+
+def test_one_case_a_batch(cohort: Cohort) -> None:
+    measured = SimulateMeasurementd(["image"], OPERATOR)({"image": MetaTensor(volume(0))})["image"]
+    loader = [{"image": torch.stack([measured, measured]), "case": ["a", "b"]}]
+    with pytest.raises(InputError, match="dataloader#batch_size: several cases in a batch; expected 1, got 2"):
+        cohort.evaluate(val_data_loader=loader, track=False).run()
+
+
+def _loader(image: torch.Tensor, **rest: Any) -> DataLoader:
+    return DataLoader(Dataset([{"image": image, **rest}]), batch_size=1, num_workers=0)

@@ -1,0 +1,145 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Every registered plugin, made by the registry, obeys the laws of its kind.
+
+A new built-in plugin needs an entry in CONFIGURATIONS; without one these tests fail.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from monai_diffrecon import registry
+from monai_diffrecon.protocols import Problem, Regularizer, VolumeGeometry
+from monai_diffrecon.registry import PluginInfo
+from monai_diffrecon.testing.consistency_laws import check_consistency
+from monai_diffrecon.testing.denoiser_laws import check_denoiser
+from monai_diffrecon.testing.gaussian_prior import GaussianPrior
+from monai_diffrecon.testing.operator_laws import check_operator
+from monai_diffrecon.testing.prior_laws import check_prior
+from monai_diffrecon.testing.regularizer_laws import check_regularizer
+from monai_diffrecon.testing.sampler_laws import check_sampler
+
+BUILT_IN = "monai-diffrecon"
+GEOMETRY = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
+Z_TV = {"name": "z_tv", "threshold": 0.02}
+COILS = torch.randn((2, *GEOMETRY.shape), generator=torch.Generator().manual_seed(5), dtype=torch.complex64)
+
+#: (kind, name) -> the options to check a plugin with, beside those that the framework gives.
+CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("denoisers", "direct"): [{}, {"sigma_min": 0.01, "sigma_max": 50.0}],
+    ("denoisers", "edm"): [{}, {"sigma_data": 0.3}],
+    ("denoisers", "ve_score"): [{"sigma_max": 50.0}],
+    ("denoisers", "ddpm"): [
+        {"prediction_type": kind, "data_range": [-1.0, 1.0], "timesteps": timesteps, "sigma_max": 10.0}
+        for kind, timesteps in (("epsilon", "nearest"), ("v_prediction", "interpolated"), ("sample", "nearest"))
+    ],
+    ("priors", "slices"): [{}],
+    ("priors", "perpendicular"): [{}, {"K": 3}, {"K": 2.7}, {"K": "average"}],
+    ("priors", "z_tv"): [{}, {"plane": "coronal", "boundary": "periodic"}],
+    ("priors", "wavelet_l1"): [{}, {"wavelet": "haar", "level": 1}],
+    ("operators", "slice_thickness"): [
+        {"thickness": 2.0},
+        {"thickness": 1.5, "gap": 0.5, "profile": "gaussian", "plane": "coronal"},
+    ],
+    ("operators", "parallel_ct"): [{"views": 5}, {"angles": [3.0, 50.0, 170.0], "filter": "hann"}],
+    ("operators", "cartesian_mri"): [
+        {"acceleration": 3.0},
+        {"acceleration": 2.0, "mask_type": "gaussian1d", "complex_volume": True},
+        {"acceleration": 2.0, "coil_maps": COILS},
+    ],
+    ("consistency", "none"): [{}],
+    ("consistency", "conjugate_gradient"): [{}, {"iterations": 2, "gamma": 0.1}],
+    ("consistency", "admm"): [{}, {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2}],
+    ("samplers", "initial"): [{}],
+    ("samplers", "cubic"): [{}],
+    ("samplers", "admm_tv"): [{"iterations": 3}, {"iterations": 3, "isotropic": False, "nonnegative": True}],
+    ("samplers", "annealed"): [{"steps": 3}, {"steps": 3, "start": {"name": "admm_tv", "iterations": 2}}],
+    ("samplers", "ddim"): [{"steps": 3}, {"steps": 3, "start": "initial", "sigma_start": "estimate", "eta": 0.0}],
+    ("samplers", "heun"): [{"steps": 3, "S_churn": 1.0}, {"steps": 3, "ladder": "geometric"}],
+}
+
+
+class Network(nn.Module):
+    """Takes slices and a noise level as every adapter hands them over, and uses both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, x: Tensor, level: Tensor | None = None, timesteps: Tensor | None = None) -> Tensor:
+        level = timesteps if level is None else level
+        assert level is not None
+        return self.conv(x) / (2.0 + level.reshape(-1, 1, 1, 1).abs())
+
+
+def problem() -> Problem:
+    """Return thick slices with noise: every sampler, interpolation too, can work with them."""
+    operator = registry.create("operators", f"{BUILT_IN}:slice_thickness", geometry=GEOMETRY, thickness=1.8)
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.rand(operator.volume_shape, generator=generator)
+    noise = torch.randn(operator.measurement_shape, generator=generator)
+    return Problem(operator, operator(truth) + 0.05 * noise, 0.05)
+
+
+def check(kind: str, make: Callable[..., Any]) -> None:
+    """Run the law kit of a kind on what ``make`` returns."""
+    if kind == "operators":
+        check_operator(make(geometry=GEOMETRY))
+    elif kind == "denoisers":
+        check_denoiser(make(network=Network().eval()))
+    elif kind == "priors":
+        plugin = make()
+        if isinstance(plugin, Regularizer):
+            check_regularizer(plugin, GEOMETRY)
+        else:
+            check_prior(make)
+    elif kind == "consistency":
+        p = problem()
+        x0 = torch.rand(p.operator.volume_shape, generator=torch.Generator().manual_seed(2)) + 1.0
+        check_consistency(make, p, x0, reduces_residual=not isinstance(make(), registry.load("consistency", "none")))
+    else:
+        step = functools.partial(registry.create, "consistency", f"{BUILT_IN}:conjugate_gradient")
+        check_sampler(make, problem(), GaussianPrior().denoise, step)
+
+
+def configurations(info: PluginInfo) -> list[dict[str, Any]]:
+    """Return the options to check a plugin with; a built-in without any is a failure."""
+    found = CONFIGURATIONS.get((info.kind, info.name))
+    if found:
+        return found
+    if info.distribution == BUILT_IN:
+        pytest.fail(f"{info.kind} {info.name} has no entry in CONFIGURATIONS: add one, so that its laws are checked")
+    pytest.skip(f"{info.name} of {info.distribution} is checked where it is developed")
+
+
+@pytest.mark.parametrize("info", registry.available(), ids=lambda info: f"{info.kind}-{info.distribution}:{info.name}")
+def test_laws(info: PluginInfo) -> None:
+    for options in configurations(info):
+        make = functools.partial(registry.create, info.kind, f"{info.distribution}:{info.name}", **options)
+        try:
+            check(info.kind, make)
+        except AssertionError as error:
+            raise AssertionError(f"with the options {options}: {error}") from error
+
+
+def test_every_built_in_has_an_entry_and_every_entry_a_plugin() -> None:
+    """Also fails when the package is not installed, and the registry therefore empty."""
+    built_in = {(info.kind, info.name) for info in registry.available() if info.distribution == BUILT_IN}
+    assert built_in == CONFIGURATIONS.keys() - {("priors", "wavelet_l1")}
+
+
+def test_a_new_built_in_without_an_entry_fails() -> None:
+    with pytest.raises(pytest.fail.Exception, match="operators radon has no entry in CONFIGURATIONS"):
+        configurations(PluginInfo("radon", "operators", BUILT_IN, "0.1.0"))
+    with pytest.raises(pytest.skip.Exception, match="checked where it is developed"):
+        configurations(PluginInfo("radon", "operators", "someone-else", "0.1.0"))

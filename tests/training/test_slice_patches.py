@@ -1,0 +1,111 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.training.slice_patches import SlicePatches
+
+ALL = ["sagittal", "coronal", "axial"]
+
+
+@pytest.fixture
+def datalist(tmp_path: Path) -> Path:
+    """A volume whose voxels say where they lie, label maps, and a volume with axial slices only."""
+    x, y, z = np.meshgrid(np.arange(20), np.arange(24), np.arange(28), indexing="ij")
+    np.save(tmp_path / "volume.npy", (1 + x / 100 + y / 10000 + z / 1000000).astype(np.float32))
+    np.save(tmp_path / "labels.npy", ((x > 5) + (x > 10)).astype(np.uint8))
+    np.save(tmp_path / "thick.npy", np.full((20, 24, 3), 5, np.float16))
+    rows = [
+        {"file": "volume.npy", "planes": ALL},
+        {"file": "labels.npy", "planes": ALL, "labels": [0, 2, 3]},
+        {"file": "thick.npy", "planes": ["axial"], "weight": 3.0},
+    ]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": rows, "validation": rows[:1], "labels": rows[1:2]}))
+    return tmp_path / "datalist.json"
+
+
+def patches(datalist: Path, plane: str = "axial", **options: Any) -> SlicePatches:
+    return SlicePatches(str(datalist), plane, **{"patch_size": 16, "length": 40, **options})
+
+
+def test_an_item_is_the_same_whenever_it_is_asked_for(datalist: Path) -> None:
+    first, second = patches(datalist), patches(datalist)
+    late = second[7]
+    for i in range(8):
+        item = first[i]
+    assert torch.equal(item, late)
+    assert item.shape == (1, 16, 16)
+    assert item.dtype == torch.float32
+    assert len(first) == 40
+
+
+def test_epochs_items_and_seeds_differ(datalist: Path) -> None:
+    data = patches(datalist)
+    here = data[3]
+    assert not torch.equal(here, data[4])
+    data.epoch = 1
+    assert not torch.equal(here, data[3])
+    assert not torch.equal(here, patches(datalist, seed=1)[3])
+
+
+@pytest.mark.parametrize(("plane", "axes"), [("sagittal", (1, 2)), ("coronal", (0, 2)), ("axial", (0, 1))])
+def test_a_patch_is_of_its_plane(datalist: Path, plane: str, axes: tuple[int, int], monkeypatch: Any) -> None:
+    monkeypatch.setattr("monai_diffrecon.training.slice_patches._augment", lambda patch, rng, flip: patch.copy())
+    data = patches(datalist, plane, section="validation")
+    steps = np.array([1e-2, 1e-4, 1e-6])
+    for i in range(4):
+        patch = data[i][0].double()
+        for dim, axis in enumerate(axes):
+            np.testing.assert_allclose(torch.diff(patch, dim=dim), steps[axis], atol=3e-7)
+
+
+def test_augmentation_is_of_intensity_and_mirroring(datalist: Path) -> None:
+    flipped = 0
+    for i in range(40):
+        patch = patches(datalist, section="validation")[i][0]
+        assert bool((patch > 0).all())
+        assert 0.3 < float(patch.mean()) < 2.5
+        flipped += bool(patch[0].mean() > patch[-1].mean())
+    assert 5 < flipped < 35
+
+
+def test_weights_and_planes_of_volumes(datalist: Path) -> None:
+    data = patches(datalist, label_fraction=0.0, length=200)
+    thick = sum(float(data[i].mean()) > 2.9 for i in range(200))
+    assert 0.65 < thick / 200 < 0.85
+    assert len(data.images) == 2
+    assert len(patches(datalist, "coronal").images) == 1
+
+
+def test_label_maps_alone(datalist: Path) -> None:
+    data = patches(datalist, section="labels", foreground=0.0)
+    stack = torch.stack([data[i] for i in range(20)])
+    assert bool(torch.isfinite(stack).all())
+    assert bool((stack >= 0).all())
+    contrasts = {round(float(patch.max()), 3) for patch in stack}
+    assert len(contrasts) > 10
+
+
+def test_a_slice_smaller_than_the_patch_is_padded(datalist: Path) -> None:
+    patch = patches(datalist, section="validation", patch_size=32)[0][0]
+    assert patch.shape == (32, 32)
+    inside = patch != 0
+    assert int(inside.sum()) == 20 * 24
+    assert bool(inside[6:26, 4:28].all())
+
+
+def test_what_is_no_data_is_refused(datalist: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dataset#datalist: no data list.*prepare_training_data"):
+        patches(tmp_path / "none.json")
+    with pytest.raises(InputError, match="no volume with axial slices in section test"):
+        patches(datalist, section="test")
+    with pytest.raises(ConfigError, match="dataset#plane: unknown plane"):
+        patches(datalist, "frontal")
