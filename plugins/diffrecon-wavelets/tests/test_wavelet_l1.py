@@ -11,6 +11,7 @@ from diffrecon_wavelets.wavelet_l1 import WaveletL1
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.protocols import VolumeGeometry
+from monai_diffrecon.testing.regularizer_laws import check_regularizer
 
 CASES = [
     pytest.param((16, 16, 16), {}, id="cube"),
@@ -29,6 +30,11 @@ def bound(shape: tuple[int, int, int], **options: object) -> WaveletL1:
 
 def volume(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize(("shape", "options"), CASES)
+def test_laws_of_every_regularizer(shape: tuple[int, int, int], options: dict) -> None:
+    check_regularizer(registry.create("priors", "wavelet_l1", **options), VolumeGeometry(shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
