@@ -29,7 +29,7 @@ class SlicePatches(Dataset):
         length: items an epoch.
         section: ``training`` or ``validation``.
         seed: seed of the draw.
-        flip: mirror patches left to right (the first axis of axial and coronal slices).
+        flip: mirror patches left to right (the first axis of axial and coronal slices; sagittal ones have none).
         foreground: smallest part of a patch that must not be empty, for most patches.
         label_fraction: part of the patches rendered from label maps, where there are any.
     """
@@ -63,7 +63,8 @@ class SlicePatches(Dataset):
         self.label_maps = [(self._load(path.parent, r), np.asarray(r["labels"])) for r in rows if "labels" in r]
         weights = np.array([r.get("weight", 1.0) for r in rows if "labels" not in r])
         self.weights = weights / weights.sum()
-        self.patch_size, self.length, self.seed, self.flip = patch_size, length, seed, flip
+        self.patch_size, self.length, self.seed = patch_size, length, seed
+        self.flip = flip and plane != "sagittal"
         self.foreground, self.label_fraction = foreground, label_fraction
         self.epoch = 0
 
