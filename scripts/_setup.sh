@@ -1,13 +1,20 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: puts the package, its example plugin and the developer tools into .venv of the
+# Sourced by the other scripts: puts the package, its plugins and the developer tools into .venv of the
 # checkout. Does nothing when that is already so. $PYTHON chooses the interpreter (3.10 or newer).
 
 setup_environment() {
     local root plugin wanted stamp python version
+    local -a files plugins
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-    plugin="plugins/diffrecon-wavelets"
+    files=(setup.cfg pyproject.toml constraints.txt)
+    plugins=()
+    for plugin in diffrecon-wavelets diffrecon-ncsnpp; do
+        files+=("plugins/$plugin/setup.cfg" "plugins/$plugin/pyproject.toml")
+        plugins+=(-e "plugins/$plugin")
+    done
+    plugins[${#plugins[@]}-1]+="[diffusers]"
     stamp="$root/.venv/.setup-stamp"
-    wanted="$(cd "$root" && sha256sum setup.cfg pyproject.toml constraints.txt "$plugin/setup.cfg" "$plugin/pyproject.toml")" || return
+    wanted="$(cd "$root" && sha256sum "${files[@]}")" || return
     wanted="$root"$'\n'"$wanted"
 
     if [[ ! -x "$root/.venv/bin/python" ]]; then
@@ -24,7 +31,7 @@ setup_environment() {
         echo "installing into .venv"
         rm -f "$stamp"
         (cd "$root" && .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-            -c constraints.txt -e '.[dev]' -e "$plugin") || return
+            -c constraints.txt -e '.[dev]' "${plugins[@]}") || return
         printf '%s\n' "$wanted" >"$stamp"
     fi
     export PATH="$root/.venv/bin:$PATH" VIRTUAL_ENV="$root/.venv"
