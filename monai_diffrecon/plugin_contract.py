@@ -22,6 +22,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "operators": ("operator", ("Operator",)),
     "consistency": ("consistency", ("ConsistencyStep",)),
     "samplers": ("sampler", ("Sampler",)),
+    "noises": ("noise", ("NoiseSource",)),
+    "importers": ("importer", ("CheckpointImporter",)),
 }
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffrecon import registry
-from monai_diffrecon.protocols import Problem, Regularizer, VolumeGeometry
+from monai_diffrecon.protocols import ConsistencyStep, Problem, Regularizer, VolumeGeometry
 from monai_diffrecon.registry import PluginInfo
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.denoiser_laws import check_denoiser
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
+from monai_diffrecon.testing.noise_laws import check_noise
 from monai_diffrecon.testing.operator_laws import check_operator
 from monai_diffrecon.testing.prior_laws import check_prior
 from monai_diffrecon.testing.regularizer_laws import check_regularizer
@@ -28,6 +29,7 @@ from monai_diffrecon.testing.sampler_laws import check_sampler
 
 BUILT_IN = "monai-diffrecon"
 GEOMETRY = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
+SQUARE = VolumeGeometry((6, 6, 8), (1.2, 1.2, 0.9))
 Z_TV = {"name": "z_tv", "threshold": 0.02}
 COILS = torch.randn((2, *GEOMETRY.shape), generator=torch.Generator().manual_seed(5), dtype=torch.complex64)
 
@@ -49,19 +51,37 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"thickness": 1.5, "gap": 0.5, "profile": "gaussian", "plane": "coronal"},
     ],
     ("operators", "parallel_ct"): [{"views": 5}, {"angles": [3.0, 50.0, 170.0], "filter": "hann"}],
+    ("operators", "rotation_ct"): [
+        {"views": 5, "geometry": SQUARE},
+        {"angles": [0.0, 1.0, 2.0], "geometry": SQUARE},
+    ],
     ("operators", "cartesian_mri"): [
         {"acceleration": 3.0},
         {"acceleration": 2.0, "mask_type": "gaussian1d", "complex_volume": True},
         {"acceleration": 2.0, "coil_maps": COILS},
     ],
+    ("operators", "unmeasured"): [{}],
     ("consistency", "none"): [{}],
     ("consistency", "conjugate_gradient"): [{}, {"iterations": 2, "gamma": 0.1}],
     ("consistency", "admm"): [{}, {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2}],
+    ("consistency", "admm_iterate"): [
+        {"regularizers": [Z_TV]},
+        {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2, "cg_iterations": 3, "final_sirt": True},
+    ],
+    ("consistency", "dps"): [{}, {"norm": "batch", "batch_size": 3}, {"plane": "coronal", "relative": False}],
+    ("noises", "independent"): [{}],
+    ("noises", "slerp"): [{}, {"plane": "coronal"}],
+    ("noises", "sequential"): [{}],
     ("samplers", "initial"): [{}],
     ("samplers", "cubic"): [{}],
     ("samplers", "admm_tv"): [{"iterations": 3}, {"iterations": 3, "isotropic": False, "nonnegative": True}],
     ("samplers", "annealed"): [{"steps": 3}, {"steps": 3, "start": {"name": "admm_tv", "iterations": 2}}],
     ("samplers", "ddim"): [{"steps": 3}, {"steps": 3, "start": "initial", "sigma_start": "estimate", "eta": 0.0}],
+    ("samplers", "predictor_corrector"): [
+        {"steps": 3},
+        {"steps": 3, "order": "predictor_corrector", "langevin_norm": "batch", "batch_size": 3, "carry": "mean"},
+        {"steps": 4, "start": "measured", "unseen": "zero", "corrector_steps": 2, "final_mean": False},
+    ],
     ("samplers", "heun"): [{"steps": 3, "S_churn": 1.0}, {"steps": 3, "ladder": "geometric"}],
 }
 
@@ -94,7 +114,7 @@ def problem() -> Problem:
 def check(kind: str, make: Callable[..., Any]) -> None:
     """Run the law kit of a kind on what ``make`` returns."""
     if kind == "operators":
-        check_operator(make(geometry=GEOMETRY))
+        check_operator(make())
     elif kind == "denoisers":
         check_denoiser(make(network=Network().eval()))
     elif kind == "priors":
@@ -106,7 +126,10 @@ def check(kind: str, make: Callable[..., Any]) -> None:
     elif kind == "consistency":
         p = problem()
         x0 = torch.rand(p.operator.volume_shape, generator=torch.Generator().manual_seed(2)) + 1.0
-        check_consistency(make, p, x0, reduces_residual=not isinstance(make(), registry.load("consistency", "none")))
+        acts_on_estimate = type(make()).on_estimate is not ConsistencyStep.on_estimate
+        check_consistency(make, p, x0, reduces_residual=acts_on_estimate)
+    elif kind == "noises":
+        check_noise(make)
     else:
         step = functools.partial(registry.create, "consistency", f"{BUILT_IN}:conjugate_gradient")
         check_sampler(make, problem(), GaussianPrior().denoise, step)
@@ -124,7 +147,9 @@ def configurations(info: PluginInfo) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("info", registry.available(), ids=lambda info: f"{info.kind}-{info.distribution}:{info.name}")
 def test_laws(info: PluginInfo) -> None:
+    given = {"geometry": GEOMETRY} if info.kind == "operators" else {}
     for options in configurations(info):
+        options = {**given, **options}
         make = functools.partial(registry.create, info.kind, f"{info.distribution}:{info.name}", **options)
         try:
             check(info.kind, make)

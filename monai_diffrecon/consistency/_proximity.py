@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import math
 
-from monai_diffrecon.numerics.option_checks import check_number
+from monai_diffrecon.numerics.option_checks import check_choice, check_number
 from monai_diffrecon.protocols import Problem
 
 
-def check_gamma(gamma: object) -> float | str:
-    """Return ``"auto"``, or a relative weight of 0 or more.
+def check_gamma(gamma: object, words: tuple[str, ...] = ("auto",)) -> float | str:
+    """Return one of the words, or a relative weight of 0 or more.
 
     Raises:
         ConfigError: something else.
     """
-    return "auto" if gamma == "auto" else check_number(gamma, 'consistency#gamma (or "auto")', low=0.0)
+    if isinstance(gamma, str):
+        return check_choice(gamma, "consistency#gamma (or a number)", words)
+    return check_number(gamma, f"consistency#gamma (or {' or '.join(map(repr, words))})", low=0.0)
 
 
 def proximity_weight(gamma: float | str, problem: Problem, sigma: float) -> float:

@@ -11,10 +11,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
-from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.consistency._regularizers import checked_regularizers
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.option_checks import check_integer, check_number
-from monai_diffrecon.protocols import ConsistencyStep, Problem, Regularizer, SamplerState
+from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Regularizer, SamplerState
 
 
 class ADMMStep(ConsistencyStep):
@@ -51,16 +51,16 @@ class ADMMStep(ConsistencyStep):
         tolerance: float = 1e-3,
         gamma: float | str = "auto",
     ) -> None:
-        self.regularizers = _checked(regularizers)
+        self.regularizers = checked_regularizers(regularizers)
         self.rho = check_number(rho, "consistency#rho", low=0.0, open_low=True)
         self.iterations = check_integer(iterations, "consistency#iterations", low=1)
         self.cg_iterations = check_integer(cg_iterations, "consistency#cg_iterations", low=1)
         self.tolerance = check_number(tolerance, "consistency#tolerance", low=0.0, high=1.0)
         self.gamma = check_gamma(gamma)
 
-    def bind(self, problem: Problem) -> None:
+    def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
         """Take the inverse problem, back-project its measurement once, and tell the regularizers the geometry."""
-        super().bind(problem)
+        super().bind(problem, noise)
         for regularizer in self.regularizers:
             regularizer.bind(problem.operator.geometry)
         self._backprojection = problem.operator.adjoint(problem.measurement)
@@ -100,19 +100,3 @@ class ADMMStep(ConsistencyStep):
         for regularizer in self.regularizers:
             h = h + self._rho * regularizer.adjoint(regularizer.transform(x))
         return h
-
-
-def _checked(regularizers: Sequence[Regularizer] | Regularizer | None) -> tuple[Regularizer, ...]:
-    if regularizers is None:
-        return ()
-    items = (regularizers,) if isinstance(regularizers, Regularizer) else tuple(regularizers)
-    for i, item in enumerate(items):
-        if not isinstance(item, Regularizer):
-            raise ConfigError(
-                "not a regularizer",
-                where=f"consistency#regularizers#{i}",
-                expected="a Regularizer such as z_tv",
-                got=type(item).__name__,
-                mend="a score prior belongs under the id prior",
-            )
-    return items

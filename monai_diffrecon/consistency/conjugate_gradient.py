@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
+from monai_diffrecon.numerics.discrepancy import by_discrepancy
 from monai_diffrecon.numerics.option_checks import check_integer, check_number
-from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState
+from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, SamplerState
 
 
 class ConjugateGradientStep(ConsistencyStep):
@@ -23,31 +25,66 @@ class ConjugateGradientStep(ConsistencyStep):
         iterations: most iterations, 1 or more.
         tolerance: stop when the residual has fallen to this fraction of the first.
         gamma: weight of the clean estimate relative to ``||A^T A||``; ``"auto"``: noise variance over ``sigma^2`` of
-            the step, 0 for noiseless data.
+            the step, 0 for noiseless data (the variance times ``noise_weight``); ``"discrepancy"``: the weight at
+            which the residual is as large as the noise (Morozov), 0 for noiseless data.
+        noise_weight: factor of the noise variance for ``"auto"``; DiffPIR's lambda (arXiv 2305.08995, equation 13).
 
     Raises:
         ConfigError: an option out of its range.
     """
 
-    def __init__(self, iterations: int = 5, *, tolerance: float = 1e-3, gamma: float | str = "auto") -> None:
+    def __init__(
+        self, iterations: int = 5, *, tolerance: float = 1e-3, gamma: float | str = "auto", noise_weight: float = 1.0
+    ) -> None:
         self.iterations = check_integer(iterations, "consistency#iterations", low=1)
         self.tolerance = check_number(tolerance, "consistency#tolerance", low=0.0, high=1.0)
-        self.gamma = check_gamma(gamma)
+        self.gamma = check_gamma(gamma, ("auto", "discrepancy"))
+        self.noise_weight = check_number(noise_weight, "consistency#noise_weight", low=0.0, open_low=True)
 
-    def bind(self, problem: Problem) -> None:
+    def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
         """Take the inverse problem, and back-project its measurement once for all steps."""
-        super().bind(problem)
+        super().bind(problem, noise)
         self._backprojection = problem.operator.adjoint(problem.measurement)
+        self._noise_norm = measured_entries(problem) ** 0.5 * problem.noise_std if self.gamma == "discrepancy" else 0.0
 
     def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
         """Return the clean estimate (C, X, Y, Z) made consistent with the measurement."""
-        operator = self.problem.operator
+        if self.gamma == "discrepancy":
+            return self._as_far_as_the_noise(x0)
         gamma = proximity_weight(self.gamma, self.problem, state.sigma)
-        if math.isinf(gamma):
-            return x0
+        if self.gamma == "auto":
+            gamma *= self.noise_weight
+        return x0 if math.isinf(gamma) else self._solve(gamma, x0)
+
+    def _solve(self, gamma: float, x0: Tensor) -> Tensor:
+        operator = self.problem.operator
 
         def hessian(x: Tensor) -> Tensor:
             return operator.normal(x) + gamma * x if gamma else operator.normal(x)
 
         rhs = self._backprojection + gamma * x0 if gamma else self._backprojection
         return conjugate_gradient(hessian, rhs, x0, iterations=self.iterations, tolerance=self.tolerance)
+
+    def _as_far_as_the_noise(self, x0: Tensor) -> Tensor:
+        if self._noise_norm == 0.0:
+            return self._solve(0.0, x0)
+        operator, y = self.problem.operator, self.problem.measurement
+        norm = operator.norm()
+        x, _ = by_discrepancy(
+            self._solve,
+            lambda x: float(torch.linalg.vector_norm(operator(x) - y)),
+            x0,
+            target=self._noise_norm,
+            low=1e-6 * norm,
+            high=1e6 * norm,
+        )
+        return x
+
+
+def measured_entries(problem: Problem) -> int:
+    """Return how many real numbers were measured: entries that a random volume reaches, two for a complex one."""
+    operator, y = problem.operator, problem.measurement
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand(operator.volume_shape, generator=generator).to(operator.volume_dtype)
+    reached = int((operator(probe.to(y.device)) != 0).sum())
+    return 2 * reached if y.is_complex() else reached

@@ -9,10 +9,14 @@ from collections.abc import Sequence
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.option_checks import check_choice
 from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices
 from monai_diffrecon.protocols import Denoiser, PlaneDenoiser
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class BatchedPlaneDenoiser(PlaneDenoiser):
@@ -28,6 +32,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         window: largest (height, width) in one piece, or None for no limit.
         overlap: overlap of neighbouring windows, a fraction of the window.
         device: where the network computes; None: where its weights are.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's products, which is about twice as
+            fast where the processor knows it; the volume stays as it is.
 
     Attributes:
         network_calls: batches of slices or windows that went through the network so far.
@@ -42,7 +48,10 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         window: Sequence[int] | None = None,
         overlap: float = 0.25,
         device: torch.device | str | None = None,
+        precision: str = "float32",
     ) -> None:
+        self.dtype = getattr(torch, check_choice(precision, "inferer#precision", PRECISIONS))
+        self.precision = precision
         if batch_size < 1:
             raise ConfigError("no slice in a batch", where="inferer#sw_batch_size", expected=">= 1", got=batch_size)
         if not 0.0 <= overlap < 1.0:
@@ -56,6 +65,18 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.window = None if window is None else (int(window[0]), int(window[1]))
         self.device = device
         self.network_calls = 0
+
+    def for_plane(self, plane: str) -> BatchedPlaneDenoiser:
+        """Return a denoiser of another plane that uses the same network and counts its own calls."""
+        return BatchedPlaneDenoiser(
+            self.denoiser,
+            plane,
+            batch_size=self.batch_size,
+            window=self.window,
+            overlap=self.overlap,
+            device=self.device,
+            precision=self.precision,
+        )
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise a volume (C, X, Y, Z) at noise level ``sigma``; same shape, device and type out.
@@ -88,4 +109,12 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 
     def _call(self, batch: Tensor, sigma: float) -> Tensor:
         self.network_calls += 1
-        return self.denoiser(batch, sigma)
+        with torch.autocast(batch.device.type, self.dtype, enabled=self.precision != "float32"):
+            return self._differentiable(batch, sigma).to(batch.dtype)
+
+    def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:
+        if torch.is_grad_enabled() and batch.requires_grad:
+            # Guidance differentiates through all slices: activations are kept for one batch, and computed twice.
+            return torch.as_tensor(checkpoint(self.denoiser, batch, sigma, use_reentrant=False))
+        denoised: Tensor = self.denoiser(batch, sigma)
+        return denoised

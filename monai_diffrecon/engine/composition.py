@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from monai_diffrecon import registry
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols import ConsistencyStep, Operator, Sampler, ScorePrior, VolumeGeometry
+from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Operator, Sampler, ScorePrior, VolumeGeometry
 
 Spec = dict[str, Any]
 
@@ -81,6 +82,13 @@ def build_sampler(spec: Spec) -> Sampler:
     return sampler
 
 
+def build_noise(spec: Spec, seed: int, case: str) -> NoiseSource:
+    """Build the noise source of a case."""
+    noise = registry.build("noises", spec, where="noise", seed=seed, case=case)
+    assert isinstance(noise, NoiseSource)
+    return noise
+
+
 def check_spacing(score: ScoreNetwork, geometry: VolumeGeometry, tolerance: float) -> None:
     """Refuse a volume whose voxels are not those the network was trained on.
 
@@ -102,6 +110,31 @@ def check_spacing(score: ScoreNetwork, geometry: VolumeGeometry, tolerance: floa
             got=f"{got[0]:.3g} x {got[1]:.3g} mm",
             mend="resample the image (--resample true), or raise inferer#spacing_tolerance",
         )
+
+
+def check_borrowed_spacing(
+    scores: Sequence[ScoreNetwork], plane: str, geometry: VolumeGeometry, tolerance: float
+) -> None:
+    """Refuse a plane that borrows a network and whose voxels fit none of the networks.
+
+    Args:
+        scores: the networks with their planes.
+        plane: a plane of the prior.
+        geometry: the volume to reconstruct.
+        tolerance: largest relative difference.
+
+    Raises:
+        ConfigError: no network of this plane, and voxels of another size than the networks were trained on.
+    """
+    if plane in {score.plane for score in scores}:
+        return None
+    errors = []
+    for score in scores:
+        try:
+            return check_spacing(replace(score, plane=plane), geometry, tolerance)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def distributions_of(composition: Mapping[str, Any], scores: Sequence[ScoreNetwork] = ()) -> set[str]:

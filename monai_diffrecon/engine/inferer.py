@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monai_diffrecon import registry
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine import composition
-from monai_diffrecon.engine.batched_plane_denoiser import BatchedPlaneDenoiser
+from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.progress_bar import ProgressBar
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
@@ -25,7 +25,7 @@ from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement import affine_of, check_finite, geometry_of, volume_of
 from monai_diffrecon.numerics.intensity import IntensityMap
-from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.numerics.option_checks import check_choice
 from monai_diffrecon.protocols import Operator, Problem, VolumeGeometry
 
 
@@ -43,6 +43,7 @@ class DiffReconInferer(Inferer):
         consistency: spec of the consistency step.
         sampler: spec of the sampler.
         auxiliaries: networks of other planes.
+        noise: spec of the noise source.
         sw_batch_size: slices a network call.
         window: largest slice (height, width) in one piece; None takes the bundle's.
         overlap: overlap of windows.
@@ -50,6 +51,7 @@ class DiffReconInferer(Inferer):
         noise_std: noise of the measurement, in its own units; None takes what the measurement says, else 0.
         spacing_tolerance: largest relative difference of voxel size from the training data's.
         device: where the networks compute; None: where their weights are.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for the products inside the networks.
         progress: show a progress bar; None: on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
     """
@@ -63,6 +65,7 @@ class DiffReconInferer(Inferer):
         sampler: Any = "annealed",
         auxiliaries: Sequence[ScoreNetwork] = (),
         *,
+        noise: Any = "independent",
         sw_batch_size: int = 8,
         window: Sequence[int] | None = None,
         overlap: float = 0.25,
@@ -70,6 +73,7 @@ class DiffReconInferer(Inferer):
         noise_std: float | None = None,
         spacing_tolerance: float = 0.05,
         device: torch.device | str | None = None,
+        precision: str = "float32",
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -80,14 +84,17 @@ class DiffReconInferer(Inferer):
             "prior": composition.as_spec(prior, "prior"),
             "consistency": composition.as_spec(consistency, "consistency"),
             "sampler": composition.as_spec(sampler, "sampler"),
+            "noise": composition.as_spec(noise, "noise"),
         }
         self.sw_batch_size, self.window, self.overlap = sw_batch_size, window, overlap
         self.seed, self.noise_std, self.spacing_tolerance = int(seed), noise_std, spacing_tolerance
         self.device, self.progress, self.handlers = device, progress, tuple(handlers)
+        self.precision = check_choice(precision, "inferer#precision", PRECISIONS)
         # Mistyped options are errors now, not after the scan was read.
         composition.build_prior(self.specs["prior"])
         composition.build_consistency(self.specs["consistency"])
         composition.build_sampler(self.specs["sampler"])
+        composition.build_noise(self.specs["noise"], self.seed, "")
         registry.check_options("operators", self.specs["operator"], where="operator", context=("geometry",))
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -140,7 +147,7 @@ class DiffReconInferer(Inferer):
             )
         intensity = self._intensity(operator, y)
         problem = Problem(operator, self._to_network_units(operator, y, intensity), noise_std / intensity.scale)
-        noise = IndependentNoise(self.seed, case)
+        noise = composition.build_noise(self.specs["noise"], self.seed, case)
         sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
         planes = self._planes(network) if sampler.calls_network else []
@@ -150,6 +157,8 @@ class DiffReconInferer(Inferer):
                 composition.check_spacing(score, geometry, self.spacing_tolerance)
             prior = composition.build_prior(self.specs["prior"])
             prior.bind(planes, noise)
+            for plane in prior.planes:
+                composition.check_borrowed_spacing(scores, plane.plane, geometry, self.spacing_tolerance)
         consistency = composition.build_consistency(self.specs["consistency"])
         engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
         metrics = StepMetrics()
@@ -162,7 +171,7 @@ class DiffReconInferer(Inferer):
             start_seconds=engine.start_seconds,
             denoiser_seconds=engine.denoiser_seconds,
             denoiser_calls=engine.denoiser_calls,
-            network_calls=sum(p.network_calls for p in planes),
+            network_calls=sum(getattr(p, "network_calls", 0) for p in (prior.planes if prior is not None else ())),
             ladder=engine.ladder if sampler.calls_network else (),
             steps=metrics.history,
             scale=intensity.scale,
@@ -193,6 +202,8 @@ class DiffReconInferer(Inferer):
         return spec, geometry, noise_std if self.noise_std is None else float(self.noise_std), y
 
     def _intensity(self, operator: Operator, y: Tensor) -> IntensityMap:
+        if not y.numel():
+            return IntensityMap(scale=1.0)  # a sample has no unit but the network's
         kind = dict(self.score.intensity)
         if kind.pop("map") == "window":
             return IntensityMap.window(**kind)
@@ -221,6 +232,7 @@ class DiffReconInferer(Inferer):
                     window=self.window if self.window is not None else score.window,
                     overlap=self.overlap,
                     device=self.device,
+                    precision=self.precision,
                 )
             )
         return planes

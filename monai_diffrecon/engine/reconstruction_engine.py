@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,11 +59,12 @@ class ReconstructionEngine(Engine):
         planes = self.prior.planes if self.prior is not None else ()
         started = time.perf_counter()
         with torch.no_grad():
-            self.consistency.bind(self.problem)
+            self.consistency.bind(self.problem, self.noise)
             self.sampler.prepare(
                 self.problem,
                 sigma_min=max((p.sigma_min for p in planes), default=1e-4),
                 sigma_max=min((p.sigma_max for p in planes), default=1.0),
+                prior=self.prior,
             )
             recon = self.sampler.begin(self.noise, seed=seed, case=case)
             self.ladder = self.sampler.schedule(recon)
@@ -70,6 +72,8 @@ class ReconstructionEngine(Engine):
         self.recon = recon
         if self.ladder:
             self.run(list(range(len(self.ladder))), max_epochs=1, epoch_length=len(self.ladder))
+            with torch.no_grad():
+                self.recon = replace(self.recon, x=self.consistency.on_result(self.recon.x, self.recon))
         return self.recon
 
     def _step(self, engine: Engine, index: int) -> dict[str, Any]:

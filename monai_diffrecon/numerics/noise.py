@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Counter-style noise: a number depends on its key, never on when it was drawn."""
+"""Random numbers by key: a number depends on what it is for, never on when it was drawn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-from monai_diffrecon.protocols.noise_source import NoiseSource
-
 
 def key_seed(*key: object) -> int:
     """Return a 63-bit seed for a key such as (seed, case, stream, step, slice)."""
@@ -18,31 +16,19 @@ def key_seed(*key: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-class IndependentNoise(NoiseSource):
-    """Independent standard normal voxels, drawn slice by slice along Z.
+def keyed_normal(shape: tuple[int, ...], dtype: torch.dtype, *key: object) -> Tensor:
+    """Return standard normal numbers of a key; complex ones have unit variance in each component."""
+    return draw_normal(shape, dtype, torch.Generator().manual_seed(key_seed(*key)))
 
-    Args:
-        seed: seed of the run.
-        case: name of the case.
-    """
 
-    def __init__(self, seed: int, case: str = "") -> None:
-        self.seed, self.case = seed, case
+def draw_normal(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Return the generator's next standard normal numbers; complex ones have unit variance in each component."""
+    real = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+    if dtype.is_complex:
+        return torch.view_as_complex(torch.randn((*shape, 2), generator=generator, dtype=real))
+    return torch.randn(shape, generator=generator, dtype=real)
 
-    def volume(
-        self, shape: tuple[int, ...], step: int, *, stream: str = "sampler", dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """Return unit-variance noise (C, X, Y, Z); complex noise has unit variance in each component."""
-        parts = 2 if dtype.is_complex else 1
-        real = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
-        out = torch.empty((*shape, parts), dtype=real)
-        generator = torch.Generator()
-        for k in range(shape[-1]):
-            generator.manual_seed(key_seed(self.seed, self.case, stream, step, k))
-            out[..., k, :] = torch.randn((*shape[:-1], parts), generator=generator, dtype=real)
-        return torch.view_as_complex(out) if dtype.is_complex else out[..., 0]
 
-    def uniform(self, step: int, *, stream: str) -> float:
-        """Return one uniform number in [0, 1)."""
-        generator = torch.Generator().manual_seed(key_seed(self.seed, self.case, stream, step))
-        return float(torch.rand((), generator=generator))
+def keyed_uniform(*key: object) -> float:
+    """Return the uniform number in [0, 1) of a key."""
+    return float(torch.rand((), generator=torch.Generator().manual_seed(key_seed(*key))))

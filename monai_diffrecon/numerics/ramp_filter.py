@@ -32,5 +32,5 @@ def ramp_filter(sinogram: Tensor, spacing: float, window: str = "ramp") -> Tenso
     if window == "hann":
         response *= 0.5 + 0.5 * np.cos(np.pi * np.arange(len(response)) / (len(response) - 1))
     spectrum = torch.fft.rfft(sinogram, n=length, dim=1)
-    gain = torch.from_numpy(response).to(sinogram.dtype)[None, :, None]
+    gain = torch.from_numpy(response).to(sinogram)[None, :, None]
     return torch.fft.irfft(spectrum * gain, n=length, dim=1)[:, :detectors]

@@ -81,6 +81,10 @@ class CartesianMRI(Operator):
     def _to_coils(self, x: Tensor) -> Tensor:
         return x if self.coil_maps is None else self.coil_maps.to(torch.promote_types(x.dtype, torch.complex64)) * x
 
+    def slice_axis(self, plane: str) -> int | None:
+        """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
+        return -1 if plane == self.slice_plane else None
+
     def _forward(self, x: Tensor) -> Tensor:
         return centred_fft(self._to_coils(x)) * self.mask[:, :, None]
 

@@ -93,6 +93,10 @@ class ParallelCT(Operator):
         """Data type the matrix computes in: float32, or float64 after ``double()``; others are converted."""
         return self.matrix.values.dtype
 
+    def slice_axis(self, plane: str) -> int | None:
+        """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
+        return -1 if plane == self.slice_plane else None
+
     def _forward(self, x: Tensor) -> Tensor:
         return self.matrix(x[0].flatten(0, 1)).reshape(self.measurement_shape)
 

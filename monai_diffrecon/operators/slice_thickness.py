@@ -161,6 +161,10 @@ class SliceThickness(Operator):
             return x @ matrix.T
         return torch.movedim(torch.movedim(x, dim, -1) @ matrix.T, -1, dim)
 
+    def slice_axis(self, plane: str) -> int | None:
+        """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
+        return 1 + PLANE_AXIS[plane] if PLANE_AXIS[plane] != self.axis else None
+
     def _forward(self, x: Tensor) -> Tensor:
         return self._along(self.weights, x)
 

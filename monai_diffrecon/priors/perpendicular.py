@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -19,11 +19,13 @@ class PerpendicularPrior(ScorePrior):
     Their product is the model; turns approximate it at the price of one network a step.
 
     Args:
-        K: how the planes take turns. An integer from 2: the primary plane, except at the last of every K steps,
-            which goes to the auxiliary planes in turn. A fraction above 1, such as 2.7: the primary plane with
+        K: how the planes take turns. An integer from 2: the primary planes in turn, except at the last of every K
+            steps, which goes to the auxiliary planes in turn. A fraction above 1, such as 2.7: a primary plane with
             probability 1 - 1/K, drawn anew for each step. ``"average"``: the mean of all planes at each step.
-        primary: the plane that is primary, whichever bundle comes first; None: that of the first bundle. Thick axial
-            slices, say, are best seen from a coronal plane.
+        primary: the plane, or the planes, that are primary, whichever bundle comes first; None: that of the first
+            bundle. Thick axial slices, say, are best seen from the coronal and the sagittal plane.
+        borrow: plane without a network -> plane whose network it borrows, where that one is bound. What a network
+            knows of edges and tissue is mostly the same in another plane.
 
     Raises:
         ConfigError: another K, or no such plane.
@@ -32,7 +34,12 @@ class PerpendicularPrior(ScorePrior):
     min_planes = 2
     max_planes = 3
 
-    def __init__(self, K: int | float | str = 2, primary: str | None = None) -> None:
+    def __init__(
+        self,
+        K: int | float | str = 2,
+        primary: str | Sequence[str] | None = None,
+        borrow: Mapping[str, str] | None = None,
+    ) -> None:
         whole = isinstance(K, int) and not isinstance(K, bool) and K >= 2
         # NaN compares false, and the remainder of an infinity is NaN.
         broken = isinstance(K, float) and K > 1.0 and K % 1.0 > 0.0
@@ -44,26 +51,38 @@ class PerpendicularPrior(ScorePrior):
                 got=repr(K),
             )
         self.K = K
-        self.primary = None if primary is None else check_plane(primary, "prior#primary")
+        named = () if primary is None else (primary,) if isinstance(primary, str) else tuple(primary)
+        self.primary = tuple(check_plane(plane, "prior#primary") for plane in named)
+        self.borrow = {
+            check_plane(plane, "prior#borrow"): check_plane(lender, "prior#borrow")
+            for plane, lender in (borrow or {}).items()
+        }
 
     def bind(self, planes: Sequence[PlaneDenoiser], noise: NoiseSource | None = None) -> None:
-        """Take the plane denoisers and the noise source; the primary plane comes first.
+        """Take the plane denoisers and the noise source; the primary planes come first.
 
         Raises:
-            ConfigError: too few or too many planes, one twice, or none is the primary one.
+            ConfigError: too few or too many planes, one twice, or a primary plane without a network.
         """
-        super().bind(planes, noise)
-        if self.primary is None:
-            return
-        if self.primary not in [p.plane for p in planes]:
+        networks = {p.plane: p for p in planes}
+        borrowed = [
+            networks[lender].for_plane(plane)
+            for plane, lender in self.borrow.items()
+            if plane not in networks and lender in networks
+        ]
+        super().bind([*planes, *borrowed], noise)
+        bound = [p.plane for p in self.planes]
+        if missing := [plane for plane in self.primary if plane not in bound]:
             raise ConfigError(
                 "no network of that plane",
                 where="prior#primary",
-                expected=" or ".join(p.plane for p in planes),
-                got=repr(self.primary),
-                mend="name a plane that has a bundle, or null",
+                expected=" or ".join(bound),
+                got=", ".join(missing),
+                mend="name a plane that has a bundle or borrows one, or null",
             )
-        self.planes = tuple(sorted(self.planes, key=lambda p: p.plane != self.primary))
+        order = [*self.primary, *(plane for plane in bound if plane not in self.primary)]
+        self.planes = tuple(sorted(self.planes, key=lambda p: order.index(p.plane)))
+        self._leading = max(len(self.primary), 1)
 
     def denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
         """Return the clean estimate of the volume ``x`` (C, X, Y, Z) at noise level ``sigma``."""
@@ -74,19 +93,21 @@ class PerpendicularPrior(ScorePrior):
         return total / len(active) if len(active) > 1 else total
 
     def planes_at(self, step: int) -> tuple[int, ...]:
-        """Return the indices of the planes whose networks are called at this step; 0 is the primary one.
+        """Return the indices of the planes whose networks are called at this step; the primary ones come first.
 
         Raises:
             ConfigError: ``bind`` was not called, or without the noise source that a fraction K needs.
         """
         if not self.planes:
             raise ConfigError("used before bind(planes, noise)", where="prior perpendicular")
-        auxiliaries = len(self.planes) - 1
+        auxiliaries = len(self.planes) - self._leading
         if isinstance(self.K, str):
             return tuple(range(len(self.planes)))
         if isinstance(self.K, int):
             turn, within = divmod(step, self.K)
-            return (0,) if within != self.K - 1 else (1 + turn % auxiliaries,)
+            if auxiliaries and within == self.K - 1:
+                return (self._leading + turn % auxiliaries,)
+            return ((step - turn if auxiliaries else step) % self._leading,)
         if self.noise is None:
             raise ConfigError(
                 "random turns need a noise source",
@@ -94,6 +115,8 @@ class PerpendicularPrior(ScorePrior):
                 got=self.K,
                 mend="bind(planes, noise), or an integer K",
             )
-        # What of [0, 1) lies beyond the primary's share is divided evenly among the auxiliaries.
+        # What of [0, 1) lies beyond the primaries' share is divided evenly among the auxiliaries.
         beyond = (self.noise.uniform(step, stream="perpendicular") - (1.0 - 1.0 / self.K)) * self.K
-        return (0,) if beyond < 0.0 else (1 + min(int(beyond * auxiliaries), auxiliaries - 1),)
+        if beyond < 0.0 or not auxiliaries:
+            return (step % self._leading,)
+        return (self._leading + min(int(beyond * auxiliaries), auxiliaries - 1),)

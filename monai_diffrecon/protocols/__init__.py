@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The abstract bases that plugins implement, and the state a run consists of."""
 
+from monai_diffrecon.protocols.checkpoint_importer import CheckpointImporter, ImportedNetwork
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.denoiser import Denoiser
 from monai_diffrecon.protocols.geometry import PLANE_AXIS, Plane, VolumeGeometry
-from monai_diffrecon.protocols.noise_source import NoiseSource
+from monai_diffrecon.protocols.noise_source import Draw, NoiseSource
 from monai_diffrecon.protocols.operator import Operator
 from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
 from monai_diffrecon.protocols.plugin import API_VERSION, Plugin
@@ -18,9 +19,12 @@ from monai_diffrecon.protocols.score_prior import ScorePrior
 __all__ = [
     "API_VERSION",
     "PLANE_AXIS",
+    "CheckpointImporter",
     "ConsistencyStep",
     "Denoise",
     "Denoiser",
+    "Draw",
+    "ImportedNetwork",
     "NoiseSource",
     "Operator",
     "Plane",

@@ -9,6 +9,7 @@ from abc import ABC
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.protocols.noise_source import NoiseSource
 from monai_diffrecon.protocols.plugin import Plugin
 from monai_diffrecon.protocols.problem import Problem
 from monai_diffrecon.protocols.sampler_state import SamplerState
@@ -22,10 +23,11 @@ class ConsistencyStep(Plugin, ABC):
 
     memory_key: str = "consistency"
     _problem: Problem | None = None
+    noise: NoiseSource | None = None
 
-    def bind(self, problem: Problem) -> None:
-        """Take the inverse problem before the first step."""
-        self._problem = problem
+    def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
+        """Take the inverse problem, and the noise source for a step that draws, before the first step."""
+        self._problem, self.noise = problem, noise
 
     @property
     def problem(self) -> Problem:
@@ -49,3 +51,11 @@ class ConsistencyStep(Plugin, ABC):
     def guidance(self, x: Tensor, x0: Tensor, state: SamplerState) -> Tensor | None:
         """Return what to subtract from the iterate: a gradient through the denoiser (DPS, TPDM), or None."""
         return None
+
+    def draws(self, stage: str, plane: str) -> tuple[str, ...]:
+        """Return the noise streams that ``guidance`` draws from after the update ``stage``, in order (reproduction)."""
+        return ()
+
+    def on_result(self, x: Tensor, state: SamplerState) -> Tensor:
+        """Correct the result (C, X, Y, Z) after the last step."""
+        return x

@@ -86,6 +86,10 @@ class Operator(Plugin, nn.Module, ABC):
         """Return the options completed by what a measured image says; as they are unless overridden."""
         return options
 
+    def slice_axis(self, plane: str) -> int | None:
+        """Return the axis of the measurement along which the slices of ``plane`` are apart, or None if A mixes them."""
+        return None
+
     def measured_geometry(self) -> VolumeGeometry:
         """Return the geometry of a measurement that is an image; that of the volume unless overridden."""
         return self.geometry

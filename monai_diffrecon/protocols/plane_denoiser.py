@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 from torch import Tensor
@@ -21,6 +22,12 @@ class PlaneDenoiser(ABC):
     plane: str
     sigma_min: float
     sigma_max: float
+
+    def for_plane(self, plane: str) -> PlaneDenoiser:
+        """Return a denoiser of another plane that uses the same network."""
+        other = copy.copy(self)
+        other.plane = plane
+        return other
 
     @abstractmethod
     def __call__(self, x: Tensor, sigma: float) -> Tensor:

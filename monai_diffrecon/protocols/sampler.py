@@ -14,6 +14,7 @@ from monai_diffrecon.protocols.noise_source import NoiseSource
 from monai_diffrecon.protocols.plugin import Plugin
 from monai_diffrecon.protocols.problem import Problem
 from monai_diffrecon.protocols.sampler_state import SamplerState
+from monai_diffrecon.protocols.score_prior import ScorePrior
 
 #: ``denoise(x, sigma, state) -> x0``: the score prior as the engine hands it to a sampler.
 Denoise = Callable[[Tensor, float, SamplerState], Tensor]
@@ -31,11 +32,26 @@ class Sampler(Plugin, ABC):
     """
 
     calls_network: bool = True
+    prior: ScorePrior | None = None
 
-    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float) -> None:
-        """Learn the problem and the range of noise levels that the networks know (network units)."""
-        self.problem = problem
+    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
+        """Learn the problem, the range of noise levels that the networks know (network units), and the prior.
+
+        The prior is there to be asked for its planes; it is called through ``denoise``.
+        """
+        self.problem, self.prior = problem, prior
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def plane_at(self, step: int) -> str:
+        """Return the plane whose network is called first at this step; ``axial`` without a prior."""
+        if self.prior is None or not self.prior.planes:
+            return "axial"
+        return self.prior.planes[self.prior.planes_at(step)[0]].plane
+
+    @property
+    def primary_plane(self) -> str:
+        """The plane of the primary network; ``axial`` without a prior."""
+        return self.prior.planes[0].plane if self.prior is not None and self.prior.planes else "axial"
 
     @abstractmethod
     def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:

@@ -16,7 +16,7 @@ from monai_diffrecon.errors import ConfigError, NumericalError, ResumeMismatchEr
 from monai_diffrecon.numerics.error_estimate import bootstrap_error
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, Sampler, SamplerState
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
 
 #: Noise levels of a configuration file are rounded; those of a network are not.
 _SLACK = 1e-6
@@ -79,13 +79,13 @@ class LadderSampler(Sampler, ABC):
         self.ladder_rho = check_number(ladder_rho, "sampler#ladder_rho", low=0.0, open_low=True)
         self.estimate_factor = check_number(estimate_factor, "sampler#estimate_factor", low=0.0, open_low=True)
 
-    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float) -> None:
+    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
         """Learn the problem and the range of noise levels that the networks know (network units).
 
         Raises:
             ConfigError: the ladder would leave that range.
         """
-        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max)
+        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         for name, level in (("sigma_end", self.sigma_end), ("sigma_start", self.sigma_start)):
             if not isinstance(level, str) and not sigma_min * (1 - _SLACK) <= level <= sigma_max * (1 + _SLACK):
                 raise ConfigError(

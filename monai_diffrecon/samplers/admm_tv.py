@@ -21,7 +21,7 @@ from monai_diffrecon.numerics.total_variation import (
     project_dual_,
     spacing_weights,
 )
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, SamplerState
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, SamplerState, ScorePrior
 from monai_diffrecon.samplers.classical import ClassicalSampler
 
 _DUALS = ("w0", "w1", "w2")
@@ -70,13 +70,13 @@ class ADMMTV(ClassicalSampler):
         self.boundary = check_boundary(boundary, "sampler#boundary")
         self.nonnegative = check_flag(nonnegative, "sampler#nonnegative")
 
-    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float) -> None:
+    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
         """Learn the problem.
 
         Raises:
             ConfigError: non-negativity was asked for a complex volume.
         """
-        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max)
+        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         operator = problem.operator
         if self.nonnegative and operator.complex_volume:
             raise ConfigError("a complex volume has no sign", where="sampler#nonnegative", expected=False, got=True)

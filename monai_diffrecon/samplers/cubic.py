@@ -7,14 +7,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols import Problem
+from monai_diffrecon.protocols import Problem, ScorePrior
 from monai_diffrecon.samplers.classical import ClassicalSampler
 
 
 class CubicInterpolation(ClassicalSampler):
     """The operator's interpolation, for operators whose measurement is an image (``interpolates = True``)."""
 
-    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float) -> None:
+    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
         """Learn the problem.
 
         Raises:
@@ -27,7 +27,7 @@ class CubicInterpolation(ClassicalSampler):
                 expected="an operator such as slice_thickness",
                 mend='use the sampler "initial" or "admm_tv"',
             )
-        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max)
+        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
 
     def estimate(self, measurement: Tensor) -> Tensor:
         """Return the volume (C, X, Y, Z) of a measurement."""

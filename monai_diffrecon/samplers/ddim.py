@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from monai_diffrecon.numerics.option_checks import check_number
+from monai_diffrecon.numerics.option_checks import check_choice, check_number
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
 from monai_diffrecon.samplers._start import LadderSampler, corrected_estimate, fresh
 
@@ -15,11 +15,15 @@ class DDIMSampler(LadderSampler):
     """A sample by decomposed diffusion: the clean estimate is corrected, then noised to the next level.
 
     ``x' = x0hat + eta sigma' n + sqrt(1 - eta^2) sigma' (x - x0) / sigma`` with x0 the denoiser's estimate, x0hat the
-    corrected one, and sigma' = 0 at the end (DDS, arXiv 2303.05754, section 3.4; DDIM, arXiv 2010.02502).
+    corrected one, and sigma' = 0 at the end (DDS, arXiv 2303.05754, section 3.4; DDIM, arXiv 2010.02502). With
+    ``direction="corrected"`` the last term is that of the corrected estimate (DiffPIR, arXiv 2305.08995, equation 16,
+    whose zeta is ``eta^2``).
 
     Args:
         steps: number of levels, 1 or more.
         eta: share of fresh noise, 0 (deterministic) to 1.
+        direction: the noise that is kept is what the ``network`` says, or what is left beside the ``corrected``
+            estimate.
         start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method; noise of the
             first level is added to an estimate.
         sigma_start: first noise level in network units, ``"max"``, or ``"estimate"``: the start's own error.
@@ -37,6 +41,7 @@ class DDIMSampler(LadderSampler):
         steps: int = 20,
         *,
         eta: float = 0.85,
+        direction: str = "network",
         start: str | Sampler = "noise",
         sigma_start: float | str = "max",
         sigma_end: float = 0.01,
@@ -54,6 +59,7 @@ class DDIMSampler(LadderSampler):
             estimate_factor=estimate_factor,
         )
         self.eta = check_number(eta, "sampler#eta", low=0.0, high=1.0)
+        self.direction = check_choice(direction, "sampler#direction", ("network", "corrected"))
 
     def step(
         self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource
@@ -64,7 +70,7 @@ class DDIMSampler(LadderSampler):
         x0, x, shift = corrected_estimate(state, denoise, consistency)
         if following > 0.0:
             kept = (1.0 - self.eta**2) ** 0.5 * following / sigma
-            x = x + kept * (state.x - x0)
+            x = x + kept * (state.x - (x0 if self.direction == "network" else x))
             if self.eta > 0.0:
                 n = noise.volume(tuple(x.shape), state.step, dtype=x.dtype).to(x.device)
                 x = x + self.eta * following * n

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.protocols import SamplerState, ScorePrior
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, Problem, Sampler, SamplerState
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from monai_diffrecon import registry
 from monai_diffrecon.consistency.admm import ADMMStep
-from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
+from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep, measured_entries
 from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.priors.slices import SlicesPrior
@@ -173,7 +173,7 @@ def test_scale_of_the_operator_does_not_matter() -> None:
         (ConjugateGradientStep, {"iterations": 5.0}, "consistency#iterations"),
         (ConjugateGradientStep, {"tolerance": float("nan")}, "consistency#tolerance"),
         (ConjugateGradientStep, {"gamma": -1.0}, "consistency#gamma"),
-        (ConjugateGradientStep, {"gamma": "none"}, 'consistency#gamma .or "auto"'),
+        (ConjugateGradientStep, {"gamma": "none"}, "consistency#gamma .or a number"),
         (ADMMStep, {"rho": 0.0}, "consistency#rho"),
         (ADMMStep, {"rho": float("inf")}, "consistency#rho"),
         (ADMMStep, {"cg_iterations": 0}, "consistency#cg_iterations"),
@@ -206,3 +206,47 @@ def test_the_law_kit_finds_a_step_with_a_memory_of_its_own() -> None:
 
     with pytest.raises(AssertionError, match="depends on more than the state"):
         check_consistency(Hoarder, problem(), x0_of(), reduces_residual=False)
+
+
+def misfit(p: Problem, x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(p.operator(x) - p.measurement))
+
+
+@pytest.mark.parametrize("noise_std", [0.3, 1.0])
+def test_by_discrepancy_the_residual_is_as_large_as_the_noise(noise_std: float) -> None:
+    p, x0 = problem(noise_std=noise_std), 3 * x0_of()
+    noise = 20**0.5 * noise_std
+    assert misfit(p, x0) > 2 * noise
+    x = apply(ConjugateGradientStep(200, tolerance=1e-10, gamma="discrepancy"), p, x0)
+    assert misfit(p, x) == pytest.approx(noise, rel=0.02)
+    # It is the solution of some gamma: A^T (A x - y) and x - x0 are antiparallel.
+    pull, gap = p.operator.adjoint(p.operator(x) - p.measurement).reshape(-1), (x - x0).reshape(-1)
+    cosine = torch.dot(pull, gap) / torch.linalg.vector_norm(pull) / torch.linalg.vector_norm(gap)
+    assert float(cosine) == pytest.approx(-1.0, abs=1e-5)
+
+
+def test_by_discrepancy_an_estimate_within_the_noise_is_left_alone() -> None:
+    p = problem(noise_std=0.5)
+    x0 = apply(ConjugateGradientStep(200, tolerance=1e-10, gamma=0.0), p, x0_of())
+    assert torch.equal(apply(ConjugateGradientStep(gamma="discrepancy"), p, x0), x0)
+
+
+def test_by_discrepancy_noiseless_data_are_met() -> None:
+    p, x0 = problem(), x0_of()
+    free = apply(ConjugateGradientStep(200, tolerance=1e-10, gamma=0.0), p, x0)
+    assert torch.allclose(apply(ConjugateGradientStep(200, tolerance=1e-10, gamma="discrepancy"), p, x0), free)
+
+
+def test_measured_entries_are_counted() -> None:
+    """Rows of zeros measure nothing; a complex number is two."""
+    for dtype, each in ((torch.float32, 1), (torch.complex64, 2)):
+        A = draw(20, N, seed=0, dtype=dtype)
+        A[3:7] = 0
+        p = Problem(DenseOperator(GEOMETRY, A), torch.zeros(20, dtype=dtype), 1.0)
+        assert measured_entries(p) == 16 * each
+
+
+def test_the_noise_weight_multiplies_the_variance() -> None:
+    p, x0 = problem(noise_std=0.2), x0_of()
+    weighted = apply(ConjugateGradientStep(200, tolerance=1e-12, noise_weight=4.0), p, x0)
+    assert torch.allclose(weighted, dense(p, x0, 4.0 * (0.2 / 0.3) ** 2), atol=1e-8)

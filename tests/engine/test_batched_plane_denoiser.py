@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,44 @@ def test_batches_of_any_size_give_the_same_voxels(batch_size: int) -> None:
     torch.testing.assert_close(batched(x, 0.2), whole, rtol=1e-5, atol=1e-6)
     assert batched.network_calls == -(-7 // batch_size)
     assert whole.dtype == x.dtype
+
+
+@pytest.mark.parametrize(("batch_size", "calls"), [(7, 1), (3, 3), (1, 7)])
+def test_batches_do_not_change_the_gradient(batch_size: int, calls: int) -> None:
+    """Guidance differentiates through all slices; activations of one batch at a time are kept."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = BiasFreeUNet(channels=(4, 8), units=1, bottleneck_units=1).eval().requires_grad_(False)
+    weights = volume(1, 9, 7, 10).flip(1)
+
+    def gradient(denoise: Callable[[Tensor], Tensor]) -> Tensor:
+        x = volume(1, 9, 7, 10).requires_grad_()
+        (found,) = torch.autograd.grad((weights * denoise(x)).sum(), x)
+        return found
+
+    sigma = torch.full((7,), 0.2)
+    denoiser = DirectDenoiser(network)
+    expected = gradient(lambda x: denoiser(x.permute(2, 0, 1, 3), sigma).permute(1, 2, 0, 3))
+    assert float(expected.abs().max()) > 1e-3
+    batched = BatchedPlaneDenoiser(denoiser, "coronal", batch_size=batch_size)
+    got = gradient(lambda x: batched(x, 0.2))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert batched.network_calls == calls
+
+
+def test_activations_are_not_kept_for_the_gradient() -> None:
+    """With gradients a batch goes through the network again on the way back; without, once."""
+    network = Pointwise()
+    denoiser = BatchedPlaneDenoiser(DirectDenoiser(network), "axial", batch_size=2)
+    x = volume(1, 4, 5, 6).requires_grad_()
+    out = denoiser(x, 0.5)
+    assert len(network.shapes) == 3
+    out.sum().backward()
+    assert len(network.shapes) == 6
+    assert denoiser.network_calls == 3
+    with torch.no_grad():
+        denoiser(x, 0.5)
+    assert len(network.shapes) == 9
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])

@@ -15,6 +15,7 @@ from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.unconditional_cases import UnconditionalCases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io.measurement import META_KEY, describe_volume, geometry_of
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
@@ -307,3 +308,46 @@ def test_further_handlers_are_attached() -> None:
     maker.reconstruct(thick(), handlers=[once])
     maker.reconstruct(thick())
     assert (always.count, once.count) == (6, 3)
+
+
+def test_half_precision_is_near_and_keeps_the_type() -> None:
+    full, half = voxels(inferer()), voxels(inferer(precision="bfloat16"))
+    assert half.dtype == full.dtype == torch.float32
+    assert 0 < float((half - full).abs().max()) < 0.05 * float(full.abs().max())
+    with pytest.raises(ConfigError, match=r"inferer#precision.*float32.*half"):
+        inferer(precision="half")
+
+
+def test_a_plane_that_borrows_a_network_is_checked_and_counted() -> None:
+    coronal = replace(SCORE, plane="coronal")
+    spec = {"name": "perpendicular", "borrow": {"sagittal": "coronal"}}
+    done = inferer(coronal, prior=spec).reconstruct(thick())
+    alone = inferer(coronal).reconstruct(thick())
+    assert not torch.equal(done.volume, alone.volume)
+    assert done.report.network_calls == alone.report.network_calls  # 14 and 13 slices are two batches of 8 each
+    narrow = MetaTensor(thick().as_tensor(), affine=torch.diag(torch.tensor([1.0, 1.5, 4.0, 1.0])))
+    inferer(coronal).reconstruct(narrow)
+    with pytest.raises(ConfigError, match=r"sagittal network was trained on.*got 1.5 x 1 mm"):
+        inferer(coronal, prior=spec).reconstruct(narrow)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "predictor_corrector"])
+def test_samples_without_a_measurement(sampler: str) -> None:
+    cases = UnconditionalCases([14, 13, 12], count=2)
+    maker = inferer(
+        operator="unmeasured", consistency="none", sampler={"name": sampler, "steps": 3}, prior={"name": "slices"}
+    )
+    first, second = (maker.reconstruct(case["image"], case=case["case"]) for case in cases)
+    assert first.volume.shape == (1, 14, 13, 12)
+    assert not torch.allclose(first.volume, second.volume)
+    assert (first.report.scale, first.report.offset) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [({"shape": [3, 4]}, "shape"), ({"shape": [3, 0, 4]}, "shape"), ({"shape": [3, 3, 3], "count": 0}, "count")],
+)
+def test_cases_that_cannot_be_sampled(options: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        UnconditionalCases(**options)
+    assert caught.value.where == where

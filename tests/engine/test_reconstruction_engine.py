@@ -13,6 +13,7 @@ from ignite.engine import Events
 from torch import Tensor
 
 from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
+from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.progress_bar import ProgressBar
@@ -20,7 +21,7 @@ from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.errors import ConfigError, NumericalError
-from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
 from monai_diffrecon.priors.slices import SlicesPrior
@@ -98,6 +99,28 @@ def test_handlers_see_the_estimate_and_the_iterate() -> None:
     assert not last.x.requires_grad
     assert run.start_seconds > 0
     assert 0 < run.denoiser_seconds < 60
+
+
+class Finisher(ConsistencyStep):
+    """Adds 1 to the result, and notes when."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_result(self, x: Tensor, state: SamplerState) -> Tensor:
+        assert not torch.is_grad_enabled()
+        self.steps.append(state.step)
+        return x + 1.0
+
+
+def test_the_result_is_corrected_once_after_the_last_step() -> None:
+    finisher = Finisher()
+    run = engine(DDIMSampler(4), finisher)
+    state = run.reconstruct(seed=0, case="")
+    plain = engine(DDIMSampler(4), NoConsistency()).reconstruct(seed=0, case="")
+    assert finisher.steps == [4]
+    torch.testing.assert_close(state.x, plain.x + 1.0)
+    assert run.recon is state
 
 
 def test_a_classical_method_takes_no_step() -> None:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.numerics.ladders import LADDERS, geometric_ladder, karras_ladder, ladder
-from monai_diffrecon.numerics.noise import IndependentNoise, key_seed
+from monai_diffrecon.numerics.noise import key_seed
 
 LEVELS = st.floats(1e-4, 400.0)
 SHAPE = (1, 5, 4, 6)

@@ -30,6 +30,10 @@ def _scales_in_place(self: SliceThickness, x: Tensor) -> Tensor:
     return SliceThickness._forward(self, x.mul_(2.0))
 
 
+def _along_y(self: SliceThickness, x: Tensor) -> Tensor:
+    return SliceThickness._forward(self, x).roll(1, 2)
+
+
 @pytest.mark.parametrize(
     ("law", "methods", "message"),
     [
@@ -46,6 +50,8 @@ def _scales_in_place(self: SliceThickness, x: Tensor) -> Tensor:
         ("test_shapes_and_types", {"initial": lambda s, y: y}, "initial returns"),
         ("test_shapes_and_types", {"_forward": _scales_in_place}, "changes its argument"),
         ("test_slice_by_slice", {"slice_plane": "axial"}, "reaches other slices"),
+        ("test_slice_axis", {"slice_axis": lambda s, plane: -1}, "slice_axis.'sagittal'. is -1, of length 4"),
+        ("test_slice_axis", {"_forward": _along_y}, "coronal slice 0 reaches other indices along slice_axis 2"),
     ],
 )
 def test_a_broken_operator_is_found(law: str, methods: dict, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
 from monai_diffrecon.priors.slices import SlicesPrior
 from monai_diffrecon.protocols import SamplerState
@@ -105,5 +105,47 @@ def test_the_primary_plane_may_be_named_whatever_the_order_of_the_bundles() -> N
     prior = PerpendicularPrior(K=3, primary="coronal")
     prior.bind(planes)
     assert [p.plane for p in prior.planes] == ["coronal", "axial"]
-    with pytest.raises(ConfigError, match=r"prior#primary.*axial or coronal.*'sagittal'"):
+    with pytest.raises(ConfigError, match=r"prior#primary.*axial or coronal.*got sagittal"):
         PerpendicularPrior(primary="sagittal").bind(planes)
+
+
+def turns(prior: PerpendicularPrior, steps: int) -> str:
+    return "".join(prior.planes[prior.planes_at(i)[0]].plane[0] for i in range(steps))
+
+
+def test_several_primary_planes_take_turns() -> None:
+    planes = [GaussianPrior(plane=p) for p in ("axial", "coronal", "sagittal")]
+    prior = PerpendicularPrior(K=4, primary=["coronal", "sagittal"])
+    prior.bind(planes)
+    assert turns(prior, 12) == "cscascsacsca"
+    prior = PerpendicularPrior(K=3, primary=["coronal", "sagittal", "axial"])
+    prior.bind(planes)
+    assert turns(prior, 6) == "csacsa"  # no plane is auxiliary: K has nothing to give away
+
+
+def test_a_plane_without_a_network_borrows_one() -> None:
+    coronal, axial = GaussianPrior(mean=1.0, plane="coronal"), GaussianPrior(mean=2.0, plane="axial")
+    prior = PerpendicularPrior(K=5, primary=["coronal", "sagittal"], borrow={"sagittal": "coronal"})
+    prior.bind([axial, coronal])
+    assert [p.plane for p in prior.planes] == ["coronal", "sagittal", "axial"]
+    assert turns(prior, 10) == "cscsacscsa"
+    sagittal = prior.planes[1]
+    assert isinstance(sagittal, GaussianPrior)
+    assert (sagittal.mean, coronal.plane) == (1.0, "coronal")
+    alone = PerpendicularPrior(borrow={"sagittal": "coronal"})
+    alone.bind([coronal])  # one bundle serves two planes
+    assert [p.plane for p in alone.planes] == ["coronal", "sagittal"]
+
+
+def test_a_network_of_its_own_comes_before_a_borrowed_one() -> None:
+    planes = [GaussianPrior(plane="coronal"), GaussianPrior(mean=7.0, plane="sagittal")]
+    prior = PerpendicularPrior(borrow={"sagittal": "coronal", "axial": "axial"})
+    prior.bind(planes)
+    assert prior.planes == tuple(planes)
+
+
+def test_what_lends_and_borrows_must_be_planes() -> None:
+    with pytest.raises(ConfigError, match="prior#borrow"):
+        PerpendicularPrior(borrow={"oblique": "axial"})
+    with pytest.raises(ConfigError, match="prior#borrow"):
+        PerpendicularPrior(borrow={"sagittal": "oblique"})

@@ -14,7 +14,7 @@ from monai_diffrecon.consistency.admm import ADMMStep
 from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
 from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.errors import ConfigError, NumericalError, ResumeMismatchError
-from monai_diffrecon.numerics.noise import IndependentNoise
+from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
 from monai_diffrecon.priors.z_tv import ZTV
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
@@ -315,3 +315,20 @@ class Counter(AnnealedSampler):
 def test_the_law_kit_finds_a_broken_sampler(cls, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_sampler(cls, problem(), PRIOR.denoise, NoConsistency)
+
+
+def test_the_kept_noise_may_be_that_of_the_corrected_estimate() -> None:
+    """DiffPIR: ``x' = x0hat + sigma' / sigma (x - x0hat)`` without fresh noise."""
+    p = free(4)
+    sampler = DDIMSampler(2, eta=0.0, direction="corrected", sigma_start=1.0, sigma_end=0.5)
+    sampler.prepare(p, sigma_min=1e-3, sigma_max=10.0)
+    noise = IndependentNoise(0)
+    state = sampler.begin(noise, seed=0, case="")
+
+    class Halved(ConsistencyStep):
+        def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
+            return 0.5 * x0
+
+    after = sampler.step(state, lambda x, sigma, state: 0.25 * x, Halved(), noise)
+    corrected = 0.125 * state.x
+    assert torch.allclose(after.x, corrected + 0.5 * (state.x - corrected))
