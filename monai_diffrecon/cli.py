@@ -10,10 +10,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon import __version__
-from monai_diffrecon.errors import DiffReconError, PluginError
+from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo
@@ -55,8 +55,80 @@ def plugin_table(infos: Sequence[PluginInfo]) -> list[str]:
     return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
 
 
+def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
+    """Turn a published checkpoint into a bundle."""
+    parser.add_argument("checkpoint", help="file of weights, or folder of the library diffusers")
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="root of the new bundle")
+    parser.add_argument("--plane", required=True, help="plane of the training slices: sagittal, coronal or axial")
+    parser.add_argument(
+        "--spacing", required=True, nargs=2, type=float, metavar="MM", help="voxel size within the slice, RAS+ order"
+    )
+    parser.add_argument(
+        "--intensity", required=True, nargs="+", metavar="WORD", help="percentile Q, or window LOW HIGH (to 0 and 1)"
+    )
+    parser.add_argument("--format", default="auto", help="name of an importer; auto (the default) asks each")
+    parser.add_argument("--sample", metavar="NIFTI", help="volume of the network's kind, for the orientation test")
+    parser.add_argument("--sample-slices", type=int, default=4, metavar="N", help="slices of it to test (4)")
+    parser.add_argument("--window", nargs=2, type=int, metavar="N", help="largest slice to denoise in one piece")
+    parser.add_argument("--dtype", default="float32", help="type of the stored weights: float32 (default) or float16")
+    parser.add_argument("--license-note", metavar="TEXT", help="what you know of the licence of the weights")
+    parser.add_argument(
+        "--declare", action="append", default=[], metavar="KEY=VALUE", help="tell the importer (JSON value, or a word)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a bundle")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.importing.declaration import Declaration, parse_intensity
+        from monai_diffrecon.importing.import_checkpoint import import_checkpoint
+
+        window = arguments.window
+        bundle = import_checkpoint(
+            arguments.checkpoint,
+            arguments.to,
+            Declaration(
+                plane=arguments.plane,
+                spacing=(arguments.spacing[0], arguments.spacing[1]),
+                intensity=parse_intensity(arguments.intensity),
+                window=None if window is None else (window[0], window[1]),
+                license_note=arguments.license_note,
+            ),
+            importer=arguments.format,
+            sample=arguments.sample,
+            sample_slices=arguments.sample_slices,
+            dtype=arguments.dtype,
+            declared=declarations(arguments.declare),
+            force=arguments.force,
+        )
+        sys.stdout.write("".join(f"{line}\n" for line in bundle.summary()))
+        sys.stderr.write("".join(f"warning: {text}\n" for text in bundle.warnings))
+        return 0
+
+    return run
+
+
+def declarations(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` pairs as a dict; a value that is no JSON is a word.
+
+    Raises:
+        ConfigError: no such pair, or a key twice.
+    """
+    declared: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key.isidentifier() and equals) or key in declared:
+            raise ConfigError("not a declaration", where="--declare", expected="KEY=VALUE, each KEY once", got=pair)
+        try:
+            declared[key] = json.loads(value)
+        except ValueError:
+            declared[key] = value
+    return declared
+
+
 #: Name of the subcommand -> function that adds its arguments and returns what runs it; its docstring is the help.
-COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {"plugins": plugins}
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
+    "plugins": plugins,
+    "import-checkpoint": import_checkpoint,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

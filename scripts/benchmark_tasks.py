@@ -4,7 +4,8 @@
 
     python scripts/benchmark_tasks.py mri --source examples/colin27_t1.nii.gz [--slices 60 110] [--output FILE.md]
 
-ADMM-TV is given every weight of a grid and judged by the truth: the best row is the rival. The reconstruction by
+ADMM-TV is given every weight of a grid and two numbers of iterations, and judged by the truth: the best row is the
+rival. The reconstruction by
 diffusion priors uses the bundle's overlay as it is.
 """
 
@@ -27,6 +28,7 @@ TASKS = {"zsr": "z_super_resolution", "mri": "accelerated_mri", "ct": "sparse_vi
 #: lambda / ||A^T A||, network units.
 WEIGHTS = {"zsr": (0.001, 0.003, 0.01), "mri": (0.003, 0.01, 0.03, 0.1), "ct": (0.0003, 0.001, 0.003, 0.01)}
 RHO = {"zsr": 0.3, "mri": 0.3, "ct": 0.1}
+ITERATIONS = (30, 150)
 
 
 def parsed(task: str, image: Path, **overrides: Any) -> ConfigParser:
@@ -56,10 +58,11 @@ def main() -> None:
 
     tv = [
         (
-            f"3D ADMM-TV, weight {w:g}",
-            {"sampler": {"name": "admm_tv", "rho": RHO[args.task], "threshold": w / RHO[args.task]}},
+            f"3D ADMM-TV, weight {w:g}, {n} iterations",
+            {"sampler": {"name": "admm_tv", "rho": RHO[args.task], "threshold": w / RHO[args.task], "iterations": n}},
         )
         for w in WEIGHTS[args.task]
+        for n in ITERATIONS
     ]
     both = {"auxiliary_bundle": "../brain_mr_t1_coronal"}
     methods: list[tuple[str, dict[str, Any]]] = [

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from monai_diffrecon.errors import ConfigError
@@ -23,7 +24,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
     """Denoises the slices of one plane in batches; the volume may stay on the CPU while slices visit a GPU.
 
     A plane larger than ``window`` is covered by overlapping windows with Gaussian blending (MONAI's sliding
-    window); a smaller one goes through the convolutional network whole, which is faster and has no seams.
+    window); a smaller one goes through the convolutional network whole, which is faster and has no seams. A network
+    whose attribute ``multiple`` says that it takes multiples of a size only gets slices padded by their last voxels.
 
     Args:
         denoiser: the slice denoiser.
@@ -64,6 +66,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.batch_size, self.overlap = batch_size, overlap
         self.window = None if window is None else (int(window[0]), int(window[1]))
         self.device = device
+        self.multiple = int(getattr(denoiser.network, "multiple", 1))
         self.network_calls = 0
 
     def for_plane(self, plane: str) -> BatchedPlaneDenoiser:
@@ -109,8 +112,13 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 
     def _call(self, batch: Tensor, sigma: float) -> Tensor:
         self.network_calls += 1
+        height, width = batch.shape[-2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        if any(padding):
+            batch = functional.pad(batch, padding, mode="replicate")
         with torch.autocast(batch.device.type, self.dtype, enabled=self.precision != "float32"):
-            return self._differentiable(batch, sigma).to(batch.dtype)
+            denoised = self._differentiable(batch, sigma).to(batch.dtype)
+        return denoised[..., :height, :width]
 
     def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:
         if torch.is_grad_enabled() and batch.requires_grad:

@@ -160,3 +160,31 @@ def test_options_are_checked(options: dict[str, object], where: str) -> None:
     with pytest.raises(ConfigError) as caught:
         BatchedPlaneDenoiser(DirectDenoiser(Pointwise()), **arguments)  # type: ignore[arg-type]
     assert caught.value.where == where
+
+
+class Strict(Pointwise):
+    """Takes multiples of 4 only, and is not pointwise: the mean of each slice matters."""
+
+    multiple = 4
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        assert x.shape[-2] % 4 == x.shape[-1] % 4 == 0
+        return super().forward(x, sigma)
+
+
+def test_slices_are_padded_for_a_network_of_multiples() -> None:
+    x = volume(1, 5, 4, 11)
+    network = Strict()
+    out = BatchedPlaneDenoiser(DirectDenoiser(network), "coronal", batch_size=2)(x, 0.1)
+    torch.testing.assert_close(out, BatchedPlaneDenoiser(DirectDenoiser(Pointwise()), "coronal")(x, 0.1))
+    assert network.shapes == [(2, 1, 8, 12)] * 2
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_another_plane_of_the_same_network(precision: str) -> None:
+    x = volume(1, 8, 8, 8)
+    axial = BatchedPlaneDenoiser(DirectDenoiser(Centred()), "axial", batch_size=3, precision=precision)
+    coronal = axial.for_plane("coronal")
+    torch.testing.assert_close(coronal(x, 0.1), x - x.mean(dim=(1, 3), keepdim=True))
+    assert (axial.network_calls, coronal.network_calls) == (0, 3)
+    assert (axial.plane, coronal.denoiser, coronal.precision) == ("axial", axial.denoiser, precision)
