@@ -29,7 +29,12 @@ from monai_diffrecon.plugin_contract import KINDS, check_kind
 __all__ = ["KINDS", "KNOWN_PROVIDERS", "PluginInfo", "available", "build", "check_options", "create", "load", "refresh"]
 
 #: (kind, name) -> the distribution known to provide it, for those who have not installed it.
-KNOWN_PROVIDERS: dict[tuple[str, str], str] = {("priors", "wavelet_l1"): "diffrecon-wavelets"}
+KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
+    ("priors", "wavelet_l1"): "diffrecon-wavelets",
+    ("importers", "ncsnpp"): "diffrecon-ncsnpp",
+    ("importers", "guided_diffusion"): "diffrecon-ncsnpp",
+    ("importers", "diffusers"): "diffrecon-ncsnpp",
+}
 
 
 @dataclass(frozen=True)

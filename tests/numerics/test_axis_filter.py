@@ -1,0 +1,30 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter1d
+
+from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix
+
+
+@pytest.mark.parametrize("width", [0.4, 1.0, 2.5])
+def test_it_is_the_filter_of_scipy_with_zeros_outside(width: float) -> None:
+    x = torch.randn(1, 4, 21, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    want = gaussian_filter1d(x.numpy(), width, axis=2, mode="constant", truncate=8.0)
+    torch.testing.assert_close(along_axis(gaussian_matrix(21, width), x, 2), torch.from_numpy(want), atol=1e-9, rtol=0)
+
+
+def test_it_is_symmetric_and_keeps_a_constant_inside() -> None:
+    matrix = gaussian_matrix(40, 1.5)
+    assert torch.equal(matrix, matrix.T)
+    torch.testing.assert_close(matrix[20].sum(), torch.tensor(1.0, dtype=torch.float64), atol=1e-12, rtol=0)
+    assert bool((torch.linalg.eigvalsh(matrix) > -1e-12).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_the_type_is_kept(dtype: torch.dtype) -> None:
+    x = torch.ones(1, 2, 3, 9, dtype=dtype)
+    out = along_axis(gaussian_matrix(9, 1.0), x, 3)
+    assert (out.dtype, out.shape) == (dtype, x.shape)
