@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.ladders import LADDERS, karras_ladder
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.planes import from_slices, to_slices
 from monai_diffrecon.numerics.projection import project_on_measured
 from monai_diffrecon.numerics.slice_batches import SPLITS, batch_means, batches, slice_norms
-from monai_diffrecon.numerics.ve_schedule import INDEX_RULES, VESchedule, ve_schedule
+from monai_diffrecon.numerics.ve_schedule import INDEX_RULES, VESchedule, schedule_of, ve_schedule
 from monai_diffrecon.protocols import (
     ConsistencyStep,
     Denoise,
@@ -47,6 +48,7 @@ class PredictorCorrectorSampler(Sampler):
         corrector_steps: Langevin steps at each level.
         sigma_max: first noise level in network units; None for the largest that the networks know.
         sigma_min: last noise level; None for the smallest.
+        ladder: ``geometric``, the papers' SDE, or ``karras``, which knows no time and no index.
         time_end: last time of the SDE; published: 1e-10 (DiffusionMBIR), 1e-5 (TPDM).
         index_rule: ``exact``, or ``trunc32``, the truncation in float32 of the published codes.
         langevin_norm: the corrector's norms are those of a ``slice``, or the means over a ``batch`` (published).
@@ -70,6 +72,7 @@ class PredictorCorrectorSampler(Sampler):
         corrector_steps: int = 1,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
+        ladder: str = "geometric",
         time_end: float = 1e-5,
         index_rule: str = "exact",
         langevin_norm: str = "slice",
@@ -86,6 +89,7 @@ class PredictorCorrectorSampler(Sampler):
         self.corrector_steps = check_integer(corrector_steps, "sampler#corrector_steps", low=0)
         self.first = None if sigma_max is None else check_number(sigma_max, "sampler#sigma_max", low=0, open_low=True)
         self.last = None if sigma_min is None else check_number(sigma_min, "sampler#sigma_min", low=0, open_low=True)
+        self.ladder = check_choice(ladder, "sampler#ladder", LADDERS)
         self.time_end = check_number(time_end, "sampler#time_end", low=0.0, high=0.5)
         self.index_rule = check_choice(index_rule, "sampler#index_rule", INDEX_RULES)
         self.langevin_norm = check_choice(langevin_norm, "sampler#langevin_norm", ("slice", "batch"))
@@ -112,7 +116,11 @@ class PredictorCorrectorSampler(Sampler):
                 expected=f"{sigma_min:g} to {sigma_max:g}",
                 got=f"{low:g} to {high:g}",
             )
-        self.ve: VESchedule = ve_schedule(self.steps, low, high, time_end=self.time_end, index_rule=self.index_rule)
+        self.ve: VESchedule = (
+            schedule_of(karras_ladder(self.steps, high, low))
+            if self.ladder == "karras"
+            else ve_schedule(self.steps, low, high, time_end=self.time_end, index_rule=self.index_rule)
+        )
 
     def schedule(self, state: SamplerState) -> tuple[float, ...]:
         """Return the ladder of continuous noise levels."""

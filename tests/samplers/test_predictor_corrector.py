@@ -46,6 +46,7 @@ def sample(sampler: PredictorCorrectorSampler, shape: tuple[int, int, int] = (16
         {"carry": "mean", "start": "measured", "unseen": "zero"},
         {"snr": 0.0, "final_mean": False},
         {"corrector_steps": 2, "time_end": 1e-10, "index_rule": "trunc32"},
+        {"ladder": "karras"},
     ],
 )
 @pytest.mark.parametrize(
@@ -215,3 +216,15 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 def test_levels_that_the_networks_do_not_know(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="noise levels that the networks do not know"):
         PredictorCorrectorSampler(5, **options).prepare(problem(), sigma_min=1e-3, sigma_max=10.0)
+
+
+def test_a_karras_ladder_samples_the_same_gaussian() -> None:
+    karras, geometric = (
+        sample(PredictorCorrectorSampler(60, ladder=ladder, **RANGE)) for ladder in ("karras", "geometric")
+    )
+    for drawn in (karras, geometric):
+        assert float(drawn.mean()) == pytest.approx(0.5, abs=0.01)
+        assert float(drawn.std()) == pytest.approx(0.25, abs=0.01)
+    assert not torch.equal(karras, geometric)
+    with pytest.raises(ConfigError, match="sampler#ladder"):
+        PredictorCorrectorSampler(ladder="linear")
