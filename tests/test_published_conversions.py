@@ -102,7 +102,7 @@ def test_every_preset_goes_with_every_task(bundle: Path, task: str) -> None:
             assert specs["consistency"]["name"] == "none"
 
 
-@pytest.mark.parametrize(("calls", "eta"), [(20, 0.15), (50, 0.5), (100, 0.8)])
-def test_eta_follows_the_number_of_calls(calls: int, eta: float) -> None:
-    sampler = preset(BUNDLES[0], "sparse_view_ct", "dds", calls=calls).get_parsed_content("sampler")
-    assert (sampler["steps"], sampler["eta"]) == (calls, eta)
+@pytest.mark.parametrize(("task", "start", "sigma"), [("sparse_view_ct", "initial", 0.5), ("generate", "noise", "max")])
+def test_a_fast_preset_starts_at_what_is_known(task: str, start: str, sigma: float | str) -> None:
+    sampler = preset(BUNDLES[0], task, "dds", calls=20).get_parsed_content("sampler")
+    assert (sampler["steps"], sampler["start"], sampler["sigma_start"]) == (20, start, sigma)
