@@ -62,6 +62,7 @@ class ConjugateGradientStep(ConsistencyStep):
         """Take the inverse problem, and back-project its measurement once for all steps."""
         super().bind(problem, noise)
         self._backprojection = problem.operator.adjoint(problem.measurement)
+        self._magnitude = float(torch.linalg.vector_norm(self._backprojection))
         self._filter = None
         if self.correlation > 0.0:
             geometry, axis = problem.operator.geometry, self.correlation_axis - 1
@@ -86,7 +87,9 @@ class ConjugateGradientStep(ConsistencyStep):
 
         rhs = smooth(self._backprojection - operator.normal(x0))
         zero = torch.zeros_like(x0)
-        u = conjugate_gradient(hessian, rhs, zero, iterations=self.iterations, tolerance=self.tolerance)
+        u = conjugate_gradient(
+            hessian, rhs, zero, iterations=self.iterations, tolerance=self.tolerance, magnitude=self._magnitude
+        )
         return x0 + smooth(u)
 
     def _smooth(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ def conjugate_gradient(
     *,
     iterations: int,
     tolerance: float = 1e-4,
+    magnitude: float = 0.0,
 ) -> Tensor:
     """Improve ``x`` towards the solution of ``H x = rhs`` (Hestenes and Stiefel 1952).
 
@@ -38,11 +39,12 @@ def conjugate_gradient(
         iterations: most iterations.
         tolerance: stop when ``||rhs - H x|| <= tolerance * ||rhs - H x_start||``, or when it no longer exceeds
             the round-off of ``rhs``.
+        magnitude: norm of what ``rhs`` is the small difference of, if it is one: its round-off is that of these.
     """
     residual = rhs - apply(x)
     rr = inner(residual, residual)
     eps = torch.finfo(rhs.dtype).eps
-    floor = max(tolerance**2 * rr, (4 * eps) ** 2 * max(rr, inner(rhs, rhs)))
+    floor = max(tolerance**2 * rr, (4 * eps) ** 2 * max(rr, inner(rhs, rhs), magnitude**2))
     direction = residual
     for _ in range(iterations):
         if rr <= floor:

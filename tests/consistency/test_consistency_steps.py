@@ -274,3 +274,18 @@ def test_the_axis_of_the_correlation_is_that_of_its_plane() -> None:
     rough = [[float(c.diff(dim=dim).norm() / c.norm()) for dim in (1, 2, 3)] for c in along]
     for axis in range(3):
         assert min(range(3), key=lambda i: rough[i][axis]) == axis
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 0.0])
+def test_more_iterations_than_eigenvalues_do_no_harm(tolerance: float) -> None:
+    """A projector is solved in one iteration; the rest must not divide round-off by round-off, in single precision."""
+    rows = torch.linalg.qr(draw(N, 20, seed=0)).Q.T.float()
+    p = Problem(DenseOperator(GEOMETRY, rows), 100 * draw(20, seed=1).float())
+    x0 = p.operator.adjoint(p.measurement) + 1e-3 * x0_of().float()
+    for gamma in (0.0, 1e-9):
+        step = ConjugateGradientStep(60, tolerance=tolerance, gamma=gamma)
+        x = x0
+        for _ in range(5):
+            x = apply(step, p, x)
+        assert misfit(p, x) < 1e-4 * float(torch.linalg.vector_norm(p.measurement))
+        torch.testing.assert_close(x, x0, atol=0.02, rtol=0)
