@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unconditional volumes: one plane, two planes, two planes and a borrowed third, beside a real brain.
 
-    python scripts/study_unconditional.py [--size 96] [--steps 100] [--output docs/results/unconditional.md]
+    python scripts/study_unconditional.py [--size 96] [--steps 25] [--output docs/results/unconditional.md]
 
 Neighbouring slices of a real volume differ as much along every axis. How much they differ along each axis of a sample,
 relative to the real volume, says whether the slices agree: 1 is as smooth as real, above 1 is rougher.
@@ -51,7 +51,7 @@ def main() -> None:
     """Sample, measure, draw, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--real", type=Path, nargs="+", default=[ROOT / "examples" / "colin27_t1.nii.gz"])
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
         real.append(roughness(volume[:, x, y, z]))
     usual = torch.tensor(real).mean(dim=0)
     lines = [
-        f"{args.size}^3 voxels, {args.steps} steps of DDIM, eta 1; real: central part of "
+        f"{args.size}^3 voxels, {args.steps} steps of Heun's method; real: central part of "
         + ", ".join(path.name for path in args.real),
         "",
         "| sample | network calls a slice | roughness along x, of real | along y | along z | seconds |",
