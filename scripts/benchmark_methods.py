@@ -31,6 +31,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mri": ("accelerated_mri", {}),
     "ct": ("sparse_view_ct", {"operator": {"name": "parallel_ct", "views": 16}}),
 }
+AS_PUBLISHED = {"sampler#start": "noise", "sampler#sigma_start": "max", "sampler#eta": 0.15}
 BOTH = {"auxiliary_bundle": "../brain_mr_t1_coronal"}
 
 
@@ -45,6 +46,7 @@ def methods(steps: int, calls: int) -> list[tuple[str, str | None, dict[str, Any
         (f"tpdm, {steps} steps", "tpdm", reference | BOTH),
         (f"tpdm, {steps} steps, zeta x {2000 / steps:g}", "tpdm", reference | BOTH | stronger),
         ("dds", "dds", {"calls": calls}),
+        ("dds from noise, eta 0.15", "dds", {"calls": calls} | AS_PUBLISHED),
         ("dds_tpdm", "dds_tpdm", {"calls": calls} | BOTH),
         ("ddnm, two planes", "ddnm", {"calls": calls} | BOTH),
         ("diffpir, two planes", "diffpir", {"calls": calls} | BOTH),

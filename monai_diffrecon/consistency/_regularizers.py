@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols import Regularizer
 
@@ -29,3 +31,21 @@ def checked_regularizers(regularizers: Sequence[Regularizer] | Regularizer | Non
                 mend="a score prior belongs under the id prior",
             )
     return items
+
+
+def with_pull(rhs: Tensor, regularizers: Sequence[Regularizer], memory: dict[str, Tensor], rho: float) -> Tensor:
+    """Return ``rhs + rho sum K_i^T (z_i - w_i)``; z = w = 0 before the first iteration."""
+    for i, regularizer in enumerate(regularizers):
+        if f"z{i}" in memory:
+            rhs = rhs + rho * regularizer.adjoint(memory[f"z{i}"] - memory[f"w{i}"])
+    return rhs
+
+
+def update_duals(x: Tensor, regularizers: Sequence[Regularizer], memory: dict[str, Tensor]) -> None:
+    """Set ``z_i = prox(K_i x + w_i)`` and ``w_i += K_i x - z_i`` in ``memory``."""
+    for i, regularizer in enumerate(regularizers):
+        v = regularizer.transform(x)
+        if f"w{i}" in memory:
+            v = v + memory[f"w{i}"]
+        z = regularizer.prox(v, regularizer.threshold)
+        memory[f"z{i}"], memory[f"w{i}"] = z, v - z

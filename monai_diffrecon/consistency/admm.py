@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
-from monai_diffrecon.consistency._regularizers import checked_regularizers
+from monai_diffrecon.consistency._regularizers import checked_regularizers, update_duals, with_pull
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.option_checks import check_integer, check_number
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Regularizer, SamplerState
@@ -75,20 +75,11 @@ class ADMMStep(ConsistencyStep):
         x = x0
         for _ in range(self.iterations):
             if not math.isinf(gamma):
-                rhs = base
-                for i, regularizer in enumerate(self.regularizers):
-                    if f"z{i}" in memory:  # z = w = 0 before the first step
-                        pull = regularizer.adjoint(memory[f"z{i}"] - memory[f"w{i}"])
-                        rhs = rhs + self._rho * pull
+                rhs = with_pull(base, self.regularizers, memory, self._rho)
                 x = conjugate_gradient(
                     lambda v: self._hessian(v, gamma), rhs, x, iterations=self.cg_iterations, tolerance=self.tolerance
                 )
-            for i, regularizer in enumerate(self.regularizers):
-                v = regularizer.transform(x)
-                if f"w{i}" in memory:
-                    v = v + memory[f"w{i}"]
-                z = regularizer.prox(v, regularizer.threshold)
-                memory[f"z{i}"], memory[f"w{i}"] = z, v - z
+            update_duals(x, self.regularizers, memory)
         if memory:
             state.memory[self.memory_key] = memory
         return x

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from monai_diffrecon.consistency._regularizers import checked_regularizers
+from monai_diffrecon.consistency._regularizers import checked_regularizers, update_duals, with_pull
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
@@ -88,17 +88,9 @@ class ADMMIterateStep(ConsistencyStep):
         """Return the iterate (C, X, Y, Z) after ADMM; z and w go to ``state.memory``."""
         memory = dict(state.memory.get(self.memory_key, {}))
         for _ in range(self.iterations):
-            rhs = self._backprojection
-            for i, regularizer in enumerate(self.regularizers):
-                if f"z{i}" in memory:
-                    rhs = rhs + self._rho * regularizer.adjoint(memory[f"z{i}"] - memory[f"w{i}"])
+            rhs = with_pull(self._backprojection, self.regularizers, memory, self._rho)
             x = conjugate_gradient(self._hessian, rhs, x, iterations=self.cg_iterations, tolerance=0.0)
-            for i, regularizer in enumerate(self.regularizers):
-                v = regularizer.transform(x)
-                if f"w{i}" in memory:
-                    v = v + memory[f"w{i}"]
-                z = regularizer.prox(v, regularizer.threshold)
-                memory[f"z{i}"], memory[f"w{i}"] = z, v - z
+            update_duals(x, self.regularizers, memory)
         if memory:
             state.memory[self.memory_key] = memory
         return x

@@ -34,8 +34,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         window: largest (height, width) in one piece, or None for no limit.
         overlap: overlap of neighbouring windows, a fraction of the window.
         device: where the network computes; None: where its weights are.
-        precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's products, which is about twice as
-            fast where the processor knows it; the volume stays as it is.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's products, which is faster
+            where the processor knows it; the volume stays as it is.
 
     Attributes:
         network_calls: batches of slices or windows that went through the network so far.

@@ -16,7 +16,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class AutocastInferer(Inferer):
-    """Calls the network under ``torch.autocast``; bfloat16 trains twice as fast on CPUs that have it.
+    """Calls the network under ``torch.autocast``; bfloat16 trains faster on CPUs that have it.
 
     Args:
         precision: ``float32``, ``bfloat16`` or ``float16``.
