@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_diffrecon.errors import ConfigError, InputError
+from diffrecon_ncsnpp.slice_shape import check_slices
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.option_checks import check_integer
 
 _WHERE = "network_def#config"
@@ -76,13 +77,6 @@ class DiffusersUNet(nn.Module):
         Raises:
             InputError: a size that cannot be halved as often as the network does, or other channels.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise InputError(
-                "slices of a wrong shape",
-                where="DiffusersUNet",
-                expected=f"(B, {self.in_channels}, H, W) with H and W multiples of {self.multiple}",
-                got=tuple(x.shape),
-                mend="pad the slices, or denoise them in windows of such a size",
-            )
+        check_slices(x, self.in_channels, self.multiple, "DiffusersUNet")
         steps = torch.as_tensor(self.default_timestep if timesteps is None else timesteps, device=x.device)
         return self.unet(x, steps.reshape(-1).expand(x.shape[0])).sample[:, : self.in_channels]

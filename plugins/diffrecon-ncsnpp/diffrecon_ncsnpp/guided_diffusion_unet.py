@@ -17,7 +17,8 @@ from diffrecon_ncsnpp.guided_diffusion_blocks import (
     timestep_embedding,
     zeroed,
 )
-from monai_diffrecon.errors import ConfigError, InputError
+from diffrecon_ncsnpp.slice_shape import check_slices
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
 
 
@@ -129,14 +130,7 @@ class GuidedDiffusionUNet(nn.Module):
         Raises:
             InputError: a size that cannot be halved as often as the network does, or other channels.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise InputError(
-                "slices of a wrong shape",
-                where="GuidedDiffusionUNet",
-                expected=f"(B, {self.in_channels}, H, W) with H and W multiples of {self.multiple}",
-                got=tuple(x.shape),
-                mend="pad the slices, or denoise them in windows of such a size",
-            )
+        check_slices(x, self.in_channels, self.multiple, "GuidedDiffusionUNet")
         steps = torch.as_tensor(self.default_timestep if timesteps is None else timesteps, device=x.device)
         embedded = timestep_embedding(steps.reshape(-1).expand(x.shape[0]), self.channels)
         embedding = self.time_embed(embedded.to(x.dtype))

@@ -21,7 +21,8 @@ from diffrecon_ncsnpp.ncsnpp_blocks import (
     group_norm,
     initialized,
 )
-from monai_diffrecon.errors import ConfigError, InputError
+from diffrecon_ncsnpp.slice_shape import check_slices
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.option_checks import check_integer, check_number
 
 
@@ -134,7 +135,7 @@ class NCSNpp(nn.Module):
         Raises:
             InputError: a size that cannot be halved as often as the network does, or other channels.
         """
-        self._check(x)
+        check_slices(x, self.in_channels, self.multiple, "NCSNpp")
         given = self.default_sigma if sigma is None else sigma
         levels = torch.as_tensor(given, dtype=x.dtype, device=x.device).reshape(-1).expand(x.shape[0])
         net = self.all_modules
@@ -166,13 +167,3 @@ class NCSNpp(nn.Module):
                 h = pyramid = (net[step](pyramid) + net[halving](h, embedding)) * math.sqrt(0.5)
                 skips.append(h)
         return h, skips
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise InputError(
-                "slices of a wrong shape",
-                where="NCSNpp",
-                expected=f"(B, {self.in_channels}, H, W) with H and W multiples of {self.multiple}",
-                got=tuple(x.shape),
-                mend="pad the slices, or denoise them in windows of such a size",
-            )
