@@ -1,11 +1,14 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare volumes for training: RAS+, 1 mm, scaled to network units, cropped to the head, one .npy each.
+"""Prepare volumes for training: RAS+, scaled to network units, cropped to the head, one .npy each.
 
     python scripts/prepare_training_data.py DATA OUT
+    python scripts/prepare_training_data.py DATA OUT --frame 104
 
-DATA holds the folders ``mr/`` (images) and ``mr_labels/`` (label maps). Written to OUT: the volumes and
-``datalist.json`` with the sections ``training`` and ``validation`` that ``SlicePatches`` reads.
+DATA holds the folders ``mr/`` and ``mr_lowres/`` (images) and ``mr_labels/`` (label maps). Written to OUT: the volumes
+and ``datalist.json`` with the sections ``training`` and ``validation`` that ``SlicePatches`` reads. Voxels are 1 mm.
+With ``--frame N`` whole heads only, 2 mm, each in a frame of N voxels a side: what a network that draws whole slices
+is trained on.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Spacing
+from scipy.ndimage import median_filter
 from tqdm import tqdm
 
 #: Volumes with isotropic voxels near 1 mm: every plane. Weights favour T1.
@@ -33,6 +37,17 @@ VOLUMES = {
 #: Scans with thick axial slices: the axial network only.
 AXIAL = {"ljubl01_T1W": 1.0, "ljubl03_T1W": 1.0, "ljubl04_T1W": 1.0, "ljubl19_T1W": 1.0, "ljubl20_T1W": 1.0}
 VALIDATION = {"ljubx19_T1": 1.0}
+#: Whole heads for frames at 2 mm, by folder; one is kept for validation.
+HEADS = {
+    "mr/brainchop_T1": 1.0,
+    "mr/seg3d_T1": 1.0,
+    "mr_lowres/IXI012-HH-1211_T1_2mm": 1.5,
+    "mr_lowres/IXI013-HH-1212_T1_2mm": 1.5,
+    "mr_lowres/IXI014-HH-1236_T1_2mm": 1.5,
+    "mr_lowres/IXI015-HH-1258_T1_2mm": 1.5,
+    "mr_lowres/IXI034-HH-1260_T1_2mm": 1.5,
+}
+VALIDATION_HEAD = "mr_lowres/IXI033-HH-1259_T1_2mm"
 
 
 def load(path: Path, spacing: tuple[float, float, float], mode: str | int) -> np.ndarray:
@@ -65,13 +80,42 @@ def image(path: Path, spacing: tuple[float, float, float]) -> np.ndarray:
     return np.ascontiguousarray(crop(scaled, scaled > 0.05)).astype(np.float16)
 
 
-def main() -> None:
-    """Prepare everything that is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with mr/ and mr_labels/")
-    parser.add_argument("out", type=Path, help="folder for the prepared volumes")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+def frame(volume: np.ndarray, mask: np.ndarray, size: int, margin: int = 4) -> np.ndarray:
+    """Return ``volume`` in a cube of ``size`` voxels: the vertex ``margin`` below the top, the head in the middle."""
+    top = np.flatnonzero(mask.any(axis=(0, 1)))[-1] + 1
+    upper = mask[:, :, max(top - 50, 0) : top]
+    center = [np.flatnonzero(upper.any(axis=(1 - a, 2)))[[0, -1]].mean() for a in (0, 1)]
+    first = [round(c - size / 2) for c in center] + [int(top) + margin - size]
+    framed = np.zeros((size, size, size), dtype=volume.dtype)
+    source = tuple(slice(max(f, 0), min(f + size, n)) for f, n in zip(first, volume.shape, strict=True))
+    target = tuple(slice(s.start - f, s.stop - f) for s, f in zip(source, first, strict=True))
+    framed[target] = volume[source]
+    return framed
+
+
+def prepare_frames(data: Path, out: Path, size: int) -> dict[str, list[dict]]:
+    """Write whole heads at 2 mm in frames and return the data list."""
+    every = ["sagittal", "coronal", "axial"]
+    sections: dict[str, list[dict]] = {"training": [], "validation": []}
+    for name, weight in tqdm((HEADS | {VALIDATION_HEAD: 1.0}).items(), desc="heads"):
+        volume = np.clip(load(data / f"{name}.nii.gz", (2.0, 2.0, 2.0), 3), 0, None)
+        head = median_filter(volume, 3) > 0.08 * np.percentile(volume, 99)
+        scaled = volume / np.percentile(volume[head], 99.5)
+        file = f"{Path(name).name}.npy"
+        np.save(out / file, frame(np.clip(scaled, 0, 1.5), head, size).astype(np.float16))
+        section = "validation" if name == VALIDATION_HEAD else "training"
+        sections[section].append({"file": file, "planes": every, "weight": weight})
+    for path in tqdm(sorted((data / "mr_labels").glob("*.nii.gz")), desc="label maps"):
+        labels = load(path, (2.0, 2.0, 2.0), "nearest").astype(np.int64)
+        values, index = np.unique(labels, return_inverse=True)
+        file = f"{path.name.removesuffix('.nii.gz')}.npy"
+        np.save(out / file, frame(index.reshape(labels.shape).astype(np.uint8), labels > 0, size))
+        sections["training"].append({"file": file, "planes": every, "labels": values.tolist()})
+    return sections
+
+
+def prepare_crops(data: Path, out: Path) -> dict[str, list[dict]]:
+    """Write heads at 1 mm, cropped, and return the data list."""
     every = ["sagittal", "coronal", "axial"]
     sections: dict[str, list[dict]] = {"training": [], "validation": []}
     jobs = [("training", n, w, every) for n, w in VOLUMES.items()]
@@ -79,15 +123,27 @@ def main() -> None:
     jobs += [("validation", n, w, every) for n, w in VALIDATION.items()]
     for section, name, weight, planes in tqdm(jobs, desc="images"):
         spacing = (1.0, 1.0, 1.0 if planes == every else -1.0)
-        np.save(args.out / f"{name}.npy", image(args.data / "mr" / f"{name}.nii.gz", spacing))
+        np.save(out / f"{name}.npy", image(data / "mr" / f"{name}.nii.gz", spacing))
         sections[section].append({"file": f"{name}.npy", "planes": planes, "weight": weight})
-    for path in tqdm(sorted((args.data / "mr_labels").glob("*.nii.gz")), desc="label maps"):
+    for path in tqdm(sorted((data / "mr_labels").glob("*.nii.gz")), desc="label maps"):
         labels = load(path, (1.0, 1.0, 1.0), "nearest").astype(np.int64)
         values, index = np.unique(labels, return_inverse=True)
         index = index.reshape(labels.shape).astype(np.uint8)
         name = path.name.removesuffix(".nii.gz")
-        np.save(args.out / f"{name}.npy", np.ascontiguousarray(crop(index, labels > 0)))
+        np.save(out / f"{name}.npy", np.ascontiguousarray(crop(index, labels > 0)))
         sections["training"].append({"file": f"{name}.npy", "planes": every, "labels": values.tolist()})
+    return sections
+
+
+def main() -> None:
+    """Prepare everything that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with mr/ and mr_labels/")
+    parser.add_argument("out", type=Path, help="folder for the prepared volumes")
+    parser.add_argument("--frame", type=int, default=None, help="whole heads at 2 mm in frames of so many voxels")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    sections = prepare_frames(args.data, args.out, args.frame) if args.frame else prepare_crops(args.data, args.out)
     (args.out / "datalist.json").write_text(json.dumps(sections, indent=1) + "\n")
 
 

@@ -15,17 +15,27 @@ from monai_diffrecon.numerics.noise import key_seed
 
 
 class DenoisingBatch(PrepareBatch):
-    """Adds noise of a random level to each patch: ``x = x0 + sigma n``, sigma log-uniform.
+    """Adds noise of a random level to each patch: ``x = x0 + sigma n``, sigma log-uniform or log-normal.
 
-    Log-uniform levels balance the loss over the noise levels together with :class:`DenoisingLoss`.
+    Log-uniform levels balance the loss over the noise levels together with :class:`DenoisingLoss`. Log-normal ones
+    (Karras et al. 2022, arXiv 2206.00364, section 5) spend the training where a sampler from noise decides.
 
     Args:
         sigma_min: smallest noise level, network units.
         sigma_max: largest noise level, network units.
+        log_mean: mean of ln(sigma) when log-normal; such levels are clipped to the range above.
+        log_std: standard deviation of ln(sigma) when log-normal; None for log-uniform.
         seed: seed; the noise of a batch depends on it and on the number of batches since, nothing else.
     """
 
-    def __init__(self, sigma_min: float = 0.003, sigma_max: float = 2.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sigma_min: float = 0.003,
+        sigma_max: float = 2.0,
+        seed: int = 0,
+        log_mean: float = -1.2,
+        log_std: float | None = None,
+    ) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ConfigError(
                 "noise levels must rise",
@@ -34,6 +44,7 @@ class DenoisingBatch(PrepareBatch):
                 got=f"{sigma_min}, {sigma_max}",
             )
         self.sigma_min, self.sigma_max, self.seed = sigma_min, sigma_max, seed
+        self.log_mean, self.log_std = log_mean, log_std
         self.iteration = 0
 
     def attach(self, engine: Any) -> None:
@@ -54,8 +65,14 @@ class DenoisingBatch(PrepareBatch):
         """Return (noisy (B, 1, H, W), {"clean", "sigma"}, (), {"sigma": (B,)})."""
         clean = batchdata.to(device=device, non_blocking=non_blocking, **kwargs)
         generator = torch.Generator().manual_seed(key_seed(self.seed, "training", self.iteration))
-        t = torch.rand(clean.shape[0], generator=generator)
-        sigma = (self.sigma_min * (self.sigma_max / self.sigma_min) ** t).to(clean.device)
+        sigma = self._levels(clean.shape[0], generator).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         noisy = clean + sigma.view(-1, 1, 1, 1) * noise
         return noisy, {"clean": clean, "sigma": sigma}, (), {"sigma": sigma}
+
+    def _levels(self, count: int, generator: torch.Generator) -> Tensor:
+        if self.log_std is None:
+            t = torch.rand(count, generator=generator)
+            return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+        t = torch.randn(count, generator=generator)
+        return (self.log_mean + self.log_std * t).exp().clamp(self.sigma_min, self.sigma_max)

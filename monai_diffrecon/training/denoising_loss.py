@@ -15,13 +15,17 @@ class DenoisingLoss(nn.Module):
 
     Args:
         exponent: power of the noise level in the denominator.
+        sigma_data: standard deviation of the training data in network units; when given, the weight is that of
+            Karras et al. (table 1), ``1 / sigma^2 + 1 / sigma_data^2``, and ``exponent`` is not used.
     """
 
-    def __init__(self, exponent: float = 1.2) -> None:
+    def __init__(self, exponent: float = 1.2, sigma_data: float | None = None) -> None:
         super().__init__()
-        self.exponent = exponent
+        self.exponent, self.sigma_data = exponent, sigma_data
 
     def forward(self, pred: Tensor, target: dict[str, Tensor]) -> Tensor:
         """Return the loss of the denoised patches ``pred`` (B, C, H, W)."""
         error = (pred.float() - target["clean"]).square().mean(dim=(1, 2, 3))
-        return (error / target["sigma"] ** self.exponent).mean()
+        sigma = target["sigma"]
+        weight = sigma**-self.exponent if self.sigma_data is None else sigma**-2 + self.sigma_data**-2
+        return (error * weight).mean()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import affine_transform
 from torch.utils.data import Dataset
 
 from monai_diffrecon.errors import InputError
@@ -32,6 +33,9 @@ class SlicePatches(Dataset):
         flip: mirror patches left to right (the first axis of axial and coronal slices; sagittal ones have none).
         foreground: smallest part of a patch that must not be empty, for most patches.
         label_fraction: part of the patches rendered from label maps, where there are any.
+        t1_probability: part of those rendered with a T1-weighted contrast; the others have any contrast.
+        contrast: strength of the random gamma, gain and shading, 1 for full.
+        warp: largest relative change of size; turns go up to as many radians. 0 for none.
     """
 
     def __init__(
@@ -45,6 +49,9 @@ class SlicePatches(Dataset):
         flip: bool = True,
         foreground: float = 0.1,
         label_fraction: float = 0.25,
+        t1_probability: float = 0.7,
+        contrast: float = 1.0,
+        warp: float = 0.0,
     ) -> None:
         self.plane = check_plane(plane, "dataset#plane")
         path = Path(datalist)
@@ -65,7 +72,8 @@ class SlicePatches(Dataset):
         self.weights = weights / weights.sum()
         self.patch_size, self.length, self.seed = patch_size, length, seed
         self.flip = flip and plane != "sagittal"
-        self.foreground, self.label_fraction = foreground, label_fraction
+        self.foreground, self.label_fraction, self.t1_probability = foreground, label_fraction, t1_probability
+        self.contrast, self.warp = contrast, warp
         self.epoch = 0
 
     def _load(self, folder: Path, row: dict[str, Any]) -> np.ndarray:
@@ -79,11 +87,15 @@ class SlicePatches(Dataset):
         rng = np.random.Generator(np.random.PCG64((self.seed, self.epoch, int(index))))
         if self.label_maps and (not self.images or rng.random() < self.label_fraction):
             volume, labels = self.label_maps[rng.integers(len(self.label_maps))]
-            patch = render_labels(self._crop(volume, rng), random_means(labels, rng), rng)
+            patch = render_labels(
+                self._crop(volume, rng), random_means(labels, rng, t1_probability=self.t1_probability), rng
+            )
         else:
             volume = self.images[rng.choice(len(self.images), p=self.weights)]
             patch = self._crop(volume, rng).astype(np.float32)
-        return torch.from_numpy(_augment(patch, rng, flip=self.flip))[None]
+        if self.warp:
+            patch = _warped(patch, rng, self.warp)
+        return torch.from_numpy(_augment(patch, rng, flip=self.flip, contrast=self.contrast))[None]
 
     def _crop(self, volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         size = self.patch_size
@@ -101,13 +113,21 @@ def _pad(patch: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.pad(patch, [(m // 2, m - m // 2) for m in missing]) if any(missing) else patch
 
 
-def _augment(patch: np.ndarray, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
+def _warped(patch: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    angle = rng.uniform(-strength, strength)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn * rng.uniform(1 - strength, 1 + strength, size=2)
+    center = (np.array(patch.shape) - 1) / 2
+    return affine_transform(patch, matrix, center - matrix @ center, order=1)
+
+
+def _augment(patch: np.ndarray, rng: np.random.Generator, *, flip: bool, contrast: float = 1.0) -> np.ndarray:
     if flip and rng.random() < 0.5:
         patch = patch[::-1]
     if rng.random() < 0.5:
-        patch = np.clip(patch, 0.0, None) ** np.float32(rng.uniform(0.75, 1.3))
+        patch = np.clip(patch, 0.0, None) ** np.float32(1 + contrast * rng.uniform(-0.25, 0.3))
     if rng.random() < 0.3:
         ramps = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in patch.shape), indexing="ij")
-        a, b, c = rng.uniform(-0.2, 0.2, size=3).astype(np.float32)
+        a, b, c = (contrast * rng.uniform(-0.2, 0.2, size=3)).astype(np.float32)
         patch = patch * (1 + a * ramps[0] + b * ramps[1] + c * ramps[0] * ramps[1])
-    return np.ascontiguousarray(patch * np.float32(rng.uniform(0.7, 1.3)))
+    return np.ascontiguousarray(patch * np.float32(1 + contrast * rng.uniform(-0.3, 0.3)))

@@ -50,10 +50,25 @@ def test_the_noise_follows_the_iteration() -> None:
     assert not torch.equal(other(clean)[0], drawn[2])
 
 
+def test_levels_can_be_log_normal_within_the_range() -> None:
+    sigma = DenoisingBatch(0.005, 20.0, log_mean=-1.0, log_std=1.5)(torch.zeros(4000, 1, 1, 1))[1]["sigma"]
+    assert float(sigma.log().mean()) == pytest.approx(-1.0, abs=0.1)
+    assert float(sigma.log().std()) == pytest.approx(1.5, rel=0.05)
+    narrow = DenoisingBatch(0.1, 0.3, log_std=1.5)(torch.zeros(100, 1, 1, 1))[1]["sigma"]
+    assert (float(narrow.min()), float(narrow.max())) == (pytest.approx(0.1), pytest.approx(0.3))
+
+
 @pytest.mark.parametrize("levels", [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
 def test_noise_levels_must_rise(levels: tuple[float, float]) -> None:
     with pytest.raises(ConfigError, match="train#prepare_batch: noise levels must rise"):
         DenoisingBatch(*levels)
+
+
+def test_the_loss_can_have_the_weight_of_edm() -> None:
+    target = {"clean": torch.zeros(2, 1, 4, 4), "sigma": torch.tensor([0.1, 2.0])}
+    loss = DenoisingLoss(sigma_data=0.5)(torch.ones(2, 1, 4, 4), target)
+    weights = [(s**2 + 0.5**2) / (s * 0.5) ** 2 for s in (0.1, 2.0)]  # Karras et al. 2022, table 1
+    assert float(loss) == pytest.approx(sum(weights) / 2, rel=1e-5)
 
 
 def test_the_loss_weighs_each_slice_by_its_level() -> None:

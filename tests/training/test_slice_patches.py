@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.training.slice_patches import SlicePatches
+from monai_diffrecon.training.slice_patches import SlicePatches, _warped
 
 ALL = ["sagittal", "coronal", "axial"]
 
@@ -58,7 +58,7 @@ def test_epochs_items_and_seeds_differ(datalist: Path) -> None:
 
 @pytest.mark.parametrize(("plane", "axes"), [("sagittal", (1, 2)), ("coronal", (0, 2)), ("axial", (0, 1))])
 def test_a_patch_is_of_its_plane(datalist: Path, plane: str, axes: tuple[int, int], monkeypatch: Any) -> None:
-    monkeypatch.setattr("monai_diffrecon.training.slice_patches._augment", lambda patch, rng, flip: patch.copy())
+    monkeypatch.setattr("monai_diffrecon.training.slice_patches._augment", lambda patch, rng, **_: patch.copy())
     data = patches(datalist, plane, section="validation")
     steps = np.array([1e-2, 1e-4, 1e-6])
     for i in range(4):
@@ -109,3 +109,15 @@ def test_what_is_no_data_is_refused(datalist: Path, tmp_path: Path) -> None:
         patches(datalist, section="test")
     with pytest.raises(ConfigError, match="dataset#plane: unknown plane"):
         patches(datalist, "frontal")
+
+
+def test_a_warp_turns_and_scales_about_the_middle(datalist: Path) -> None:
+    plain = patches(datalist, "axial", section="validation", patch_size=24)[3]
+    warped = patches(datalist, "axial", section="validation", patch_size=24, warp=0.1)[3]
+    assert warped.shape == plain.shape
+    assert not torch.equal(warped, plain)
+    rng = np.random.default_rng(0)
+    disk = (np.hypot(*np.mgrid[-15:16, -15:16]) < 8).astype(np.float32)
+    moved = _warped(disk, rng, 0.05)
+    np.testing.assert_allclose(moved.sum(), disk.sum(), rtol=0.1)
+    np.testing.assert_allclose([(moved * g).sum() / moved.sum() for g in np.mgrid[-15:16, -15:16]], 0, atol=0.1)

@@ -1,0 +1,98 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI's diffusion network as a denoiser of whole slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_diffrecon.errors import ConfigError
+
+
+class PreconditionedUNet(nn.Module):
+    """``D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)`` around MONAI's ``DiffusionModelUNet``.
+
+    The preconditioning is that of Karras et al. 2022 (arXiv 2206.00364, equation 7 and table 1). Normalization,
+    attention and a large ``sigma_max`` let it draw a whole slice from noise, which a local network cannot; in
+    exchange it knows one size of slice best, the one it was trained on. A pixel-unshuffle in front makes a
+    slice cheaper by its square.
+
+    Args:
+        in_channels: channels of a slice.
+        channels: features of each level, finest first.
+        attention_levels: levels with self-attention.
+        res_blocks: residual blocks a level.
+        unshuffle: factor of the pixel-unshuffle.
+        sigma_data: standard deviation of the training data, network units.
+        norm_groups: groups of the normalization; divides every number of channels.
+        head_channels: channels of an attention head.
+        default_sigma: noise level assumed when the network is called with one tensor.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: Sequence[int] = (64, 96, 128),
+        attention_levels: Sequence[bool] = (False, True, True),
+        res_blocks: int = 1,
+        unshuffle: int = 4,
+        sigma_data: float = 0.3,
+        norm_groups: int = 16,
+        head_channels: int = 32,
+        default_sigma: float = 0.05,
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(attention_levels) or unshuffle < 1 or res_blocks < 1 or not sigma_data > 0:
+            raise ConfigError(
+                "sizes of a network do not fit together",
+                where="network_def",
+                expected="one attention flag a level, positive numbers",
+                got=f"channels {list(channels)}, attention_levels {list(attention_levels)}, unshuffle {unshuffle}, "
+                f"res_blocks {res_blocks}, sigma_data {sigma_data}",
+            )
+        self.unshuffle, self.sigma_data, self.default_sigma = unshuffle, sigma_data, default_sigma
+        self.multiple = unshuffle * 2 ** (len(channels) - 1)
+        pixels = in_channels * unshuffle**2
+        self.unet = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=pixels,
+            out_channels=pixels,
+            channels=tuple(channels),
+            attention_levels=tuple(attention_levels),
+            num_res_blocks=res_blocks,
+            norm_num_groups=norm_groups,
+            num_head_channels=head_channels,
+            use_flash_attention=True,
+        )
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """Return the denoised slices.
+
+        Args:
+            x: noisy slices (B, C, H, W), any H and W.
+            sigma: noise level, one number or one a slice; ``default_sigma`` when None.
+
+        Returns:
+            E[x0 | x], (B, C, H, W), in the precision of ``x``.
+        """
+        height, width = x.shape[-2:]
+        pad = (0, -width % self.multiple, 0, -height % self.multiple)
+        padded = F.pad(x, pad, mode="replicate") if any(pad) else x
+        level = torch.as_tensor(self.default_sigma if sigma is None else sigma, dtype=x.dtype, device=x.device)
+        level = level.reshape(-1, 1, 1, 1).expand(x.shape[0], 1, 1, 1)
+        variance = level**2 + self.sigma_data**2
+        h = F.pixel_unshuffle(padded / variance.sqrt(), self.unshuffle)
+        # the sinusoidal embedding is made for steps 0..1000, c_noise = ln(sigma) / 4 is about -1.5..1
+        time = 250.0 * level.log().reshape(-1)
+        h = self.unet(h.contiguous(memory_format=torch.channels_last), time)
+        output = F.pixel_shuffle(h.to(x.dtype), self.unshuffle)[..., :height, :width]
+        c_out = level * self.sigma_data / variance.sqrt()
+        return x * (self.sigma_data**2 / variance) + c_out * output
