@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "samplers": ("sampler", ("Sampler",)),
     "noises": ("noise", ("NoiseSource",)),
     "importers": ("importer", ("CheckpointImporter",)),
+    "readers": ("reader", ("MeasurementReader",)),
 }
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

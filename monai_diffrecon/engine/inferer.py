@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,10 +24,10 @@ from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.measurement import affine_of, check_finite, geometry_of, volume_of
+from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.option_checks import check_choice
-from monai_diffrecon.protocols import Operator, Problem, VolumeGeometry
+from monai_diffrecon.protocols import Measurement, Operator, Problem
 
 
 class DiffReconInferer(Inferer):
@@ -135,7 +136,9 @@ class DiffReconInferer(Inferer):
             handlers: further handlers for this run.
         """
         started = time.perf_counter()
-        spec, geometry, noise_std, y = self._understand(measurement)
+        measured = self._understand(measurement)
+        spec, geometry, y = measured.operator, measured.geometry, measured.data
+        assert spec is not None
         operator = composition.build_operator(spec, geometry)
         if tuple(y.shape) != operator.measurement_shape:
             raise InputError(
@@ -146,7 +149,9 @@ class DiffReconInferer(Inferer):
                 mend="check the operator's options against the acquisition",
             )
         intensity = self._intensity(operator, y)
-        problem = Problem(operator, self._to_network_units(operator, y, intensity), noise_std / intensity.scale)
+        problem = Problem(
+            operator, self._to_network_units(operator, y, intensity), measured.noise_std / intensity.scale
+        )
         noise = composition.build_noise(self.specs["noise"], self.seed, case)
         sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
@@ -183,23 +188,15 @@ class DiffReconInferer(Inferer):
         )
         return Reconstruction(intensity.to_physical(recon.x), geometry, report)
 
-    def _understand(self, measurement: Tensor) -> tuple[dict[str, Any], VolumeGeometry, float, Tensor]:
-        """Return (operator spec, volume geometry, noise level, plain tensor) of a measurement."""
-        y = check_finite(torch.as_tensor(measurement), "inputs")
-        y = y.as_tensor() if isinstance(y, MetaTensor) else y
-        y = y.to(torch.complex64 if y.is_complex() else torch.float32)
-        meta = dict(measurement.meta) if isinstance(measurement, MetaTensor) else {}
-        said = volume_of(meta)
-        spec = self.specs["operator"]
-        if said is not None:
-            geometry, noise_std = said
-        else:
-            affine = measurement.affine if isinstance(measurement, MetaTensor) else None
-            if y.ndim != 4:
-                raise InputError("not an image", where="inputs", expected="(1, X, Y, Z)", got=tuple(y.shape))
-            spec, geometry = composition.resolve_operator(spec, geometry_of(y.shape[1:], affine))
-            noise_std = 0.0
-        return spec, geometry, noise_std if self.noise_std is None else float(self.noise_std), y
+    def _understand(self, tensor: Tensor) -> Measurement:
+        """Return what a tensor measured, with the operator complete and the volume's geometry known."""
+        measured = from_tensor(check_finite(torch.as_tensor(tensor), "inputs"))
+        y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
+        noise_std = measured.noise_std if self.noise_std is None else float(self.noise_std)
+        spec, geometry = measured.operator, measured.geometry
+        if spec is None:
+            spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
+        return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std)
 
     def _intensity(self, operator: Operator, y: Tensor) -> IntensityMap:
         if not y.numel():

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from monai_diffrecon.engine.composition import as_spec, build_operator
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.measurement import META_KEY, affine_of, check_finite, describe_volume, geometry_of
+from monai_diffrecon.io.measurement import affine_of, check_finite, geometry_of, to_tensor
 from monai_diffrecon.numerics.noise import key_seed
-from monai_diffrecon.protocols import Operator
+from monai_diffrecon.protocols import Measurement, Operator
 
 
 class SimulateMeasurementd(MapTransform):
@@ -67,9 +67,8 @@ class SimulateMeasurementd(MapTransform):
             if not bool((y != 0).any()):
                 raise InputError("an empty volume: nothing is measured", where=str(key))
             y, std = self._add_noise(y, operator) if self.noise else (y, 0.0)
-            meta = {META_KEY: describe_volume(geometry, std)}
-            measured = operator.measured_geometry()
-            out[key] = MetaTensor(y, affine=torch.as_tensor(affine_of(measured)), meta=meta)
+            measurement = Measurement(data=y, geometry=geometry, operator=self.spec, noise_std=std)
+            out[key] = to_tensor(measurement, image=operator.measured_geometry())
             out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(geometry)))
         return out
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.data import Dataset, MetaTensor
+from monai.data import Dataset
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement import META_KEY, affine_of, describe_volume
-from monai_diffrecon.protocols import VolumeGeometry
+from monai_diffrecon.io.measurement import to_tensor
+from monai_diffrecon.protocols import Measurement, VolumeGeometry
 
 
 class UnconditionalCases(Dataset):
@@ -44,7 +44,6 @@ class UnconditionalCases(Dataset):
         x, y, z = (int(n) for n in shape)
         dx, dy, dz = (float(s) for s in spacing)
         geometry = VolumeGeometry((x, y, z), (dx, dy, dz))
-        meta = {META_KEY: describe_volume(geometry, 0.0)}
-        empty = MetaTensor(torch.zeros(0), affine=torch.as_tensor(affine_of(geometry)), meta=meta)
+        empty = to_tensor(Measurement(torch.zeros(0), geometry, operator={"name": "unmeasured"}))
         cases: list[dict[str, Any]] = [{"image": empty, "case": f"{name}{i:03d}"} for i in range(count)]
         super().__init__(cases)

@@ -1,20 +1,22 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a measurement says about its volume."""
+"""Measurements as tensors that carry their metadata through MONAI's pipelines."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.protocols import VolumeGeometry
+from monai_diffrecon.protocols import Measurement, VolumeGeometry
 
-#: Key of the metadata in which a measurement that is no image carries the geometry of its volume.
+#: Key of the metadata in which a measurement carries its operator, its volume and its noise.
 META_KEY = "diffrecon"
 
 
@@ -36,21 +38,55 @@ def affine_of(geometry: VolumeGeometry) -> np.ndarray:
     return np.diag([*geometry.spacing, 1.0])
 
 
-def describe_volume(geometry: VolumeGeometry, noise_std: float) -> dict[str, Any]:
-    """Return the metadata that lets a measurement say its volume's geometry and its noise level."""
-    return {
-        "volume_shape": list(geometry.shape),
-        "volume_affine": affine_of(geometry).tolist(),
-        "noise_std": float(noise_std),
+def to_tensor(measurement: Measurement, image: VolumeGeometry | None = None) -> MetaTensor:
+    """Return a measurement as a ``MetaTensor``, which MONAI's loaders carry to the inferer.
+
+    Args:
+        measurement: the measurement.
+        image: where the data lies when it is an image itself; None takes that of the volume.
+    """
+    m = measurement
+    affine = torch.as_tensor(affine_of(image if image is not None else m.geometry))
+    if m.operator is None:
+        return MetaTensor(m.data, affine=affine)
+    arrays = {k: v for k, v in m.operator.items() if isinstance(v, Tensor)}
+    plain = {k: v for k, v in m.operator.items() if k not in arrays}
+    # Options as a string: MONAI's collation refuses None and what is empty, and turns numbers into tensors.
+    block: dict[str, Any] = {
+        "volume_shape": list(m.geometry.shape),
+        "volume_affine": affine_of(m.geometry).tolist(),
+        "noise_std": float(m.noise_std),
+        "operator": json.dumps(plain),
+        "unit": m.unit,
+        "source_sha256": m.source_sha256 or "",
     }
+    block |= {"arrays": arrays} if arrays else {}
+    block |= {"weights": m.weights} if m.weights is not None else {}
+    return MetaTensor(m.data, affine=affine, meta={META_KEY: block})
 
 
-def volume_of(meta: dict[str, Any]) -> tuple[VolumeGeometry, float] | None:
-    """Return the geometry and noise level a measurement's metadata carries, or None."""
-    block = meta.get(META_KEY)
-    if not isinstance(block, dict):
-        return None
-    return geometry_of(block["volume_shape"], np.asarray(block["volume_affine"])), float(block["noise_std"])
+def from_tensor(tensor: Tensor) -> Measurement:
+    """Return the measurement that a tensor holds; a plain image when it says nothing else.
+
+    Raises:
+        InputError: no metadata, and not an image (1, X, Y, Z).
+    """
+    data = tensor.as_subclass(Tensor)
+    block = dict(tensor.meta).get(META_KEY) if isinstance(tensor, MetaTensor) else None
+    if isinstance(block, dict):
+        return Measurement(
+            data=data,
+            geometry=geometry_of(block["volume_shape"], np.asarray(block["volume_affine"])),
+            operator=json.loads(block["operator"]) | dict(block.get("arrays", {})),
+            noise_std=float(block["noise_std"]),
+            weights=block.get("weights"),
+            unit=block["unit"],
+            source_sha256=block["source_sha256"] or None,
+        )
+    if data.ndim != 4:
+        raise InputError("not an image", where="inputs", expected="(1, X, Y, Z)", got=tuple(data.shape))
+    affine = tensor.affine if isinstance(tensor, MetaTensor) else None
+    return Measurement(data=data, geometry=geometry_of(data.shape[1:], affine))
 
 
 def check_finite(x: Tensor, where: str) -> Tensor:

@@ -6,6 +6,8 @@ from monai_diffrecon.protocols.checkpoint_importer import CheckpointImporter, Im
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.denoiser import Denoiser
 from monai_diffrecon.protocols.geometry import PLANE_AXIS, Plane, VolumeGeometry
+from monai_diffrecon.protocols.measurement import Measurement
+from monai_diffrecon.protocols.measurement_reader import MeasurementReader
 from monai_diffrecon.protocols.noise_source import Draw, NoiseSource
 from monai_diffrecon.protocols.operator import Operator
 from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
@@ -25,6 +27,8 @@ __all__ = [
     "Denoiser",
     "Draw",
     "ImportedNetwork",
+    "Measurement",
+    "MeasurementReader",
     "NoiseSource",
     "Operator",
     "Plane",

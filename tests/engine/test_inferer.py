@@ -17,9 +17,10 @@ from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.engine.unconditional_cases import UnconditionalCases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
-from monai_diffrecon.io.measurement import META_KEY, describe_volume, geometry_of
+from monai_diffrecon.io.measurement import geometry_of, to_tensor
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 from monai_diffrecon.operators.slice_thickness import SliceThickness
+from monai_diffrecon.protocols import Measurement
 
 #: Thick slices of 3 mm behind an oblique affine.
 AFFINE = np.array(
@@ -247,14 +248,21 @@ def test_a_measurement_must_be_finite(value: float) -> None:
 
 
 def test_a_measurement_of_the_wrong_shape() -> None:
-    meta = {META_KEY: describe_volume(geometry_of((14, 13, 12)), 0.0)}
     operator = {"name": "slice_thickness", "thickness": 4.0}
+    wrong = to_tensor(Measurement(thick().as_tensor(), geometry_of((14, 13, 12)), operator))
     with pytest.raises(
         InputError, match=r"operator slice_thickness: measurement .*\(1, 14, 13, 3\), got \(1, 14, 13, 4\)"
     ):
-        voxels(inferer(operator=operator), MetaTensor(thick().as_tensor(), meta=meta))
+        voxels(inferer(operator=operator), wrong)
     with pytest.raises(InputError, match=r"inputs: not an image"):
         voxels(inferer(), thick()[0])
+
+
+def test_a_measurement_brings_its_operator() -> None:
+    operator = {"name": "slice_thickness", "thickness": 4.0}
+    measured = to_tensor(Measurement(thick().as_tensor(), geometry_of((14, 13, 16)), operator))
+    other = inferer(operator={"name": "parallel_ct", "views": 8})
+    assert torch.equal(voxels(other, measured), voxels(inferer(operator=operator), measured))
 
 
 def test_an_operator_whose_measurement_is_no_image_needs_its_geometry() -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from monai_diffrecon import registry
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.measurement import META_KEY, affine_of, geometry_of, volume_of
+from monai_diffrecon.io.measurement import affine_of, from_tensor, geometry_of
 
 SHAPE = (16, 14, 12)
 AFFINE = np.array(
@@ -46,10 +47,11 @@ def test_it_is_the_operator_and_keeps_the_volume(spec: dict[str, Any]) -> None:
     assert torch.equal(plain(out["reference"]), plain(before["image"]))
     np.testing.assert_allclose(out["reference"].affine, AFFINE)
     assert out["case"] == "a"
-    geometry, noise_std = volume_of(out["image"].meta)
-    assert geometry.shape == SHAPE
-    np.testing.assert_allclose(affine_of(geometry), AFFINE, atol=1e-12)
-    assert noise_std == 0.0
+    said = from_tensor(out["image"])
+    assert said.geometry.shape == SHAPE
+    np.testing.assert_allclose(affine_of(said.geometry), AFFINE, atol=1e-12)
+    assert said.operator == spec
+    assert said.noise_std == 0.0
 
 
 def test_thick_slices_lie_where_the_volume_lies() -> None:
@@ -68,7 +70,7 @@ def test_noise_is_what_the_measurement_says(spec: dict[str, Any]) -> None:
     operator = registry.build("operators", spec, geometry=GEOMETRY)
     measured = operator(torch.rand((1, *SHAPE), generator=torch.Generator().manual_seed(1))) != 0
     assert torch.equal(difference != 0, measured)  # air is measured, k-space outside the mask is not
-    said = volume_of(noisy.meta)[1]
+    said = from_tensor(noisy).noise_std
     components = torch.view_as_real(difference[measured]) if difference.is_complex() else difference[measured]
     assert float(components.std()) == pytest.approx(said, rel=0.08)
     power = float(clean[clean != 0].abs().square().mean().sqrt())
@@ -94,7 +96,8 @@ def test_geometry_survives_the_loader() -> None:
     dataset = Dataset([sample()], SimulateMeasurementd(["image"], CT, noise=0.1))
     (batch,) = DataLoader(dataset, batch_size=1, num_workers=0)
     for image in (batch["image"][0], next(iter(batch["image"]))):
-        assert volume_of(image.meta) == volume_of(dataset[0]["image"].meta)
+        got, expected = from_tensor(image), from_tensor(dataset[0]["image"])
+        assert replace(got, data=None) == replace(expected, data=None)
 
 
 def test_disabled_it_passes_everything_through() -> None:
@@ -119,7 +122,7 @@ def test_an_empty_volume_is_refused() -> None:
 
 def test_without_an_affine_voxels_are_1_mm() -> None:
     out = SimulateMeasurementd(["image"], SLICES)({"image": plain(sample()["image"])})
-    assert out["image"].meta[META_KEY]["volume_affine"] == np.eye(4).tolist()
+    assert affine_of(from_tensor(out["image"]).geometry).tolist() == np.eye(4).tolist()
 
 
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])

@@ -1,0 +1,38 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What a scanner, a file or a simulation measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from monai_diffrecon.protocols.geometry import VolumeGeometry
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement y with all that is needed to reconstruct from it.
+
+    Attributes:
+        data: y, float32 or complex64, without a batch axis. A measured image is (1, X, Y, Z) in RAS+ order.
+        geometry: the volume to reconstruct; of a measured image without an operator, the image itself.
+        operator: spec ``{"name": ..., **options}`` of the operator that measured it; options are JSON values, or
+            tensors (a mask, coil maps, a trajectory). None for an image whose operator the config names.
+        noise_std: standard deviation of the noise on each entry (each real component), in the units of ``data``; 0 when
+            unknown or noiseless. With weights, that of an entry of weight 1.
+        weights: inverse variances relative to ``noise_std**-2``, real, of the shape of ``data``; 0 for an entry to
+            ignore. None for equal weights.
+        unit: unit of the volume's intensity: ``HU``, ``1/mm`` (linear attenuation) or ``arbitrary``.
+        source_sha256: hash of the file or volume it came from, or None.
+    """
+
+    data: Tensor
+    geometry: VolumeGeometry
+    operator: dict[str, Any] | None = None
+    noise_std: float = 0.0
+    weights: Tensor | None = None
+    unit: str = "arbitrary"
+    source_sha256: str | None = None
