@@ -106,8 +106,62 @@ def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def declarations(pairs: Sequence[str]) -> dict[str, Any]:
+def simulate(parser: argparse.ArgumentParser) -> Run:
+    """Measure a volume and write the measurement to a file."""
+    parser.add_argument("volume", help="NIfTI file, or what else an installed reader reads as an image")
+    parser.add_argument("--operator", required=True, metavar="NAME", help='name, or {"name": ..., options} in JSON')
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of the operator (JSON value, or a word)"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.h5", help="file to write")
+    parser.add_argument("--noise", type=float, default=0.0, metavar="X", help="relative to the measured entries (0)")
+    parser.add_argument("--photons", type=float, metavar="N", help="CT: photons a ray has without an object")
+    parser.add_argument(
+        "--electronic-std", type=float, default=0.0, metavar="S", help="CT: noise of the electronics in photons (0)"
+    )
+    parser.add_argument("--unit", help="of the volume: HU, 1/mm or arbitrary; the default is what the file says")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (0)")
+    parser.add_argument("--reader", default="auto", help="name of a reader; auto (the default) asks each")
+    parser.add_argument("--force", action="store_true", help="replace a file")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.engine.simulation import Simulation, simulate_file
+
+        operator = arguments.operator
+        if operator.lstrip().startswith("{"):
+            try:
+                operator = json.loads(operator)
+            except ValueError as error:
+                raise ConfigError("not JSON", where="--operator", got=str(error)) from None
+        else:
+            operator = {"name": operator}
+        measured = simulate_file(
+            arguments.volume,
+            arguments.output,
+            Simulation(
+                {**operator, **declarations(arguments.set, "--set")},
+                noise=arguments.noise,
+                photons=arguments.photons,
+                electronic_std=arguments.electronic_std,
+                unit=arguments.unit,
+                seed=arguments.seed,
+            ),
+            reader=arguments.reader,
+            force=arguments.force,
+        )
+        shape = " x ".join(map(str, measured.data.shape))
+        sys.stdout.write(f"{arguments.output}: {shape}, noise {measured.noise_std:.4g}, volume in {measured.unit}\n")
+        return 0
+
+    return run
+
+
+def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, Any]:
     """Return ``KEY=VALUE`` pairs as a dict; a value that is no JSON is a word.
+
+    Args:
+        pairs: the pairs.
+        where: the argument that they came with, for messages.
 
     Raises:
         ConfigError: no such pair, or a key twice.
@@ -116,7 +170,7 @@ def declarations(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key.isidentifier() and equals) or key in declared:
-            raise ConfigError("not a declaration", where="--declare", expected="KEY=VALUE, each KEY once", got=pair)
+            raise ConfigError("not a declaration", where=where, expected="KEY=VALUE, each KEY once", got=pair)
         try:
             declared[key] = json.loads(value)
         except ValueError:
@@ -128,6 +182,7 @@ def declarations(pairs: Sequence[str]) -> dict[str, Any]:
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "plugins": plugins,
     "import-checkpoint": import_checkpoint,
+    "simulate": simulate,
 }
 
 

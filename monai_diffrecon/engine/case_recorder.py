@@ -16,11 +16,16 @@ from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.evaluation.montage import montage, preview
+from monai_diffrecon.io.dicom_writer import write_series
 from monai_diffrecon.io.hashing import sha256_tensor
-from monai_diffrecon.io.measurement import affine_of
+from monai_diffrecon.io.measurement import affine_of, from_tensor
 from monai_diffrecon.io.nifti import write_volume
+from monai_diffrecon.numerics.option_checks import check_choice
 from monai_diffrecon.tracking.mlflow_run import NullRun, TrackedRun
 from monai_diffrecon.tracking.provenance import build_record, record_path, write_record
+
+#: What a case is written as.
+FORMATS = ("nifti", "dicom", "both")
 
 
 class CaseRecorder:
@@ -31,11 +36,24 @@ class CaseRecorder:
         track: track in MLflow.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
+        output_format: ``nifti``, ``dicom`` or ``both``; the last two write a DICOM series beside the NIfTI file.
+        hounsfield: volumes whose measurement does not say its unit are in HU.
     """
 
-    def __init__(self, output_dir: Path, *, track: bool, tracking_uri: str | None, experiment: str) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        track: bool,
+        tracking_uri: str | None,
+        experiment: str,
+        output_format: str = "nifti",
+        hounsfield: bool = False,
+    ) -> None:
         self.output_dir, self.track = output_dir, track
         self.tracking_uri, self.experiment = tracking_uri, experiment
+        self.dicom = check_choice(output_format, "output_format", FORMATS) != "nifti"
+        self.unit = "HU" if hounsfield else "arbitrary"
         self._parent: Any = None
 
     def _run(self, name: str, parent: str | None) -> Any:
@@ -61,23 +79,42 @@ class CaseRecorder:
     def case(self, name: str) -> Iterator[_CaseRecord]:
         """Open the run of one case."""
         with self._run(name, None if self._parent is None else self._parent.run_id) as run:
-            yield _CaseRecord(name, self.output_dir, run)
+            yield _CaseRecord(name, self.output_dir, run, self.unit if self.dicom else None)
 
 
 class _CaseRecord:
-    """One case: its file names, its run."""
+    """One case: its file names, its run; with a unit for volumes that do not say theirs, a DICOM series too."""
 
-    def __init__(self, name: str, folder: Path, run: Any) -> None:
-        self.name, self.folder, self.run = name, folder, run
+    def __init__(self, name: str, folder: Path, run: Any, dicom_unit: str | None) -> None:
+        self.name, self.folder, self.run, self.dicom_unit = name, folder, run, dicom_unit
         self.output = folder / f"{name}_recon.nii.gz"
+        self.dicom = None if dicom_unit is None else folder / name / "dicom"
         self.affine = torch.eye(4, dtype=torch.float64)
 
-    def finish(self, done: Reconstruction, measurement: Tensor, reference: Tensor | None) -> dict[str, float]:
-        """Write and track the reconstruction; return its metrics (empty without a reference)."""
-        volume, report = done.volume, done.report
-        volume = volume.abs() if volume.is_complex() else volume
+    def finish(
+        self, done: Reconstruction, measurement: Tensor, reference: Tensor | None, *, reader: str | None = None
+    ) -> dict[str, float]:
+        """Write and track the reconstruction; return its metrics (empty without a reference).
+
+        Of a complex volume the magnitude is the output, which metrics and pictures show; its phase (radians, -pi to pi)
+        is written beside it as ``<case>_phase.nii.gz``.
+
+        Args:
+            done: the reconstruction.
+            measurement: what it was made from.
+            reference: the truth, or None.
+            reader: name of what read the measurement, or None.
+        """
+        volume, report = _magnitude(done.volume), done.report
+        reference = None if reference is None else _magnitude(reference)
         self.affine = torch.as_tensor(affine_of(done.geometry))
         write_volume(self.output, volume, done.geometry)
+        phase = None
+        if done.volume.is_complex():
+            phase = self.folder / f"{self.name}_phase.nii.gz"
+            write_volume(phase, done.volume.angle(), done.geometry)
+        if self.dicom is not None:
+            self._write_series(self.dicom, done, volume, measurement)
         metrics = self._metrics(volume, reference)
         picture = self.folder / f"{self.name}_montage.png"
         if reference is None:
@@ -94,6 +131,8 @@ class _CaseRecord:
         record = build_record(
             output=self.output,
             volume=volume,
+            phase=phase,
+            dicom=self.dicom,
             measurement_sha256=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
             weights=report.weights,
             config=report.options,
@@ -107,6 +146,7 @@ class _CaseRecord:
             },
             network_calls=report.network_calls,
             distributions=report.distributions,
+            source={"reader": reader, "unit": report.unit, "sha256": report.source_sha256},
         )
         write_record(record_path(self.output), record)
         self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})
@@ -125,6 +165,22 @@ class _CaseRecord:
         self.run.log_artifact(record_path(self.output))
         return metrics
 
+    def _write_series(self, folder: Path, done: Reconstruction, volume: Tensor, measurement: Tensor) -> None:
+        """Write the volume as a DICOM series that says how it came about."""
+        said, used = from_tensor(measurement), done.report.options
+        names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler"))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_series(
+            folder,
+            volume,
+            done.geometry,
+            case=self.name,
+            unit=self.dicom_unit if said.unit == "arbitrary" and self.dicom_unit else said.unit,
+            template=said.header,
+            derivation=f"Reconstructed by monai_diffrecon ({names}); for research, not for clinical use",
+            entropy=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
+        )
+
     def _metrics(self, volume: Tensor, reference: Tensor | None) -> dict[str, float]:
         if reference is None:
             return {}
@@ -137,3 +193,7 @@ class _CaseRecord:
                 mend="resample it to the reconstruction's grid",
             )
         return volume_metrics(volume, torch.as_tensor(reference).as_subclass(Tensor))
+
+
+def _magnitude(volume: Tensor) -> Tensor:
+    return volume.abs() if volume.is_complex() else volume

@@ -40,6 +40,8 @@ class ReconstructionEvaluator(Evaluator):
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
         preview_every: steps between preview pictures; 0 for none.
+        output_format: ``nifti``; ``dicom`` and ``both`` write a DICOM series beside the NIfTI file, which the record
+            speaks of.
         val_handlers: further handlers, for this evaluator.
     """
 
@@ -55,6 +57,7 @@ class ReconstructionEvaluator(Evaluator):
         tracking_uri: str | None = None,
         experiment: str = "monai_diffrecon",
         preview_every: int = 0,
+        output_format: str = "nifti",
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         super().__init__(
@@ -65,7 +68,14 @@ class ReconstructionEvaluator(Evaluator):
         )
         self.network, self.inferer = network, inferer
         self.output_dir, self.preview_every = Path(output_dir), preview_every
-        self.recorder = CaseRecorder(self.output_dir, track=track, tracking_uri=tracking_uri, experiment=experiment)
+        self.recorder = CaseRecorder(
+            self.output_dir,
+            track=track,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+            output_format=output_format,
+            hounsfield=inferer.score.intensity["map"] == "window",
+        )
         self.results: list[dict[str, Any]] = []
 
     def run(self, global_epoch: int = 1) -> None:
@@ -79,12 +89,18 @@ class ReconstructionEvaluator(Evaluator):
         handlers = [PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else []
         with self.recorder.case(case) as record:
             done = self.inferer.reconstruct(image, self.network, case=case, handlers=handlers)
-            metrics = record.finish(done, image, reference)
+            metrics = record.finish(done, image, reference, reader=_reader(batchdata))
         volume = MetaTensor(done.volume, affine=record.affine)
         output = {CommonKeys.PRED: volume, "case": case, "metrics": metrics, "report": done.report}
         self.results.append({"case": case, "metrics": metrics, "output": str(record.output)})
         engine.state.output = output
         return output
+
+
+def _reader(batch: dict[str, Any]) -> str | None:
+    """Return the name of what read the measurement, or None when it did not come from a file."""
+    name = batch.get(f"{CommonKeys.IMAGE}_reader")
+    return name if name is None or isinstance(name, str) else str(name[0])
 
 
 def _single(batch: dict[str, Any]) -> tuple[str, Tensor, Tensor | None]:

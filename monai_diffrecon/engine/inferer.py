@@ -18,11 +18,14 @@ from monai_diffrecon import registry
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
+from monai_diffrecon.engine.complex_plane_denoiser import MODES, planes_for
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.progress_bar import ProgressBar
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
 from monai_diffrecon.engine.step_metrics import StepMetrics
+from monai_diffrecon.engine.volume_units import unit_map
+from monai_diffrecon.engine.whitened_operator import WhitenedOperator
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
 from monai_diffrecon.numerics.intensity import IntensityMap
@@ -53,6 +56,8 @@ class DiffReconInferer(Inferer):
         spacing_tolerance: largest relative difference of voxel size from the training data's.
         device: where the networks compute; None: where their weights are.
         precision: ``float32``, or ``bfloat16`` or ``float16`` for the products inside the networks.
+        complex: how complex volumes are denoised: ``phase`` (a smooth phase and a prior of magnitudes) or ``channels``
+            (real and imaginary part). Real volumes do not care.
         progress: show a progress bar; None: on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
     """
@@ -75,6 +80,7 @@ class DiffReconInferer(Inferer):
         spacing_tolerance: float = 0.05,
         device: torch.device | str | None = None,
         precision: str = "float32",
+        complex: str = "phase",
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -91,6 +97,7 @@ class DiffReconInferer(Inferer):
         self.seed, self.noise_std, self.spacing_tolerance = int(seed), noise_std, spacing_tolerance
         self.device, self.progress, self.handlers = device, progress, tuple(handlers)
         self.precision = check_choice(precision, "inferer#precision", PRECISIONS)
+        self.complex = check_choice(complex, "inferer#complex", MODES)
         # Mistyped options are errors now, not after the scan was read.
         composition.build_prior(self.specs["prior"])
         composition.build_consistency(self.specs["consistency"])
@@ -148,10 +155,14 @@ class DiffReconInferer(Inferer):
                 got=tuple(y.shape),
                 mend="check the operator's options against the acquisition",
             )
-        intensity = self._intensity(operator, y)
-        problem = Problem(
-            operator, self._to_network_units(operator, y, intensity), measured.noise_std / intensity.scale
-        )
+        noise_std = measured.noise_std
+        if measured.weights is not None:
+            operator = WhitenedOperator(operator, measured.weights)
+            y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
+        # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
+        acted = self._intensity(operator, y, measured.unit)
+        intensity = acted.then(unit_map(operator, measured.unit))
+        problem = Problem(operator, self._to_network_units(operator, y, acted), noise_std / acted.scale)
         noise = composition.build_noise(self.specs["noise"], self.seed, case)
         sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
@@ -161,7 +172,7 @@ class DiffReconInferer(Inferer):
             for score in scores:
                 composition.check_spacing(score, geometry, self.spacing_tolerance)
             prior = composition.build_prior(self.specs["prior"])
-            prior.bind(planes, noise)
+            prior.bind(planes_for(operator, planes, scores, self.complex), noise)
             for plane in prior.planes:
                 composition.check_borrowed_spacing(scores, plane.plane, geometry, self.spacing_tolerance)
         consistency = composition.build_consistency(self.specs["consistency"])
@@ -182,9 +193,11 @@ class DiffReconInferer(Inferer):
             scale=intensity.scale,
             offset=intensity.offset,
             seed=self.seed,
-            options={**self.specs, "operator": spec},
+            options={**self.specs, "operator": spec, **({"complex": self.complex} if operator.complex_volume else {})},
             weights=composition.weights_of(scores),
-            distributions=tuple(sorted(composition.distributions_of(self.specs, scores))),
+            distributions=tuple(sorted(composition.distributions_of({**self.specs, "operator": spec}, scores))),
+            unit=measured.unit,
+            source_sha256=measured.source_sha256,
         )
         return Reconstruction(intensity.to_physical(recon.x), geometry, report)
 
@@ -198,12 +211,29 @@ class DiffReconInferer(Inferer):
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
         return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std)
 
-    def _intensity(self, operator: Operator, y: Tensor) -> IntensityMap:
+    def _intensity(self, operator: Operator, y: Tensor, unit: str) -> IntensityMap:
+        """Return the map from network units to what the operator acts on; a bundle's window is in the volume's unit."""
         if not y.numel():
             return IntensityMap(scale=1.0)  # a sample has no unit but the network's
         kind = dict(self.score.intensity)
         if kind.pop("map") == "window":
-            return IntensityMap.window(**kind)
+            window = IntensityMap.window(**kind)
+            if operator.complex_volume and window.offset != 0.0:
+                raise ConfigError(
+                    "a window that does not begin at 0 has no meaning for a complex volume",
+                    where=f"bundle {self.score.name}, diffrecon#intensity",
+                    expected="low 0, or a percentile",
+                    got=f"low {window.offset:g}",
+                )
+            if unit == "1/mm":
+                raise ConfigError(
+                    "a window in HU and a volume in attenuation",
+                    where=f"bundle {self.score.name}, diffrecon#intensity",
+                    expected="a measurement whose unit is HU",
+                    got=unit,
+                    mend="say the unit HU in the measurement's file: its line integrals stay the same",
+                )
+            return window.then(unit_map(operator, unit).inverse())
         return IntensityMap.percentile(operator.initial(y).abs(), **kind)
 
     @staticmethod

@@ -12,18 +12,19 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.measurement import affine_of
-from monai_diffrecon.io.nifti import read_volume
 
 
 class LoadVolumed(MapTransform):
-    """Reads each file to a ``MetaTensor`` (1, X, Y, Z) float32 in RAS+ order with its affine.
+    """Reads each file or folder to a ``MetaTensor`` (1, X, Y, Z) in RAS+ order with its affine, and nothing else.
 
     Unlike MONAI's ``LoadImaged`` it refuses what cannot be a volume, and keeps neither the file's name nor its
     header, so that nothing that may name a patient travels with the voxels.
 
     Args:
-        keys: keys of the paths.
+        keys: keys of the paths; any installed reader may read them.
         allow_missing_keys: pass over keys that are not there.
     """
 
@@ -31,9 +32,20 @@ class LoadVolumed(MapTransform):
         super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Read."""
+        """Read.
+
+        Raises:
+            InputError: no reader reads it, or it is a measurement instead of a volume.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
-            volume, geometry = read_volume(out[key])
-            out[key] = MetaTensor(volume, affine=torch.as_tensor(affine_of(geometry)))
+            _, m = read_scan(out[key])
+            if m.operator is not None:
+                raise InputError(
+                    "a measurement instead of a volume",
+                    where=str(key),
+                    expected="an image, such as NIfTI or a DICOM series",
+                    got=f"data of {m.operator['name']}",
+                )
+            out[key] = MetaTensor(m.data, affine=torch.as_tensor(affine_of(m.geometry)))
         return out

@@ -10,6 +10,8 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Spacing
 
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.io.measurement import from_tensor
 from monai_diffrecon.protocols import PLANE_AXIS
 
 
@@ -31,8 +33,18 @@ class ResampleInPlaned(MapTransform):
         self.enabled = enabled
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resample by cubic splines."""
+        """Resample by cubic splines.
+
+        Raises:
+            InputError: no image, but a measurement that carries its operator.
+        """
         out = dict(data)
         for key in self.key_iterator(out) if self.enabled else ():
+            if from_tensor(out[key]).operator is not None:
+                raise InputError(
+                    "a measurement with its own operator cannot be resampled",
+                    where=str(key),
+                    mend="leave --resample out, and use networks of the measurement's voxel size",
+                )
             out[key] = self.resample(out[key])
         return out

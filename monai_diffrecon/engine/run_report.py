@@ -30,6 +30,8 @@ class RunReport:
         options: the resolved operator, prior, consistency and sampler.
         weights: bundle name -> sha256.
         distributions: names of the distributions whose plugins took part.
+        unit: unit of the volume's intensity.
+        source_sha256: hash of the file or volume that the measurement came from, or None.
         fallbacks: what had to be done differently, in words.
     """
 
@@ -46,6 +48,8 @@ class RunReport:
     options: dict[str, Any]
     weights: dict[str, str]
     distributions: tuple[str, ...] = ()
+    unit: str = "arbitrary"
+    source_sha256: str | None = None
     fallbacks: list[str] = field(default_factory=list)
 
 

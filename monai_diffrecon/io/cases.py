@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.errors import InputError
+from monai_diffrecon.io.find_reader import AUTO, readers_of, recognisers
 from monai_diffrecon.io.hashing import keyed_name
-
-_SUFFIXES = (".nii", ".nii.gz")
 
 
 def list_cases(
@@ -23,38 +22,41 @@ def list_cases(
     reference: str | None = None,
     case_name: str | None = None,
     output_dir: str = ".",
+    reader: Any = AUTO,
 ) -> list[dict[str, Any]]:
     """Return the data list of a run: one dict ``{"image", "case"[, "reference"]}`` a scan.
 
     Args:
         image: one scan; wins over ``dataset_dir``.
-        dataset_dir: folder whose NIfTI files are the scans, by name.
+        dataset_dir: folder whose scans are the cases, by name: files and folders that a reader recognises. A folder
+            that is a scan itself (a DICOM series) is one case.
         reference: the truth of ``image``, for metrics.
         case_name: name of the one case (letters, digits, ``.``, ``_``, ``-``); None names every case by a keyed
             hash of its path, so that no identifier in a file name leaves the machine.
         output_dir: folder that keeps the key.
+        reader: ``auto``, or the reader of all scans (not of the reference).
 
     Raises:
         InputError: nothing to reconstruct, or a file is missing.
+        PluginError: no such reader.
     """
     if image is not None:
         paths = [Path(image).expanduser()]
     elif dataset_dir is not None:
-        folder = Path(dataset_dir).expanduser()
-        paths = sorted(p for p in folder.glob("[!.]*") if p.name.lower().endswith(_SUFFIXES)) if folder.is_dir() else []
+        paths = _scans(Path(dataset_dir).expanduser(), reader)
     else:
         paths = []
     if not paths:
         raise InputError(
             "nothing to reconstruct",
             where="image, dataset_dir",
-            expected="a NIfTI file or a folder of them",
+            expected="a scan or a folder of them",
             got=image or dataset_dir or "neither",
             mend="pass --image scan.nii.gz or --dataset_dir folder",
         )
     named = [("image", p) for p in paths] + ([("reference", Path(reference).expanduser())] if reference else [])
     for where, path in named:
-        if not path.is_file():
+        if not path.exists():
             raise InputError("no such file", where=where, got=path.name)
     if case_name is not None and not re.fullmatch(r"\w[\w.\-]*", str(case_name), flags=re.ASCII):
         raise InputError(
@@ -73,6 +75,18 @@ def list_cases(
     if reference:
         cases[0]["reference"] = str(Path(reference).expanduser())
     return cases
+
+
+def _scans(folder: Path, spec: Any) -> list[Path]:
+    """Return the scans in a folder, by name."""
+    if not folder.is_dir():
+        return []
+    readers = readers_of(spec)
+    found = {path: recognisers(path, readers) for path in sorted(folder.glob("[!.]*"))}
+    whole = recognisers(folder, readers)
+    # The files of a folder that is a scan itself are its slices.
+    parts = {path for path, names in found.items() if path.is_file() and set(names) & set(whole)}
+    return ([folder] if whole else []) + [path for path, names in found.items() if names and path not in parts]
 
 
 def case_key(output_dir: str | Path) -> str:

@@ -16,18 +16,22 @@ from torch import Tensor
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.protocols import Measurement, VolumeGeometry
 
-#: Key of the metadata in which a measurement carries its operator, its volume and its noise.
+#: Key of the metadata in which a measurement carries what its data does not say.
 META_KEY = "diffrecon"
 
 
-def geometry_of(shape: Sequence[int], affine: Any = None) -> VolumeGeometry:
-    """Return the geometry of an image of spatial ``shape`` with a 4 x 4 ``affine`` in RAS+ (None: 1 mm)."""
+def geometry_of(shape: Sequence[int], affine: Any = None, gaps: Sequence[float] = (0.0, 0.0, 0.0)) -> VolumeGeometry:
+    """Return the geometry of an image of spatial ``shape`` with a 4 x 4 ``affine`` in RAS+ (None: 1 mm).
+
+    ``gaps`` (mm) lie between its voxels.
+    """
     matrix = np.eye(4) if affine is None else np.asarray(torch.as_tensor(affine).cpu(), dtype=np.float64)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     return VolumeGeometry(
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),
         spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
         affine=tuple(tuple(float(v) for v in row) for row in matrix),
+        gaps=(float(gaps[0]), float(gaps[1]), float(gaps[2])),
     )
 
 
@@ -47,20 +51,22 @@ def to_tensor(measurement: Measurement, image: VolumeGeometry | None = None) -> 
     """
     m = measurement
     affine = torch.as_tensor(affine_of(image if image is not None else m.geometry))
-    if m.operator is None:
-        return MetaTensor(m.data, affine=affine)
-    arrays = {k: v for k, v in m.operator.items() if isinstance(v, Tensor)}
-    plain = {k: v for k, v in m.operator.items() if k not in arrays}
     # Options as a string: MONAI's collation refuses None and what is empty, and turns numbers into tensors.
     block: dict[str, Any] = {
-        "volume_shape": list(m.geometry.shape),
-        "volume_affine": affine_of(m.geometry).tolist(),
+        "gaps": list(m.geometry.gaps),
         "noise_std": float(m.noise_std),
-        "operator": json.dumps(plain),
         "unit": m.unit,
         "source_sha256": m.source_sha256 or "",
+        "header": json.dumps(m.header),
     }
-    block |= {"arrays": arrays} if arrays else {}
+    if m.operator is not None:
+        arrays = {k: v for k, v in m.operator.items() if isinstance(v, Tensor)}
+        block |= {
+            "volume_shape": list(m.geometry.shape),
+            "volume_affine": affine_of(m.geometry).tolist(),
+            "operator": json.dumps({k: v for k, v in m.operator.items() if k not in arrays}),
+        }
+        block |= {"arrays": arrays} if arrays else {}
     block |= {"weights": m.weights} if m.weights is not None else {}
     return MetaTensor(m.data, affine=affine, meta={META_KEY: block})
 
@@ -73,20 +79,25 @@ def from_tensor(tensor: Tensor) -> Measurement:
     """
     data = tensor.as_subclass(Tensor)
     block = dict(tensor.meta).get(META_KEY) if isinstance(tensor, MetaTensor) else None
-    if isinstance(block, dict):
-        return Measurement(
-            data=data,
-            geometry=geometry_of(block["volume_shape"], np.asarray(block["volume_affine"])),
-            operator=json.loads(block["operator"]) | dict(block.get("arrays", {})),
-            noise_std=float(block["noise_std"]),
-            weights=block.get("weights"),
-            unit=block["unit"],
-            source_sha256=block["source_sha256"] or None,
-        )
-    if data.ndim != 4:
+    block = block if isinstance(block, dict) else {}
+    gaps, operator = block.get("gaps", (0.0, 0.0, 0.0)), None
+    if "operator" in block:
+        geometry = geometry_of(block["volume_shape"], np.asarray(block["volume_affine"]), gaps)
+        operator = json.loads(block["operator"]) | dict(block.get("arrays", {}))
+    elif data.ndim == 4:
+        geometry = geometry_of(data.shape[1:], tensor.affine if isinstance(tensor, MetaTensor) else None, gaps)
+    else:
         raise InputError("not an image", where="inputs", expected="(1, X, Y, Z)", got=tuple(data.shape))
-    affine = tensor.affine if isinstance(tensor, MetaTensor) else None
-    return Measurement(data=data, geometry=geometry_of(data.shape[1:], affine))
+    return Measurement(
+        data=data,
+        geometry=geometry,
+        operator=operator,
+        noise_std=float(block.get("noise_std", 0.0)),
+        weights=block.get("weights"),
+        unit=block.get("unit", "arbitrary"),
+        source_sha256=block.get("source_sha256") or None,
+        header=json.loads(block.get("header", "null")),
+    )
 
 
 def check_finite(x: Tensor, where: str) -> Tensor:

@@ -108,8 +108,13 @@ def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, 
     atomic_write(path, image.to_filename)
 
 
+def is_nifti_name(path: Path) -> bool:
+    """Say whether a file has the name of a NIfTI file."""
+    return path.name.lower().endswith(_SUFFIXES)
+
+
 def _check_suffix(path: Path) -> None:
-    if not path.name.lower().endswith(_SUFFIXES):
+    if not is_nifti_name(path):
         raise InputError("not a NIfTI file", where=path.name, expected=" or ".join(_SUFFIXES), got=full_suffix(path))
 
 

@@ -75,6 +75,14 @@ class IntensityMap:
         foreground = magnitude[magnitude > FOREGROUND * largest].double().cpu().numpy()
         return cls(scale=float(np.percentile(foreground, q)))
 
+    def then(self, outer: IntensityMap) -> IntensityMap:
+        """Return the map that applies this one and then ``outer``: network to one unit to another."""
+        return IntensityMap(scale=self.scale * outer.scale, offset=outer.scale * self.offset + outer.offset)
+
+    def inverse(self) -> IntensityMap:
+        """Return the map from physical to network units."""
+        return IntensityMap(scale=1.0 / self.scale, offset=-self.offset / self.scale)
+
     def to_network(self, x: Tensor) -> Tensor:
         """Return physical values in network units."""
         return (x - self.offset) / self.scale

@@ -88,17 +88,28 @@ class SliceThickness(Operator):
 
     @classmethod
     def resolve_options(cls, measurement: VolumeGeometry, **options: Any) -> dict[str, Any]:
-        """Return the options with what the measured image says: thickness, and thin slices of 1 mm by default.
+        """Return the options with what the measured image says: thickness, gap, and thin slices of 1 mm by default.
 
         Args:
             measurement: geometry of the thick slices.
             options: the constructor's options, complete or not.
 
         Raises:
-            ConfigError: an option is wrong, or ``thickness + gap`` is not the distance of the image's slices.
+            ConfigError: an option is wrong, ``thickness + gap`` is not the distance of the image's slices, or they
+                overlap.
         """
         axis = PLANE_AXIS[check_plane(options.get("plane", "axial"), "operator#plane")]
         distance, count = measurement.spacing[axis], measurement.shape[axis]
+        said = measurement.gaps[axis]
+        if said < 0.0 and options.get("thickness") is None and "gap" not in options:
+            raise ConfigError(
+                "the image's slices overlap, which this operator does not model",
+                where="operator#thickness",
+                expected=f"slices of at most {distance:g} mm",
+                got=f"{distance - said:g} mm",
+                mend=f"give operator#thickness {distance:g} to take them for slices that touch",
+            )
+        options = {"gap": said, **options} if said > 0.0 else options
         gap = check_number(options.get("gap", 0.0), "operator#gap", low=0.0)
         thickness, target = options.get("thickness"), options.get("target_spacing")
         thickness = check_number(
@@ -147,13 +158,15 @@ class SliceThickness(Operator):
 
     def measured_geometry(self) -> VolumeGeometry:
         """Return the geometry of the thick-slice image."""
-        shape, voxel = list(self.measurement_shape[1:]), list(self.geometry.spacing)
+        shape, voxel, gaps = list(self.measurement_shape[1:]), list(self.geometry.spacing), [0.0, 0.0, 0.0]
         spacing = voxel[self.axis]
-        voxel[self.axis] = self.thickness + self.gap
+        voxel[self.axis], gaps[self.axis] = self.thickness + self.gap, self.gap
         affine = self.geometry.affine
         if affine is not None:
             affine = _rescale(affine, self.axis, voxel[self.axis], spacing, first=self.thickness)
-        return VolumeGeometry((shape[0], shape[1], shape[2]), (voxel[0], voxel[1], voxel[2]), affine)
+        return VolumeGeometry(
+            (shape[0], shape[1], shape[2]), (voxel[0], voxel[1], voxel[2]), affine, (gaps[0], gaps[1], gaps[2])
+        )
 
     def _along(self, matrix: Tensor, x: Tensor) -> Tensor:
         dim, matrix = 1 + self.axis, matrix.to(x.dtype)

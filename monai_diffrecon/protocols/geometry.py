@@ -21,8 +21,11 @@ class VolumeGeometry:
         shape: voxels along (X, Y, Z).
         spacing: voxel size along (X, Y, Z) in mm.
         affine: 4 x 4 voxel-to-world matrix in mm, row by row, or None when unknown.
+        gaps: what lies unmeasured between neighbouring voxels along (X, Y, Z) in mm, part of the spacing; negative
+            where slices overlap.
     """
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     affine: tuple[tuple[float, ...], ...] | None = None
+    gaps: tuple[float, float, float] = (0.0, 0.0, 0.0)

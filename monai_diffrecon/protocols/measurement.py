@@ -27,6 +27,8 @@ class Measurement:
             ignore. None for equal weights.
         unit: unit of the volume's intensity: ``HU``, ``1/mm`` (linear attenuation) or ``arbitrary``.
         source_sha256: hash of the file or volume it came from, or None.
+        header: DICOM attributes of the source that a derived series may repeat, keyword -> text; none of them says
+            who or when. None when the source is no DICOM.
     """
 
     data: Tensor
@@ -36,3 +38,4 @@ class Measurement:
     weights: Tensor | None = None
     unit: str = "arbitrary"
     source_sha256: str | None = None
+    header: dict[str, str] | None = None

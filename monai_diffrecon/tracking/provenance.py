@@ -22,6 +22,7 @@ from torch import Tensor
 import monai_diffrecon
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.atomic import full_suffix, write_json
+from monai_diffrecon.io.dicom_writer import series_sha256
 from monai_diffrecon.io.hashing import sha256_file, sha256_tensor
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.tracking.provenance_schema import RECORD_SCHEMA, SCHEMA_VERSION
@@ -40,6 +41,8 @@ def build_record(
     measurement_sha256: str,
     config: Mapping[str, Any],
     volume: Tensor | None = None,
+    phase: str | Path | None = None,
+    dicom: str | Path | None = None,
     weights: Mapping[str, str] | None = None,
     seeds: Mapping[str, int] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -48,6 +51,7 @@ def build_record(
     timings: Mapping[str, float] | None = None,
     network_calls: int = 0,
     distributions: Iterable[str] = (),
+    source: Mapping[str, str | None] | None = None,
     key: str | bytes | None = None,
 ) -> dict[str, Any]:
     """Return the record of a written output.
@@ -57,6 +61,8 @@ def build_record(
         measurement_sha256: hash of the measurement (:func:`sha256_tensor`).
         config: merged configuration, recorded with its paths taken out.
         volume: (1, X, Y, Z) what was meant to be written as float32; the file is read back and compared.
+        phase: the written phase of a complex volume, beside the output, whose magnitude that is.
+        dicom: folder of the DICOM series that was written of it, beside the output or below.
         weights: bundle name -> sha256 of its weights.
         seeds: name -> seed.
         options: what the command was called with, where that is not in ``config``.
@@ -65,6 +71,8 @@ def build_record(
         timings: name -> seconds.
         network_calls: batches that went through a network.
         distributions: plugin distributions that took part, by name.
+        source: where the measurement came from: ``reader``, ``unit`` of the volume, ``sha256`` of the file; each may
+            be None.
         key: names paths by keyed hashes (see :func:`redact`); None only takes them out.
 
     Raises:
@@ -90,8 +98,14 @@ def build_record(
         "residuals": redact([float(r) for r in residuals]),
         "timings": {name: redact(round(float(s), 3)) for name, s in (timings or {}).items()},
         "network_calls": int(network_calls),
+        "source": {name: (source or {}).get(name) for name in ("reader", "unit", "sha256")},
         "output": {"file": output.name, "sha256": sha256_file(output), "voxels_sha256": voxels},
     }
+    if dicom is not None:
+        folder = Path(dicom).relative_to(output.parent).as_posix()
+        record["output"]["dicom"] = {"folder": folder, "sha256": series_sha256(dicom)}
+    if phase is not None:
+        record["output"]["phase"] = {"file": Path(phase).name, "sha256": sha256_file(phase)}
     return record | {"record_sha256": _canonical_sha256(record)}
 
 
@@ -133,6 +147,18 @@ def verify_record(path: str | Path) -> None:
         record["output"]["voxels_sha256"],
         sha256_tensor(read_volume(output)[0]),
     )
+    if phase := record["output"].get("phase"):
+        _check_phase(path.with_name(phase["file"]), phase["sha256"])
+    series = record["output"].get("dicom")
+    if series is not None:
+        folder = path.parent / series["folder"]
+        _require_same("the DICOM series was changed", series["folder"], series["sha256"], series_sha256(folder))
+
+
+def _check_phase(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise IntegrityError("the phase is missing", where=path.name, mend="restore it, or reconstruct again")
+    _require_same("the phase was changed", path.name, expected, sha256_file(path))
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str | None]:

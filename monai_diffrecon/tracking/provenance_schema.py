@@ -39,6 +39,17 @@ PROPERTIES: dict[str, Any] = {
     },
     "timings": {"description": "seconds", "type": "object", "additionalProperties": _NUMBER_OR_NULL},
     "network_calls": {"type": "integer", "minimum": 0},
+    "source": {
+        "description": "where the measurement came from; null where that is not known",
+        "type": "object",
+        "required": ["reader", "unit", "sha256"],
+        "additionalProperties": False,
+        "properties": {
+            "reader": {"type": ["string", "null"]},
+            "unit": {"description": "of the volume's intensity", "type": ["string", "null"]},
+            "sha256": {"description": "of the file or volume", "type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"},
+        },
+    },
     "output": {
         "type": "object",
         "required": ["file", "sha256", "voxels_sha256"],
@@ -47,6 +58,23 @@ PROPERTIES: dict[str, Any] = {
             "file": {"description": "name of the file beside the record", "type": "string", "pattern": r"^[^/\\]+$"},
             "sha256": _SHA256,
             "voxels_sha256": {**_SHA256, "description": "of (1, X, Y, Z) float32 in RAS+ order"},
+            "phase": {
+                "description": "of a complex volume, whose magnitude the output is",
+                "type": "object",
+                "required": ["file", "sha256"],
+                "additionalProperties": False,
+                "properties": {"file": {"type": "string", "pattern": r"^[^/\\]+$"}, "sha256": _SHA256},
+            },
+            "dicom": {
+                "description": "the same as a DICOM series, in a folder relative to the record",
+                "type": "object",
+                "required": ["folder", "sha256"],
+                "additionalProperties": False,
+                "properties": {
+                    "folder": {"type": "string", "pattern": r"^(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*$"},
+                    "sha256": {**_SHA256, "description": "of the sorted hashes of its files"},
+                },
+            },
         },
     },
     "record_sha256": {**_SHA256, "description": "of all else in the record as canonical JSON"},
@@ -56,7 +84,8 @@ RECORD_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "monai_diffrecon provenance record",
     "type": "object",
-    "required": sorted(PROPERTIES),
+    # Earlier records do not say their source.
+    "required": sorted(PROPERTIES.keys() - {"source"}),
     "additionalProperties": False,
     "properties": PROPERTIES,
 }

@@ -77,6 +77,7 @@ def test_any_orientation_is_read_as_ras_with_the_right_affine(tmp_path: Path, ax
     np.testing.assert_allclose(affine_of(geometry), OBLIQUE, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
 def test_agrees_with_monai(tmp_path: Path) -> None:
     from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 

@@ -64,6 +64,17 @@ def test_record_verifies_and_says_what_was_done(tmp_path: Path) -> None:
     assert {"torch", "monai", "monai_diffrecon"} <= record["versions"].keys()
 
 
+def test_record_says_where_the_measurement_came_from(tmp_path: Path) -> None:
+    nothing = {"reader": None, "unit": None, "sha256": None}
+    path, record = _write(tmp_path)
+    assert record["source"] == nothing
+    path, record = _write(tmp_path, source={"reader": "container", "unit": "HU"})
+    assert record["source"] == nothing | {"reader": "container", "unit": "HU"}
+    verify_record(path)
+    with pytest.raises(IntegrityError, match="not a provenance record"):
+        _write(tmp_path, source={"sha256": "abc"})
+
+
 def test_record_identifies_no_one(tmp_path: Path) -> None:
     path, _ = _write(tmp_path)
     text = path.read_text()

@@ -1,0 +1,39 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A transform that reads scans of any kind that a reader knows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from monai_diffrecon.io.find_reader import AUTO, read_scan
+from monai_diffrecon.io.measurement import to_tensor
+
+
+class LoadMeasurementd(MapTransform):
+    """Reads each file or folder to a ``MetaTensor`` that carries its geometry, and its operator if it names one.
+
+    A plain image is (1, X, Y, Z) in RAS+ order with its affine. Neither a name of a file nor a header that may name a
+    patient travels with the data. The name of the reader is kept under ``<key>_reader``.
+
+    Args:
+        keys: keys of the paths.
+        reader: ``auto`` asks each installed reader; or the name of one, or ``{"name": ..., **options}``.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, reader: Any = AUTO, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.reader = reader
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            name, measurement = read_scan(out[key], self.reader)
+            out[key], out[f"{key}_reader"] = to_tensor(measurement), name
+        return out

@@ -1,0 +1,150 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The headers of DICOM files, without anything of them that names a patient."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.io.dicom_template import ALLOWED
+
+_MAGIC_AT, _MAGIC = 128, b"DICM"
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+#: Storage of CT and MR images: single-frame, enhanced, and enhanced from single frames.
+_IMAGES = [f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2", "4", "4.1", "4.4")]
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_PIXELS = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+
+#: All that is read of a file; names, dates and free text are not.
+TAGS = (
+    "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "ImageType",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DicomHeader:
+    """The header of one file.
+
+    Attributes:
+        path: the file.
+        dataset: pydicom data set of :data:`TAGS` and of what a derived series may repeat.
+        syntax: UID of the transfer syntax.
+        pixel_bytes: bytes of pixel data there are; 0 without any, -1 where that cannot be said.
+    """
+
+    path: Path
+    dataset: Any
+    syntax: Any
+    pixel_bytes: int
+
+
+def is_dicom(path: Path) -> bool:
+    """Say whether a file begins as DICOM files do (PS3.10 section 7.1)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
+    except OSError:
+        return False
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the DICOM files of a folder by name; hidden files and folders in it are passed over.
+
+    Raises:
+        InputError: none, or a file that is named as one or is empty and is none.
+    """
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")]
+    found = [p for p in files if is_dicom(p)]
+    for path in set(files) - set(found):
+        if path.suffix.lower() in _SUFFIXES or not path.stat().st_size:
+            raise InputError(
+                "not DICOM, or damaged", where=path.name, expected="DICM at byte 128", mend="copy the series again"
+            )
+    if not found:
+        raise InputError(
+            "no DICOM file",
+            where=folder.name,
+            expected="the files of a series",
+            mend="name the folder that holds them itself",
+        )
+    return found
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's warnings to itself: they quote values, which may name a patient."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read_header(path: Path) -> DicomHeader:
+    """Read the header of a file, not its pixels.
+
+    Raises:
+        InputError: not DICOM, damaged or truncated.
+    """
+    from pydicom import dcmread
+
+    if not is_dicom(path):
+        raise InputError("not a DICOM file", where=path.name, expected="DICM at byte 128")
+    try:
+        with path.open("rb") as file, quiet_pydicom():
+            dataset = dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, *ALLOWED])
+            syntax = dataset.file_meta.TransferSyntaxUID
+            header = DicomHeader(path, dataset, syntax, _pixel_bytes(file, syntax, path))
+    except InputError:
+        raise
+    except Exception as error:  # pydicom raises whatever a damaged file provokes; its words may quote the header
+        raise InputError(
+            "cannot be read as DICOM",
+            where=path.name,
+            got=type(error).__name__,
+            mend="check that the file is complete",
+        ) from None
+    if not header.pixel_bytes and dataset.file_meta.get("MediaStorageSOPClassUID") in _IMAGES:
+        # Cut within its header a slice may look like no image at all, and must not be passed over.
+        raise InputError("an image without pixel data", where=path.name, mend="copy the series again")
+    return header
+
+
+def truncated(path: Path) -> InputError:
+    """Return the error of a file whose pixel data ends too early."""
+    return InputError("truncated: the pixel data is incomplete", where=path.name, mend="copy the series again")
+
+
+def _pixel_bytes(file: BinaryIO, syntax: Any, path: Path) -> int:
+    """Return how many bytes of pixel data follow in a file whose header was read.
+
+    Raises:
+        InputError: compressed pixel data without its end.
+    """
+    if syntax.is_private or syntax == _DEFLATED:
+        return -1
+    size = path.stat().st_size
+    start = file.tell()
+    if file.read(4) != _PIXELS["little" if syntax.is_little_endian else "big"]:
+        return 0
+    if not syntax.is_encapsulated:
+        return size - start - (8 if syntax.is_implicit_VR else 12)
+    file.seek(start + 12)
+    while True:  # from fragment to fragment (PS3.5 A.4)
+        item = file.read(8)
+        if item[:4] == _END:
+            return -1
+        length = int.from_bytes(item[4:], "little")
+        if item[:4] != _ITEM or file.tell() + length > size:
+            raise truncated(path)
+        file.seek(length, 1)
