@@ -35,6 +35,7 @@ class ScoreNetwork:
             ``{"map": "window", "low": ..., "high": ...}``.
         sha256: hash of the weights' file.
         window: largest slice (height, width) to denoise in one piece, or None.
+        channels: channels of a slice; 2 for the real and the imaginary part.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ScoreNetwork:
     intensity: dict[str, Any]
     sha256: str
     window: tuple[int, int] | None = None
+    channels: int = 1
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
@@ -147,6 +149,7 @@ def load_score_network(
         intensity=dict(block["intensity"]),
         sha256=digest,
         window=None if window is None else (int(window[0]), int(window[1])),
+        channels=_channels(metadata),
     )
 
 
@@ -187,6 +190,12 @@ def load_auxiliaries(
             )
         loaded.append(auxiliary)
     return tuple(loaded)
+
+
+def _channels(metadata: dict[str, Any]) -> int:
+    """Return the channels of the network's input; 1 when the metadata does not say."""
+    inputs = metadata.get("network_data_format", {}).get("inputs", {})
+    return int(inputs.get("image", {}).get("num_channels", 1))
 
 
 def _network_def(root: Path) -> nn.Module:

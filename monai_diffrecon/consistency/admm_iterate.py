@@ -65,7 +65,7 @@ class ADMMIterateStep(ConsistencyStep):
         """Take the inverse problem, back-project its measurement once, and tell the regularizers the geometry.
 
         Raises:
-            ConfigError: the operator has no published back-projection.
+            ConfigError: the operator has no published back-projection, or a final SIRT step of a complex volume.
         """
         super().bind(problem, noise)
         operator = problem.operator
@@ -77,6 +77,13 @@ class ADMMIterateStep(ConsistencyStep):
                 expected="adjoint",
                 got="published",
                 mend='take the operator "rotation_ct", or back_projection "adjoint"',
+            )
+        if self.final_sirt and operator.complex_volume:
+            raise ConfigError(
+                "SIRT's weights have no meaning for a complex volume",
+                where="consistency#final_sirt",
+                expected="false",
+                got="true",
             )
         self._back: Callable[[Tensor], Tensor] = back
         for regularizer in self.regularizers:

@@ -69,9 +69,13 @@ class SequentialNoise(NoiseSource):
     def volume(
         self, shape: tuple[int, ...], step: int, *, stream: str = "sampler", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Return the announced noise (C, X, Y, Z), or the generator's next numbers."""
+        """Return the announced noise (C, X, Y, Z), or the generator's next numbers.
+
+        The published codes know real volumes only: complex noise, of unit variance in each component, is never the
+        announced one.
+        """
         kept = self._kept.get((step, stream))
-        if kept is not None and kept.shape == torch.Size(shape):
+        if kept is not None and kept.shape == torch.Size(shape) and not dtype.is_complex:
             return kept.to(dtype)
         return draw_normal(tuple(shape), dtype, self._generator)
 

@@ -16,7 +16,7 @@ def bootstrap_error(
     *,
     background: float = 0.05,
 ) -> float:
-    """Return the error (root mean square) of a reconstruction, by a parametric bootstrap.
+    """Return the error (root mean square of each real component) of a reconstruction, by a parametric bootstrap.
 
     The estimate is taken for the truth, measured, and reconstructed again: what that loses is about what the first
     reconstruction lost (Efron and Tibshirani 1993, section 6.5). It is too small by what is already missing from the
@@ -33,4 +33,4 @@ def bootstrap_error(
     foreground = estimate.abs() > background
     if bool(foreground.any()):
         squares = squares[foreground]
-    return float(squares.mean().sqrt())
+    return float(squares.mean().sqrt()) / (2.0**0.5 if again.is_complex() else 1.0)

@@ -33,6 +33,9 @@ class Draw:
 class NoiseSource(Plugin, ABC):
     """Standard normal volumes that depend only on (seed, case, stream, step, slice).
 
+    A noise level sigma is the standard deviation of each real component: ``x = x0 + sigma n`` with complex n whose real
+    and imaginary part both have unit variance.
+
     Neither batching, nor worker count, nor an interruption changes them.
 
     Args:

@@ -21,7 +21,7 @@ def check_prior(make: Callable[[], ScorePrior], *, steps: int = 12) -> None:
 
     ``bind`` refuses the wrong number of planes and one plane twice; ``planes_at`` says which networks are called, and
     says the same in any order and after a restart; shape and type are kept, the input is left alone, and gradients
-    run through.
+    run through; a complex volume, which the plane denoisers take, stays complex.
 
     Args:
         make: returns a new prior, not bound.
@@ -39,6 +39,7 @@ def check_prior(make: Callable[[], ScorePrior], *, steps: int = 12) -> None:
         _refuses(make(), [GaussianPrior(plane="axial")] * max(2, fewest), "one plane twice")
     for count in range(fewest, most + 1):
         _check_bound(make, count, steps)
+        _check_complex(make, count)
 
 
 def _refuses(prior: ScorePrior, planes: list[GaussianPrior], what: str) -> None:
@@ -78,3 +79,16 @@ def _check_bound(make: Callable[[], ScorePrior], count: int, steps: int) -> None
         prior.denoise(leaf, 0.3, SamplerState(x=leaf, sigma=0.3)).sum().backward()
     assert leaf.grad is not None, "no gradient runs through"
     assert bool(leaf.grad.abs().sum() > 0), "no gradient runs through"
+
+
+def _check_complex(make: Callable[[], ScorePrior], count: int) -> None:
+    prior, parts = make(), make()
+    for bound in (prior, parts):
+        planes = [GaussianPrior(mean=0.0, std=0.1 + 0.2 * i, plane=_PLANES[i]) for i in range(count)]
+        bound.bind(planes, IndependentNoise(3, "case"))
+    x = torch.randn((1, 4, 5, 6), generator=torch.Generator().manual_seed(0), dtype=torch.complex64)
+    got = prior.denoise(x, 0.3, SamplerState(x=x, sigma=0.3))
+    assert got.dtype == x.dtype, f"the type of a complex volume changes to {got.dtype}"
+    real, imaginary = (parts.denoise(part, 0.3, SamplerState(x=part, sigma=0.3)) for part in (x.real, x.imag))
+    error = float((got - torch.complex(real, imaginary)).abs().max())
+    assert error <= 1e-5, f"linear planes: a complex volume is not its two parts, but off by {error:.3g}"

@@ -82,3 +82,13 @@ def test_a_step_forgets_the_one_before_and_cannot_be_skipped() -> None:
         announced(source, [], 5, "axial")
     with pytest.raises(ResumeMismatchError):
         announced(SequentialNoise(3), [], 1, "axial")
+
+
+def test_complex_noise_is_not_the_announced_real_one() -> None:
+    """Both components have unit variance; the announced numbers would leave the imaginary one at 0."""
+    source = SequentialNoise(3)
+    announced(source, [Draw("predictor", 0, 7)], 0, "axial")
+    n = source.volume(SHAPE, 0, stream="predictor", dtype=torch.complex64)
+    assert n.dtype == torch.complex64
+    assert float(n.imag.std()) == pytest.approx(1.0, abs=0.2)
+    assert float(n.real.std()) == pytest.approx(1.0, abs=0.2)

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling masks of Cartesian MRI."""
 
+import hashlib
+import math
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,14 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.sampling_masks import MASKS, sampling_mask
 
 SHAPE = (64, 60)
+
+#: First digits of the hashes of masks, by kind.
+GOLDEN = {
+    "uniform1d": "cca5d45f3155",
+    "gaussian1d": "d3e031222bb2",
+    "gaussian2d": "29a7523e8402",
+    "poisson": "d9db2404a2c8",
+}
 
 
 @pytest.mark.parametrize("kind", MASKS)
@@ -76,3 +87,33 @@ def test_poisson_points_keep_their_distance() -> None:
 def test_too_large_a_centre_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"operator#center_fraction: the centre alone.*at most 10 points, got 30"):
         sampling_mask("uniform1d", SHAPE, 6.0, 0.5, 0)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_partial_fourier_leaves_out_one_end_of_the_first_phase_encoded_axis(kind: str) -> None:
+    mask = sampling_mask(kind, SHAPE, 3.0, 0.08, 0, partial_fourier=0.625)
+    along = mask.any(axis=0 if kind.endswith("1d") else 1)  # Y of the lines, X of the points
+    left_out = len(along) - math.ceil(0.625 * len(along))
+    assert left_out > 0
+    assert not along[:left_out].any()
+    assert along[left_out:].mean() > 0.3
+    points = mask[0] if kind.endswith("1d") else mask
+    assert points.sum() == round(points.size / 3.0)
+    assert mask[30:35, 28:33].all()
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_partial_fourier_keeps_the_centre_and_takes_all_that_is_left(kind: str) -> None:
+    mask = sampling_mask(kind, (20, 20), 1.0, 0.5, 0, partial_fourier=0.51)
+    kept = mask[0] if kind.endswith("1d") else mask[:, 0]
+    assert kept.tolist() == ([False] * 5 if kind.endswith("1d") else [False] * 9) + [True] * (
+        15 if kind.endswith("1d") else 11
+    )
+    assert mask[5:15, 5:15].all()
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_without_partial_fourier_the_draws_are_those_of_before(kind: str) -> None:
+    """Masks are part of a measurement: the same seed must give the same mask in later versions."""
+    digest = hashlib.sha256(np.packbits(sampling_mask(kind, SHAPE, 4.0, 0.08, 3)).tobytes()).hexdigest()
+    assert digest[:12] == GOLDEN[kind]

@@ -22,6 +22,7 @@ OPTIONS = {
     "real": {"acceleration": 3.0},
     "real, no centre": {"acceleration": 4.0, "center_fraction": 0.0, "mask_type": "uniform1d"},
     "complex": {"acceleration": 3.0, "complex_volume": True},
+    "partial": {"acceleration": 2.0, "partial_fourier": 0.7, "complex_volume": True},
     "coils": {"acceleration": 2.0, "coil_maps": coil_maps()},
     "complex coils": {"acceleration": 2.0, "coil_maps": coil_maps(), "complex_volume": True},
 }
@@ -115,6 +116,15 @@ def test_mask_from_a_config_wins() -> None:
     [
         ({"mask": torch.ones(7, 8)}, "operator#mask: of the wrong shape"),
         ({"mask": torch.zeros(8, 7)}, "operator#mask: nothing is measured"),
+        ({"mask": torch.ones(8, 7, 3)}, "operator#mask: of the wrong shape.*the same for all"),
+        ({"mask": torch.full((8, 7), 0.5)}, "operator#mask: not a mask; expected 0 and 1, got 0.5"),
+        ({"mask": torch.full((8, 7), float("nan"))}, "operator#mask: not a mask; expected 0 and 1, got nan"),
+        ({"mask": torch.ones(8, 7, dtype=torch.complex64)}, "operator#mask: not a mask.*got torch.complex64"),
+        ({"mask": [[1, 0], [1]]}, "operator#mask: not a mask"),
+        ({"mask": "mask.pt"}, "operator#mask: not a mask.*got 'mask.pt'"),
+        ({"mask": torch.ones(8, 7), "partial_fourier": 0.7}, "operator#partial_fourier: belongs to a generated mask"),
+        ({"partial_fourier": 0.5}, "operator#partial_fourier.*above 0.5 up to 1"),
+        ({"partial_fourier": 1.2}, "operator#partial_fourier"),
         ({"mask_type": "spiral"}, "operator#mask_type.*poisson"),
         ({"acceleration": 0.5}, "operator#acceleration"),
         ({"acceleration": float("nan")}, "operator#acceleration"),

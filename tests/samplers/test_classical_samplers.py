@@ -149,7 +149,11 @@ def test_bootstrap_error_counts_the_foreground_only() -> None:
     # The reconstruction doubles everything: the error is the estimate itself.
     assert bootstrap_error(lambda y: 2 * y, lambda v: v, x) == pytest.approx(2.5**0.5)
     assert bootstrap_error(lambda y: y + 1, lambda v: v, torch.zeros(4)) == pytest.approx(1.0)
-    assert bootstrap_error(lambda y: y, lambda v: v + 0.1j, x.to(torch.complex64)) == pytest.approx(0.1)
+    # Of each real component, as noise levels are: here 0 in one and 0.1 in the other.
+    assert bootstrap_error(lambda y: y, lambda v: v + 0.1j, x.to(torch.complex64)) == pytest.approx(0.1 / 2**0.5)
+    noise = 0.2 * draw(4000, seed=1, dtype=torch.complex128) * 2**0.5
+    ones = torch.ones(4000, dtype=torch.complex128)
+    assert bootstrap_error(lambda y: y, lambda v: v + noise, ones) == pytest.approx(0.2, rel=0.03)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,191 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What Cartesian MRI has in common, whichever axes it encodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.fourier import centred_fft, centred_ifft
+from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
+from monai_diffrecon.numerics.sampling_masks import sampling_mask
+from monai_diffrecon.protocols import Operator, VolumeGeometry
+
+
+class CartesianEncoding(Operator):
+    """``A x = M F (S x)``: coil maps S, a centred orthonormal Fourier transform F, a mask M (SENSE).
+
+    Args:
+        geometry: the volume.
+        mask: bool mask over the two masked axes, zero frequency at N // 2.
+        masked: the two axes (of X, Y, Z as -3, -2, -1) over which the mask runs, in order.
+        transformed: the axes of F; those beside the masked ones are measured in full.
+        coil_maps: complex coil sensitivities (coils, X, Y, Z); None is a single coil of sensitivity 1.
+        complex_volume: the volume is complex; otherwise the adjoint takes the real part.
+    """
+
+    def __init__(
+        self,
+        geometry: VolumeGeometry,
+        mask: Tensor,
+        *,
+        masked: tuple[int, int],
+        transformed: tuple[int, ...],
+        coil_maps: Tensor | None,
+        complex_volume: bool,
+    ) -> None:
+        super().__init__(
+            geometry,
+            (1 if coil_maps is None else _coils(coil_maps, geometry.shape), *geometry.shape),
+            complex_measurement=True,
+            complex_volume=check_flag(complex_volume, "operator#complex_volume"),
+        )
+        self._masked, self._transformed = masked, transformed
+        self._whole = next(axis for axis in (-3, -2, -1) if axis not in masked)
+        self.mask: Tensor
+        self.coil_maps: Tensor | None
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("coil_maps", coil_maps, persistent=False)
+
+    @property
+    def acceleration(self) -> float:
+        """Total over measured points, as the mask has it."""
+        return self.mask.numel() / max(int(self.mask.sum()), 1)
+
+    def _to_volume(self, images: Tensor) -> Tensor:
+        """Return the adjoint of the coil weighting, real unless the volume is complex."""
+        if self.coil_maps is not None:
+            images = (self.coil_maps.conj().to(images.dtype) * images).sum(0, keepdim=True)
+        return images if self.complex_volume else images.real
+
+    def _to_coils(self, x: Tensor) -> Tensor:
+        return x if self.coil_maps is None else self.coil_maps.to(torch.promote_types(x.dtype, torch.complex64)) * x
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return centred_fft(self._to_coils(x), self._transformed) * self.mask.unsqueeze(self._whole)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        images = centred_ifft(y * self.mask.unsqueeze(self._whole), self._transformed)
+        return self._to_volume(images).contiguous()
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return A^T A x over the masked axes alone: along the others, and of the shifts, nothing is left."""
+        self._check(x, self.volume_shape, self.complex_volume, "volume")
+        unshifted = torch.fft.ifftshift(self.mask).unsqueeze(self._whole)
+        k = torch.fft.fftn(self._to_coils(x), dim=self._masked, norm="ortho") * unshifted
+        return self._to_volume(torch.fft.ifftn(k, dim=self._masked, norm="ortho")).contiguous()
+
+    def initial(self, y: Tensor) -> Tensor:
+        """Return the zero-filled image, or the SENSE adjoint over the sum of squared sensitivities."""
+        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
+        estimate = self._adjoint(y)
+        if self.coil_maps is None:
+            return estimate
+        power = self.coil_maps.abs().square().sum(0, keepdim=True)
+        return torch.where(power > 1e-6 * power.max(), estimate / power.clamp_min(1e-12), torch.zeros_like(estimate))
+
+    def norm(self) -> float:
+        """Return ||A^T A||: known for a single coil, by power iteration otherwise.
+
+        A single complex coil has the eigenvalues 0 and 1. A real image has a Hermitian spectrum, so A^T A weighs
+        each frequency by the mean of the mask there and at the opposite frequency.
+        """
+        if self.coil_maps is not None:
+            return super().norm()
+        weights = torch.fft.ifftshift(self.mask).double()
+        if not self.complex_volume:
+            weights = (weights + weights.flip(0, 1).roll((1, 1), (0, 1))) / 2
+        return float(weights.max())
+
+
+def drawn_mask(
+    mask_type: str,
+    shape: tuple[int, int],
+    acceleration: float,
+    center_fraction: float,
+    mask_seed: int,
+    partial_fourier: float,
+) -> Tensor:
+    """Return the mask (n1, n2) that the options of an operator describe.
+
+    Raises:
+        ConfigError: an option out of its range.
+    """
+    return torch.from_numpy(
+        sampling_mask(
+            mask_type,
+            shape,
+            check_number(acceleration, "operator#acceleration", low=1.0),
+            check_number(center_fraction, "operator#center_fraction", low=0.0, high=1.0),
+            check_integer(mask_seed, "operator#mask_seed", low=0),
+            partial_fourier=check_number(partial_fourier, "operator#partial_fourier", low=0.5, high=1.0, open_low=True),
+        )
+    )
+
+
+def given_mask(mask: Tensor | Sequence[Sequence[int]], shape: tuple[int, int], partial_fourier: float) -> Tensor:
+    """Return a mask that the user gave, as bool.
+
+    Raises:
+        ConfigError: no table of 0 and 1 of this shape, nothing is measured, or a partial Fourier fraction beside it.
+    """
+    if partial_fourier != 1.0:
+        raise ConfigError(
+            "belongs to a generated mask",
+            where="operator#partial_fourier",
+            expected="1.0 beside operator#mask",
+            got=repr(partial_fourier),
+            mend="leave the points out of the mask",
+        )
+    values = _as_tensor(mask)
+    if values is None or values.is_complex():
+        raise ConfigError("not a mask", where="operator#mask", expected=f"0 and 1 of shape {shape}", got=_kind(mask))
+    if tuple(values.shape) != shape:
+        raise ConfigError(
+            "of the wrong shape",
+            where="operator#mask",
+            expected=f"{shape}, the same for all that lies across",
+            got=tuple(values.shape),
+        )
+    sampled = values != 0
+    if not bool((sampled == values).all()):
+        other = values[sampled != values][0]
+        raise ConfigError("not a mask", where="operator#mask", expected="0 and 1", got=f"{float(other):g}")
+    if not bool(sampled.any()):
+        raise ConfigError("nothing is measured", where="operator#mask", expected="a point that is not 0")
+    return sampled
+
+
+def _as_tensor(mask: object) -> Tensor | None:
+    try:
+        return torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else repr(value)[:60]
+
+
+def _coils(coil_maps: Tensor, shape: tuple[int, int, int]) -> int:
+    """Return the number of coils.
+
+    Raises:
+        ConfigError: no complex maps (coils, X, Y, Z) of this volume.
+    """
+    if isinstance(coil_maps, Tensor) and coil_maps.is_complex() and coil_maps.ndim == 4:
+        coils = int(coil_maps.shape[0])
+        if coils > 0 and tuple(coil_maps.shape[1:]) == tuple(shape):
+            return coils
+    described = f"{coil_maps.dtype} {tuple(coil_maps.shape)}" if isinstance(coil_maps, Tensor) else repr(coil_maps)
+    raise ConfigError(
+        "not coil maps of this volume",
+        where="operator#coil_maps",
+        expected=f"a complex tensor (coils, {', '.join(map(str, shape))})",
+        got=described,
+    )
