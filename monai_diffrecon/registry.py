@@ -31,6 +31,10 @@ __all__ = ["KINDS", "KNOWN_PROVIDERS", "PluginInfo", "available", "build", "chec
 #: (kind, name) -> the distribution known to provide it, for those who have not installed it.
 KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("priors", "wavelet_l1"): "diffrecon-wavelets",
+    ("operators", "noncartesian_mri"): "diffrecon-mri",
+    ("readers", "ismrmrd"): "diffrecon-mri",
+    ("readers", "fastmri"): "diffrecon-mri",
+    ("operators", "cone_beam_ct"): "diffrecon-rtk",
     ("importers", "ncsnpp"): "diffrecon-ncsnpp",
     ("importers", "guided_diffusion"): "diffrecon-ncsnpp",
     ("importers", "diffusers"): "diffrecon-ncsnpp",

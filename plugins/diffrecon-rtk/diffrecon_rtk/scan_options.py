@@ -1,0 +1,136 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What the options of an operator say of a cone-beam scan, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from diffrecon_rtk.trajectory import Detector
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.option_checks import check_integer, check_number
+from monai_diffrecon.numerics.scan_angles import scan_angles
+from monai_diffrecon.protocols import VolumeGeometry
+
+#: Largest side of a detector that is not asked for.
+_MOST_PIXELS = 4096
+
+
+def view_angles(
+    views: int | None, angles: object, arc: float, first_angle: float, angles_unit: str | None, *, turns: bool
+) -> tuple[float, ...]:
+    """Return the angles of the views in degrees: those of :func:`scan_angles`, but the arc may be several ``turns``.
+
+    Raises:
+        ConfigError: a wrong option, or angles that look like radians.
+    """
+    if not turns or angles is not None or views is None:
+        return scan_angles(views, angles, arc, first_angle, angles_unit)
+    # A part of the arc that is no turn says whether the options are right.
+    count = check_integer(views, "operator#views", low=1)
+    whole = check_number(arc, "operator#arc", low=0.0, open_low=True)
+    (first,) = scan_angles(1, None, min(whole, 6.0), first_angle, angles_unit)
+    step = (math.degrees(whole) if angles_unit == "radians" else whole) / count
+    return tuple(first + step * i for i in range(count))
+
+
+def check_pair(value: object, where: str, what: str) -> tuple[object, object]:
+    """Return two values of a list.
+
+    Raises:
+        ConfigError: not two.
+    """
+    found = None if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) else tuple(value)
+    if found is None or len(found) != 2:
+        raise ConfigError("wrong number of values", where=where, expected=what, got=repr(value))
+    return found
+
+
+def detector_of(
+    detectors: object,
+    spacing: object,
+    offset: object,
+    geometry: VolumeGeometry,
+    distances: tuple[float, float],
+    *,
+    may_guess: bool,
+) -> Detector:
+    """Return the detector that the options describe.
+
+    Args:
+        detectors: (nu, nv), or None for as many as see all of the volume.
+        spacing: (du, dv) in mm, or None for the smallest voxel, magnified.
+        offset: centre of the detector (u, v) in mm.
+        geometry: the volume.
+        distances: from the source to the isocentre and to the detector, in mm.
+        may_guess: ``detectors`` may be None when there is no offset.
+
+    Raises:
+        ConfigError: a wrong option.
+    """
+    to_axis, to_detector = distances
+    if spacing is None:
+        du = dv = min(geometry.spacing) * to_detector / to_axis
+    else:
+        pair = check_pair(spacing, "operator#detector_spacing", "[du, dv] in mm")
+        du, dv = (check_number(d, "operator#detector_spacing", low=0.0, open_low=True) for d in pair)
+    shift = check_pair(offset, "operator#detector_offset", "[u, v] in mm")
+    u, v = (check_number(d, "operator#detector_offset") for d in shift)
+    if detectors is not None:
+        pixels = check_pair(detectors, "operator#detectors", "[nu, nv]")
+        nu, nv = (check_integer(n, "operator#detectors", low=1) for n in pixels)
+    elif may_guess and u == v == 0.0:
+        radius, half = radius_of(geometry), geometry.shape[2] * geometry.spacing[2] / 2
+        nu = math.ceil(2.0 * to_detector * math.tan(math.asin(radius / to_axis)) / du) + 1
+        nv = math.ceil(2.0 * to_detector * half / (to_axis - radius) / dv) + 1
+        if max(nu, nv) > _MOST_PIXELS:
+            raise ConfigError(
+                "a detector that sees all of the volume would be too large",
+                where="operator#detectors",
+                expected=f"at most {_MOST_PIXELS} pixels along each side",
+                got=f"{nu} x {nv}",
+                mend="give operator#detectors, or move the source away from the volume",
+            )
+    else:
+        raise ConfigError(
+            "no number of pixels",
+            where="operator#detectors",
+            expected="[nu, nv]; what sees all of the volume is known of a circle and a centred flat detector only",
+        )
+    return Detector((nu, nv), (du, dv), (u, v))
+
+
+def distances_of(source_distance: object, detector_distance: object, radius: float) -> tuple[float, float]:
+    """Return the distances in mm from the source to the isocentre and to the detector.
+
+    Args:
+        source_distance: the first of them.
+        detector_distance: the second.
+        radius: that of the volume about the axis.
+
+    Raises:
+        ConfigError: the source is in the volume, or the detector is in front of the axis.
+    """
+    to_axis = check_number(source_distance, "operator#source_distance", low=0.0, open_low=True)
+    if to_axis <= radius:
+        raise ConfigError(
+            "the source would pass through the volume",
+            where="operator#source_distance",
+            expected=f"above {radius:.6g} mm, half the axial slice's diagonal",
+            got=f"{to_axis:.6g} mm",
+        )
+    to_detector = check_number(detector_distance, "operator#detector_distance", low=0.0, open_low=True)
+    if to_detector < to_axis:
+        raise ConfigError(
+            "the detector would be in front of the axis of rotation",
+            where="operator#detector_distance",
+            expected=f"source to detector, {to_axis:.6g} mm (source_distance) or more",
+            got=f"{to_detector:.6g} mm",
+        )
+    return to_axis, to_detector
+
+
+def radius_of(geometry: VolumeGeometry) -> float:
+    """Return the radius in mm of the cylinder about the axis of rotation that holds the volume."""
+    return math.hypot(geometry.shape[0] * geometry.spacing[0], geometry.shape[1] * geometry.spacing[1]) / 2
