@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,7 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffrecon import registry
-from monai_diffrecon.protocols import ConsistencyStep, Problem, Regularizer, VolumeGeometry
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.io.measurement_file import write_measurement
+from monai_diffrecon.io.nifti import write_volume
+from monai_diffrecon.protocols import (
+    ConsistencyStep,
+    Measurement,
+    MeasurementReader,
+    Problem,
+    Regularizer,
+    VolumeGeometry,
+)
 from monai_diffrecon.registry import PluginInfo
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.denoiser_laws import check_denoiser
@@ -24,6 +36,7 @@ from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.noise_laws import check_noise
 from monai_diffrecon.testing.operator_laws import check_operator
 from monai_diffrecon.testing.prior_laws import check_prior
+from monai_diffrecon.testing.reader_laws import check_reader
 from monai_diffrecon.testing.regularizer_laws import check_regularizer
 from monai_diffrecon.testing.sampler_laws import check_sampler
 
@@ -50,7 +63,16 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"thickness": 2.0},
         {"thickness": 1.5, "gap": 0.5, "profile": "gaussian", "plane": "coronal"},
     ],
-    ("operators", "parallel_ct"): [{"views": 5}, {"angles": [3.0, 50.0, 170.0], "filter": "hann"}],
+    ("operators", "parallel_ct"): [
+        {"views": 5},
+        {"angles": [3.0, 50.0, 170.0], "filter": "hann"},
+        {"views": 4, "arc": 360.0, "detector_offset": 0.25},
+        {"views": 4, "memory_limit_gb": 3e-6},
+    ],
+    ("operators", "fan_ct"): [
+        {"views": 5, "source_distance": 20.0, "detector_distance": 35.0},
+        {"views": 6, "arc": 250.0, "detector": "curved", "source_distance": 12.0, "detector_distance": 30.0},
+    ],
     ("operators", "rotation_ct"): [
         {"views": 5, "geometry": SQUARE},
         {"angles": [0.0, 1.0, 2.0], "geometry": SQUARE},
@@ -59,6 +81,25 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"acceleration": 3.0},
         {"acceleration": 2.0, "mask_type": "gaussian1d", "complex_volume": True},
         {"acceleration": 2.0, "coil_maps": COILS},
+    ],
+    ("operators", "cartesian_mri_3d"): [
+        {"acceleration": 2.0, "readout": "axial", "partial_fourier": 0.8},
+        {"acceleration": 2.0, "coil_maps": COILS, "complex_volume": True},
+    ],
+    ("operators", "noncartesian_mri"): [
+        {"spokes": 5},
+        {"pattern": "spiral", "coil_maps": COILS, "complex_volume": True},
+    ],
+    ("operators", "cone_beam_ct"): [
+        {"views": 5, "source_distance": 20.0, "detector_distance": 35.0},
+        {
+            "views": 6,
+            "arc": 500.0,
+            "pitch": 6.0,
+            "source_distance": 20.0,
+            "detector_distance": 35.0,
+            "detectors": [9, 7],
+        },
     ],
     ("operators", "unmeasured"): [{}],
     ("consistency", "none"): [{}],
@@ -69,12 +110,17 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2, "cg_iterations": 3, "final_sirt": True},
     ],
     ("consistency", "dps"): [{}, {"norm": "batch", "batch_size": 3}, {"plane": "coronal", "relative": False}],
+    ("readers", "nifti"): [{}],
+    ("readers", "container"): [{}],
+    ("readers", "dicom"): [{}, {"series": 1}],
     ("noises", "independent"): [{}],
     ("noises", "slerp"): [{}, {"plane": "coronal"}],
     ("noises", "sequential"): [{}],
     ("samplers", "initial"): [{}],
     ("samplers", "cubic"): [{}],
     ("samplers", "admm_tv"): [{"iterations": 3}, {"iterations": 3, "isotropic": False, "nonnegative": True}],
+    ("samplers", "sirt"): [{"iterations": 3}, {"iterations": 3, "relaxation": 1.5, "nonnegative": True}],
+    ("samplers", "cg_sense"): [{"iterations": 3}, {"iterations": 3, "weight": 0.1}],
     ("samplers", "annealed"): [{"steps": 3}, {"steps": 3, "start": {"name": "admm_tv", "iterations": 2}}],
     ("samplers", "ddim"): [{"steps": 3}, {"steps": 3, "start": "initial", "sigma_start": "estimate", "eta": 0.0}],
     ("samplers", "predictor_corrector"): [
@@ -111,8 +157,36 @@ def problem() -> Problem:
     return Problem(operator, operator(truth) + 0.05 * noise, 0.05)
 
 
-def check(kind: str, make: Callable[..., Any]) -> None:
-    """Run the law kit of a kind on what ``make`` returns."""
+def complex_problem() -> Problem:
+    """Return k-space of coils, with noise, of a complex volume."""
+    options = {"acceleration": 2.0, "coil_maps": COILS, "complex_volume": True, "geometry": GEOMETRY}
+    operator = registry.create("operators", f"{BUILT_IN}:cartesian_mri", **options)
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.randn(operator.volume_shape, generator=generator, dtype=torch.complex64)
+    y = operator(truth)
+    return Problem(operator, y + 0.05 * (y != 0) * torch.randn(y.shape, generator=generator, dtype=y.dtype), 0.05)
+
+
+def refuses_complex(info: PluginInfo, options: dict[str, Any]) -> bool:
+    """Say whether a plugin must refuse complex volumes: a sign, or sums of rows, they do not have."""
+    return info.name in ("sirt", "cubic") or bool(options.get("nonnegative") or options.get("final_sirt"))
+
+
+def scan(reader: MeasurementReader, folder: Path) -> Path | None:
+    """Write a scan for a reader; None when that takes more than a few lines, and its own tests have examples."""
+    y = problem()
+    if type(reader).__name__ == "NIfTIReader":
+        write_volume(folder / "scan.nii.gz", y.measurement, y.operator.measured_geometry())
+        return folder / "scan.nii.gz"
+    if type(reader).__name__ == "ContainerReader":
+        spec = {"name": "slice_thickness", "thickness": 1.8}
+        write_measurement(folder / "scan.h5", Measurement(y.measurement, GEOMETRY, spec, 0.05))
+        return folder / "scan.h5"
+    return None
+
+
+def check(kind: str, make: Callable[..., Any], problem: Callable[[], Problem], dtype: torch.dtype) -> None:
+    """Run the law kit of a kind on what ``make`` returns, with a problem whose volumes are of a type."""
     if kind == "operators":
         check_operator(make())
     elif kind == "denoisers":
@@ -120,16 +194,20 @@ def check(kind: str, make: Callable[..., Any]) -> None:
     elif kind == "priors":
         plugin = make()
         if isinstance(plugin, Regularizer):
-            check_regularizer(plugin, GEOMETRY)
+            check_regularizer(plugin, GEOMETRY, dtype=dtype)
         else:
             check_prior(make)
     elif kind == "consistency":
         p = problem()
         x0 = torch.rand(p.operator.volume_shape, generator=torch.Generator().manual_seed(2)) + 1.0
+        x0 = x0.to(p.operator.volume_dtype)
         acts_on_estimate = type(make()).on_estimate is not ConsistencyStep.on_estimate
         check_consistency(make, p, x0, reduces_residual=acts_on_estimate)
     elif kind == "noises":
         check_noise(make)
+    elif kind == "readers":
+        with TemporaryDirectory() as folder:
+            check_reader(make(), Path(folder), scan(make(), Path(folder)))
     else:
         step = functools.partial(registry.create, "consistency", f"{BUILT_IN}:conjugate_gradient")
         check_sampler(make, problem(), GaussianPrior().denoise, step)
@@ -152,7 +230,27 @@ def test_laws(info: PluginInfo) -> None:
         options = {**given, **options}
         make = functools.partial(registry.create, info.kind, f"{info.distribution}:{info.name}", **options)
         try:
-            check(info.kind, make)
+            check(info.kind, make, problem, torch.float64)
+        except AssertionError as error:
+            raise AssertionError(f"with the options {options}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    "info",
+    [info for info in registry.available() if info.kind in ("priors", "consistency", "samplers")],
+    ids=lambda info: f"{info.kind}-{info.distribution}:{info.name}",
+)
+def test_complex_volumes(info: PluginInfo) -> None:
+    """They obey the same laws, or are refused in one line."""
+    for options in configurations(info):
+        make = functools.partial(registry.create, info.kind, f"{info.distribution}:{info.name}", **options)
+        if refuses_complex(info, options):
+            with pytest.raises(ConfigError) as caught:
+                check(info.kind, make, complex_problem, torch.complex128)
+            assert "\n" not in str(caught.value)
+            continue
+        try:
+            check(info.kind, make, complex_problem, torch.complex128)
         except AssertionError as error:
             raise AssertionError(f"with the options {options}: {error}") from error
 
@@ -160,7 +258,11 @@ def test_laws(info: PluginInfo) -> None:
 def test_every_built_in_has_an_entry_and_every_entry_a_plugin() -> None:
     """Also fails when the package is not installed, and the registry therefore empty."""
     built_in = {(info.kind, info.name) for info in registry.available() if info.distribution == BUILT_IN}
-    assert built_in == CONFIGURATIONS.keys() - {("priors", "wavelet_l1")}
+    assert built_in == CONFIGURATIONS.keys() - {
+        ("priors", "wavelet_l1"),
+        ("operators", "noncartesian_mri"),
+        ("operators", "cone_beam_ct"),
+    }
 
 
 def test_a_new_built_in_without_an_entry_fails() -> None:

@@ -12,6 +12,9 @@ from einops import rearrange
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
+#: Raised whenever :func:`rotation_matrix` would get other entries: matrices kept on disk carry it in their name.
+ROTATION_VERSION = "rotation-1"
+
 #: Smaller interpolation weights are rounding errors of the grid.
 _NEGLIGIBLE = 1e-9
 
@@ -49,7 +52,7 @@ def rotation_matrix(width: int, angles: np.ndarray) -> csr_array:
     return vstack([_projected_view(width, float(theta)) for theta in angles], format="csr")
 
 
-def rotation_back_projection(width: int, angles: np.ndarray) -> csr_array:
+def rotation_back_projection(width: int, angles: np.ndarray, views: int | None = None) -> csr_array:
     """Return the published back-projection: read every view where a pixel falls, sum, times ``pi / (2 V)``.
 
     A pixel falls on bin ``column cos - row sin`` about the centre; between bins the view is interpolated. It is
@@ -58,11 +61,12 @@ def rotation_back_projection(width: int, angles: np.ndarray) -> csr_array:
     Args:
         width: pixels W along rows and columns.
         angles: angles in radians, (V,).
+        views: views the scale is for, when ``angles`` are a part of them.
 
     Returns:
         Matrix (W * W, V * P), float32.
     """
-    scale = math.pi / (2.0 * len(angles))
+    scale = math.pi / (2.0 * (len(angles) if views is None else views))
     transposed = vstack([_read_view(width, float(theta), scale) for theta in angles], format="csr")
     return transposed.T.tocsr()
 

@@ -7,20 +7,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from monai_diffrecon.errors import ConfigError, InputError, ResourceError
+from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.numerics.option_checks import check_integer, check_number
 from monai_diffrecon.numerics.ramp_filter import ramp_filter
 from monai_diffrecon.numerics.rotation_geometry import (
+    ROTATION_VERSION,
     padded_size,
     rotation_back_projection,
     rotation_entries,
     rotation_matrix,
 )
 from monai_diffrecon.numerics.sparse import SparseMatrix
-from monai_diffrecon.protocols import Operator, VolumeGeometry
+from monai_diffrecon.operators._sparse_projector import SparseProjector
+from monai_diffrecon.protocols import VolumeGeometry
 
 #: Bytes an entry takes at the peak, 8 of them twice: the list of views and its stack, or a matrix and its transpose.
 _PEAK_BYTES = 16
@@ -29,7 +31,7 @@ _PEAK_BYTES = 16
 _SQUARE = 0.01
 
 
-class RotationCT(Operator):
+class RotationCT(SparseProjector):
     """Rotate-and-sum projections of every axial slice: sums of intensities, measurement (views, P, Z).
 
     For comparison with published results (DiffusionMBIR, arXiv 2211.10655; TPDM, arXiv 2303.08440; DDS,
@@ -45,15 +47,16 @@ class RotationCT(Operator):
         geometry: the volume; square slices of square pixels.
         views: number of views, two or more, equally spaced over 180 degrees, end excluded.
         angles: two angles or more in degrees; wins over ``views``. Limited angle: 0, 1, 2, ...
-        memory_limit_gb: refuse to build matrices that need more than this at their peak.
+        memory_limit_gb: do not build matrices that need more than this at their peak, but a few views at a time at
+            every use: the same numbers, slower.
 
     Raises:
         ConfigError: a wrong option.
         InputError: slices or pixels that are not square.
-        ResourceError: the matrices would need more memory than the limit; the message has the estimate.
+        ResourceError: one view alone would need more memory than the limit; the message has the estimate.
     """
 
-    slice_plane = "axial"
+    name = "rotation_ct"
 
     def __init__(
         self,
@@ -63,40 +66,22 @@ class RotationCT(Operator):
         memory_limit_gb: float = 4.0,
     ) -> None:
         degrees = _angles(views, angles)
-        limit = check_number(memory_limit_gb, "operator#memory_limit_gb", low=0.0, open_low=True)
         width = _square_width(geometry)
-        radians = np.deg2rad(np.asarray(degrees, dtype=np.float64))
-        projection, back = rotation_entries(width, radians)
-        needed = _PEAK_BYTES * (projection + back) / 1e9
-        if needed > limit:
-            raise ResourceError(
-                "the system matrix would be too large",
-                where="operator rotation_ct",
-                expected=f"at most {limit:g} GB",
-                got=f"about {needed:.2g} GB",
-                mend="use fewer views, or raise operator#memory_limit_gb",
-            )
-        super().__init__(geometry, (len(degrees), padded_size(width)[0], geometry.shape[2]))
+        super().__init__(geometry, len(degrees), padded_size(width)[0])
         self.degrees = degrees
-        matrix = rotation_matrix(width, radians)
-        self.matrix = SparseMatrix(matrix)
-        self.transposed = SparseMatrix(matrix.T.tocsr())
-        self.smear = SparseMatrix(rotation_back_projection(width, radians))
+        self.smear: SparseMatrix | None = None
+        radians = np.deg2rad(np.asarray(degrees, dtype=np.float64))
+        entries = np.array([sum(rotation_entries(width, theta)) for theta in radians[:, None]], dtype=np.float64)
+        if self._prepare(entries, _PEAK_BYTES, memory_limit_gb, (ROTATION_VERSION, self.name, width, degrees)):
+            self.smear = SparseMatrix(self._view_smear(0, len(degrees)))
 
-    @property
-    def volume_dtype(self) -> torch.dtype:
-        """Data type the matrices compute in: float32, or float64 after ``double()``; others are converted."""
-        return self.matrix.values.dtype
+    def _view_matrix(self, first: int, last: int) -> csr_array:
+        return rotation_matrix(self.geometry.shape[0], np.deg2rad(np.asarray(self.degrees[first:last])))
 
-    def slice_axis(self, plane: str) -> int | None:
-        """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
-        return -1 if plane == self.slice_plane else None
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.matrix(x[0].flatten(0, 1)).reshape(self.measurement_shape)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self.transposed(y.flatten(0, 1)).reshape(self.volume_shape)
+    def _view_smear(self, first: int, last: int) -> csr_array:
+        """Return the columns of some views in the published back-projection, scaled for all of them."""
+        radians = np.deg2rad(np.asarray(self.degrees[first:last]))
+        return rotation_back_projection(self.geometry.shape[0], radians, len(self.degrees))
 
     def back_projection(self, y: Tensor) -> Tensor:
         """Return B y (1, X, Y, Z), the published stand-in for A^T y: read every view at the pixels, unfiltered.
@@ -107,7 +92,12 @@ class RotationCT(Operator):
             InputError: a sinogram of the wrong shape or type.
         """
         self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
-        return self.smear(y.flatten(0, 1)).reshape(self.volume_shape)
+        if self.smear is not None:
+            return self.smear(y.flatten(0, 1)).reshape(self.volume_shape)
+        image = y.new_zeros((self.geometry.shape[0] * self.geometry.shape[1], self.geometry.shape[2]))
+        for first, last, part in self._rebuilt(self._view_smear):
+            image = image + self._on_device(part)(y[first:last].flatten(0, 1))
+        return image.reshape(self.volume_shape)
 
     def filtered_back_projection(self, y: Tensor) -> Tensor:
         """Return the published filtered back-projection (1, X, Y, Z): B of the ramp-filtered views, doubled.

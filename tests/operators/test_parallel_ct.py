@@ -188,9 +188,9 @@ def test_limited_arc_weighs_each_view_by_its_step() -> None:
     np.testing.assert_allclose(limited.view_weights, np.pi / 12)
 
 
-def test_too_large_a_matrix_is_refused_before_it_is_built() -> None:
-    with pytest.raises(ResourceError, match=r"too large; expected at most 4 GB, got about 1\d GB. To mend"):
-        ParallelCT(VolumeGeometry((512, 512, 8)), views=720)
+def test_too_large_a_view_is_refused_before_it_is_built() -> None:
+    with pytest.raises(ResourceError, match=r"one view .* too large; expected at most 0.001 GB, got about 0.01\d* GB."):
+        ParallelCT(VolumeGeometry((512, 512, 8)), views=720, memory_limit_gb=0.001)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,10 @@ def test_too_large_a_matrix_is_refused_before_it_is_built() -> None:
         ({"views": 4, "detector_spacing": -1.0}, "operator#detector_spacing"),
         ({"views": 4, "filter": "cosine"}, "operator#filter.*ramp or hann"),
         ({"views": 4, "memory_limit_gb": "4"}, "operator#memory_limit_gb"),
+        ({"views": 4, "detector_offset": "0.25"}, "operator#detector_offset"),
+        ({"views": 4, "angles_unit": "gon"}, "operator#angles_unit.*degrees or radians"),
+        ({"angles": [0.0, 0.5, 1.0]}, "operator#angles: these look like radians; expected angles in degrees"),
+        ({"views": 60, "arc": 3.14159}, "operator#arc: these look like radians; expected angles in degrees"),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:

@@ -213,6 +213,6 @@ def test_wrong_options(geometry: VolumeGeometry, options: dict, message: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_too_large_a_matrix_is_refused_before_it_is_built() -> None:
-    with pytest.raises(ResourceError, match=r"too large; expected at most 4 GB, got about \d+ GB. To mend"):
-        RotationCT(VolumeGeometry((512, 512, 8)), views=720)
+def test_too_large_a_view_is_refused_before_it_is_built() -> None:
+    with pytest.raises(ResourceError, match=r"one view .* too large; expected at most 0.001 GB, got about 0.0\d+ GB."):
+        RotationCT(VolumeGeometry((512, 512, 8)), views=720, memory_limit_gb=0.001)
