@@ -1,14 +1,14 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepare volumes for training: RAS+, scaled to network units, cropped to the head, one .npy each.
+"""Prepare volumes for training: RAS+, scaled to network units, cropped, one .npy each.
 
-    python scripts/prepare_training_data.py DATA OUT
-    python scripts/prepare_training_data.py DATA OUT --frame 104
+    python scripts/prepare_training_data.py {brain,heads,body_ct} DATA OUT
 
-DATA holds the folders ``mr/`` and ``mr_lowres/`` (images) and ``mr_labels/`` (label maps). Written to OUT: the volumes
-and ``datalist.json`` with the sections ``training`` and ``validation`` that ``SlicePatches`` reads. Voxels are 1 mm.
-With ``--frame N`` whole heads only, 2 mm, each in a frame of N voxels a side: what a network that draws whole slices
-is trained on.
+DATA holds the folders ``mr/``, ``mr_lowres/`` and ``ct/`` (images) and ``mr_labels/`` (label maps). Written to OUT: the
+volumes and ``datalist.json`` with the sections ``training`` and ``validation`` that ``SlicePatches`` reads.
+
+brain: heads and brains at 1 mm, cropped. heads: whole heads at 2 mm, each in a frame of 104 voxels a side, what a
+network that draws whole slices is trained on. body_ct: chests and abdomens at 1.5 mm, -1000..1000 HU to 0..1.
 """
 
 from __future__ import annotations
@@ -48,6 +48,14 @@ HEADS = {
     "mr_lowres/IXI034-HH-1260_T1_2mm": 1.5,
 }
 VALIDATION_HEAD = "mr_lowres/IXI033-HH-1259_T1_2mm"
+FRAME = 104
+#: CT scans whose slices are at most 2.5 mm apart: every plane.
+BODY = {"cmbcrc_01068_chest": 1.0, "lungfcp_0001_chest": 1.0, "totalseg_aorta_thorax": 1.5}
+#: CT scans with thicker slices: their axial slices serve the coronal network too, lying on their back, since what it
+#: learns is local and three scans are few.
+BODY_AXIAL = {"cptacpda_C3L00189_abdomen": 1.0, "acrinflt_013_thorax": 1.0, "lungdx_A0002_chest": 1.0}
+VALIDATION_BODY = "rider_0117_chest"
+WINDOW = (-1000.0, 1000.0)
 
 
 def load(path: Path, spacing: tuple[float, float, float], mode: str | int) -> np.ndarray:
@@ -93,7 +101,7 @@ def frame(volume: np.ndarray, mask: np.ndarray, size: int, margin: int = 4) -> n
     return framed
 
 
-def prepare_frames(data: Path, out: Path, size: int) -> dict[str, list[dict]]:
+def prepare_heads(data: Path, out: Path, size: int = FRAME) -> dict[str, list[dict]]:
     """Write whole heads at 2 mm in frames and return the data list."""
     every = ["sagittal", "coronal", "axial"]
     sections: dict[str, list[dict]] = {"training": [], "validation": []}
@@ -114,7 +122,7 @@ def prepare_frames(data: Path, out: Path, size: int) -> dict[str, list[dict]]:
     return sections
 
 
-def prepare_crops(data: Path, out: Path) -> dict[str, list[dict]]:
+def prepare_brain(data: Path, out: Path) -> dict[str, list[dict]]:
     """Write heads at 1 mm, cropped, and return the data list."""
     every = ["sagittal", "coronal", "axial"]
     sections: dict[str, list[dict]] = {"training": [], "validation": []}
@@ -135,15 +143,37 @@ def prepare_crops(data: Path, out: Path) -> dict[str, list[dict]]:
     return sections
 
 
+def prepare_body(data: Path, out: Path) -> dict[str, list[dict]]:
+    """Write CT scans at 1.5 mm in network units and return the data list."""
+    every = ["sagittal", "coronal", "axial"]
+    sections: dict[str, list[dict]] = {"training": [], "validation": []}
+    low, high = WINDOW
+    for name, weight in tqdm((BODY | BODY_AXIAL | {VALIDATION_BODY: 1.0}).items(), desc="scans"):
+        thick = name in BODY_AXIAL
+        volume = load(data / "ct" / f"{name}.nii.gz", (1.5, 1.5, -1.0 if thick else 1.5), 3)
+        scaled = np.clip((volume - low) / (high - low), 0.0, 2.0)
+        body = crop(scaled, median_filter(scaled, 3) > 0.3, margin=10).astype(np.float16)
+        section = "validation" if name == VALIDATION_BODY else "training"
+        np.save(out / f"{name}.npy", np.ascontiguousarray(body))
+        sections[section].append({"file": f"{name}.npy", "planes": ["axial"] if thick else every, "weight": weight})
+        if thick:
+            np.save(out / f"{name}_lying.npy", np.ascontiguousarray(body.transpose(0, 2, 1)))
+            sections[section].append({"file": f"{name}_lying.npy", "planes": ["coronal"], "weight": weight / 2})
+    return sections
+
+
+SETS = {"brain": prepare_brain, "heads": prepare_heads, "body_ct": prepare_body}
+
+
 def main() -> None:
     """Prepare everything that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with mr/ and mr_labels/")
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("data", type=Path, help="folder with mr/, mr_lowres/, mr_labels/ and ct/")
     parser.add_argument("out", type=Path, help="folder for the prepared volumes")
-    parser.add_argument("--frame", type=int, default=None, help="whole heads at 2 mm in frames of so many voxels")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    sections = prepare_frames(args.data, args.out, args.frame) if args.frame else prepare_crops(args.data, args.out)
+    sections = SETS[args.set](args.data, args.out)
     (args.out / "datalist.json").write_text(json.dumps(sections, indent=1) + "\n")
 
 

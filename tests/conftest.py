@@ -10,6 +10,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Child processes of a test read it too.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A slow machine must not fill the user's cache with the matrices of tests.
+os.environ.setdefault("DIFFRECON_CACHE_DIR", "off")
 
 import json
 import shutil
