@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_diffrecon.engine.posterior_samples import PosteriorSpread
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.evaluation.metrics import volume_metrics
+from monai_diffrecon.evaluation.metrics import default_data_range, volume_metrics
 from monai_diffrecon.evaluation.montage import montage, preview
 from monai_diffrecon.io.dicom_writer import write_series
 from monai_diffrecon.io.hashing import sha256_tensor
@@ -76,10 +77,13 @@ class CaseRecorder:
         self._parent = None
 
     @contextmanager
-    def case(self, name: str) -> Iterator[_CaseRecord]:
-        """Open the run of one case."""
-        with self._run(name, None if self._parent is None else self._parent.run_id) as run:
+    def case(self, name: str, run: Any = None) -> Iterator[_CaseRecord]:
+        """Open the run of one case, or record into a ``run`` that is open."""
+        if run is not None:
             yield _CaseRecord(name, self.output_dir, run, self.unit if self.dicom else None)
+            return
+        with self._run(name, None if self._parent is None else self._parent.run_id) as own:
+            yield _CaseRecord(name, self.output_dir, own, self.unit if self.dicom else None)
 
 
 class _CaseRecord:
@@ -92,9 +96,19 @@ class _CaseRecord:
         self.affine = torch.eye(4, dtype=torch.float64)
 
     def finish(
-        self, done: Reconstruction, measurement: Tensor, reference: Tensor | None, *, reader: str | None = None
+        self,
+        done: Reconstruction,
+        measurement: Tensor,
+        reference: Tensor | None,
+        *,
+        reader: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> dict[str, float]:
         """Write and track the reconstruction; return its metrics (empty without a reference).
+
+        Of several samples the mean is the output; their spread is written beside it as ``<case>_std.nii.gz``,
+        ``<case>_std_measured.nii.gz`` and ``<case>_std_null.nii.gz``, the samples that were kept as
+        ``<case>_sample000.nii.gz`` and so on.
 
         Of a complex volume the magnitude is the output, which metrics and pictures show; its phase (radians, -pi to pi)
         is written beside it as ``<case>_phase.nii.gz``.
@@ -104,6 +118,7 @@ class _CaseRecord:
             measurement: what it was made from.
             reference: the truth, or None.
             reader: name of what read the measurement, or None.
+            options: what else to put into the provenance record.
         """
         volume, report = _magnitude(done.volume), done.report
         reference = None if reference is None else _magnitude(reference)
@@ -116,9 +131,12 @@ class _CaseRecord:
         if self.dicom is not None:
             self._write_series(self.dicom, done, volume, measurement)
         metrics = self._metrics(volume, reference)
+        spread = None if done.spread is None else self._write_spread(done.spread, done)
         picture = self.folder / f"{self.name}_montage.png"
         if reference is None:
             preview(volume, picture, spacing=done.geometry.spacing)
+            if done.spread is not None:
+                preview(done.spread.std, self.folder / f"{self.name}_std.png", spacing=done.geometry.spacing)
         else:
             truth = torch.as_tensor(reference).as_subclass(Tensor)
             montage(
@@ -127,11 +145,13 @@ class _CaseRecord:
                 picture,
                 spacing=done.geometry.spacing,
                 metrics={"reconstruction": metrics},
+                std=None if done.spread is None else done.spread.std,
             )
         record = build_record(
             output=self.output,
             volume=volume,
             phase=phase,
+            spread=spread,
             dicom=self.dicom,
             measurement_sha256=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
             weights=report.weights,
@@ -146,6 +166,7 @@ class _CaseRecord:
             },
             network_calls=report.network_calls,
             distributions=report.distributions,
+            options=options,
             source={"reader": reader, "unit": report.unit, "sha256": report.source_sha256},
         )
         write_record(record_path(self.output), record)
@@ -165,10 +186,22 @@ class _CaseRecord:
         self.run.log_artifact(record_path(self.output))
         return metrics
 
+    def _write_spread(self, spread: PosteriorSpread, done: Reconstruction) -> dict[str, Path]:
+        """Write the spread of the samples, and those that were kept; return name -> file."""
+        volumes = {"std": spread.std, "std_measured": spread.std_measured, "std_null": spread.std_null}
+        for index, sample in enumerate(spread.samples):
+            volumes[f"sample{index:03d}"] = _magnitude(sample)
+            if sample.is_complex():
+                volumes[f"sample{index:03d}_phase"] = sample.angle()
+        files = {name: self.folder / f"{self.name}_{name}.nii.gz" for name in volumes}
+        for name, volume in volumes.items():
+            write_volume(files[name], volume, done.geometry)
+        return files
+
     def _write_series(self, folder: Path, done: Reconstruction, volume: Tensor, measurement: Tensor) -> None:
         """Write the volume as a DICOM series that says how it came about."""
         said, used = from_tensor(measurement), done.report.options
-        names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler"))
+        names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler") if kind in used)
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_series(
             folder,
@@ -184,15 +217,28 @@ class _CaseRecord:
     def _metrics(self, volume: Tensor, reference: Tensor | None) -> dict[str, float]:
         if reference is None:
             return {}
-        if tuple(reference.shape) != tuple(volume.shape):
-            raise InputError(
-                "reference of another shape than the reconstruction",
-                where="reference",
-                expected=tuple(volume.shape),
-                got=tuple(reference.shape),
-                mend="resample it to the reconstruction's grid",
-            )
         return volume_metrics(volume, torch.as_tensor(reference).as_subclass(Tensor))
+
+
+def check_reference(reference: Tensor, shape: Sequence[int]) -> None:
+    """Refuse a reference before there is a reconstruction that cannot be compared with it.
+
+    Args:
+        reference: the truth, (1, X, Y, Z).
+        shape: voxels of the reconstruction along X, Y, Z.
+
+    Raises:
+        InputError: another shape, or a constant.
+    """
+    if tuple(reference.shape) != (1, *shape):
+        raise InputError(
+            "reference of another shape than the reconstruction",
+            where="reference",
+            expected=(1, *shape),
+            got=tuple(reference.shape),
+            mend="resample it to the reconstruction's grid",
+        )
+    default_data_range(_magnitude(reference.as_subclass(Tensor)))
 
 
 def _magnitude(volume: Tensor) -> Tensor:

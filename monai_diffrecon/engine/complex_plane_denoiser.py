@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix
+from monai_diffrecon.numerics.axis_filter import gaussian_mean
 from monai_diffrecon.numerics.option_checks import check_choice, check_number
 from monai_diffrecon.protocols import Operator, PlaneDenoiser
 
@@ -101,7 +101,7 @@ class ComplexPlaneDenoiser(PlaneDenoiser):
     def _phase(self, x: Tensor) -> Tensor:
         """Return the smooth phase of a volume as numbers of magnitude 1."""
         low = self._blur(x, self.width)
-        return torch.polar(torch.ones_like(low.real), low.angle())
+        return torch.where(low == 0, torch.ones_like(low), low.sgn())
 
     def _shrink(self, imaginary: Tensor, sigma: float) -> Tensor:
         """Return what of the imaginary part is more than noise."""
@@ -115,8 +115,7 @@ class ComplexPlaneDenoiser(PlaneDenoiser):
         if x.is_complex():
             return torch.complex(self._blur(x.real, width), self._blur(x.imag, width))
         for axis, spacing in enumerate(self.spacing, start=1):
-            weights = gaussian_matrix(x.shape[axis], width / spacing)
-            x = along_axis(weights, x, axis) / _column(weights.sum(1), axis).to(x)
+            x = gaussian_mean(x, width / spacing, axis)
         return x
 
 
@@ -149,7 +148,3 @@ def planes_for(
                 mend="set operator#complex_volume to true, or take a network of one channel",
             )
     return list(planes)
-
-
-def _column(values: Tensor, axis: int) -> Tensor:
-    return values.reshape([-1 if i == axis else 1 for i in range(4)])

@@ -15,7 +15,7 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from monai_diffrecon.engine.case_recorder import CaseRecorder
+from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.errors import InputError
@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 class ReconstructionEvaluator(Evaluator):
     """Reconstructs every case of a loader; one iteration is one case.
 
-    ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics`` and
-    ``report``; each case is written, tracked and recorded by a :class:`CaseRecorder`.
+    ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics``,
+    ``report`` and ``spread`` (None for one sample); each case is written, tracked and recorded by a
+    :class:`CaseRecorder`.
 
     Args:
         device: where the networks compute.
@@ -39,7 +40,7 @@ class ReconstructionEvaluator(Evaluator):
         track: track the runs in MLflow.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
-        preview_every: steps between preview pictures; 0 for none.
+        preview_every: steps between preview pictures; 0 for none. Of several samples those of the last remain.
         output_format: ``nifti``; ``dicom`` and ``both`` write a DICOM series beside the NIfTI file, which the record
             speaks of.
         val_handlers: further handlers, for this evaluator.
@@ -88,10 +89,13 @@ class ReconstructionEvaluator(Evaluator):
         folder = self.output_dir / case
         handlers = [PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else []
         with self.recorder.case(case) as record:
+            if reference is not None:
+                check_reference(reference, self.inferer.volume_geometry(image).shape)
             done = self.inferer.reconstruct(image, self.network, case=case, handlers=handlers)
             metrics = record.finish(done, image, reference, reader=_reader(batchdata))
         volume = MetaTensor(done.volume, affine=record.affine)
         output = {CommonKeys.PRED: volume, "case": case, "metrics": metrics, "report": done.report}
+        output["spread"] = done.spread
         self.results.append({"case": case, "metrics": metrics, "output": str(record.output)})
         engine.state.output = output
         return output

@@ -20,17 +20,18 @@ from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
 from monai_diffrecon.engine.complex_plane_denoiser import MODES, planes_for
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.posterior_samples import check_can_sample, draw_samples, sample_case
 from monai_diffrecon.engine.progress_bar import ProgressBar
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
-from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.engine.run_report import Reconstruction, RunReport, RunTotals
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.engine.volume_units import unit_map
 from monai_diffrecon.engine.whitened_operator import WhitenedOperator
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
 from monai_diffrecon.numerics.intensity import IntensityMap
-from monai_diffrecon.numerics.option_checks import check_choice
-from monai_diffrecon.protocols import Measurement, Operator, Problem
+from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer
+from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
 
 
 class DiffReconInferer(Inferer):
@@ -58,6 +59,9 @@ class DiffReconInferer(Inferer):
         precision: ``float32``, or ``bfloat16`` or ``float16`` for the products inside the networks.
         complex: how complex volumes are denoised: ``phase`` (a smooth phase and a prior of magnitudes) or ``channels``
             (real and imaginary part). Real volumes do not care.
+        num_samples: samples of the posterior, drawn one after the other; of 2 or more the result is the mean, and comes
+            with its spread. The first is the volume of a run of one.
+        keep_samples: hand over every sample too.
         progress: show a progress bar; None: on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
     """
@@ -81,6 +85,8 @@ class DiffReconInferer(Inferer):
         device: torch.device | str | None = None,
         precision: str = "float32",
         complex: str = "phase",
+        num_samples: int = 1,
+        keep_samples: bool = False,
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -98,11 +104,17 @@ class DiffReconInferer(Inferer):
         self.device, self.progress, self.handlers = device, progress, tuple(handlers)
         self.precision = check_choice(precision, "inferer#precision", PRECISIONS)
         self.complex = check_choice(complex, "inferer#complex", MODES)
+        self.num_samples = check_integer(num_samples, "inferer#num_samples", low=1)
+        self.keep_samples = check_flag(keep_samples, "inferer#keep_samples")
         # Mistyped options are errors now, not after the scan was read.
         composition.build_prior(self.specs["prior"])
         composition.build_consistency(self.specs["consistency"])
-        composition.build_sampler(self.specs["sampler"])
-        composition.build_noise(self.specs["noise"], self.seed, "")
+        check_can_sample(
+            composition.build_sampler(self.specs["sampler"]),
+            composition.build_noise(self.specs["noise"], self.seed, ""),
+            self.specs,
+            self.num_samples,
+        )
         registry.check_options("operators", self.specs["operator"], where="operator", context=("geometry",))
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -140,21 +152,14 @@ class DiffReconInferer(Inferer):
             measurement: the measurement, without a batch axis.
             network: the primary network; None takes the bundle's.
             case: name of the case, part of the noise's key.
-            handlers: further handlers for this run.
+            handlers: further handlers for this run, of every sample.
         """
         started = time.perf_counter()
         measured = self._understand(measurement)
         spec, geometry, y = measured.operator, measured.geometry, measured.data
         assert spec is not None
         operator = composition.build_operator(spec, geometry)
-        if tuple(y.shape) != operator.measurement_shape:
-            raise InputError(
-                "measurement of the wrong shape",
-                where=f"operator {spec['name']}",
-                expected=operator.measurement_shape,
-                got=tuple(y.shape),
-                mend="check the operator's options against the acquisition",
-            )
+        _check_fits(y, operator, f"operator {spec['name']}")
         noise_std = measured.noise_std
         if measured.weights is not None:
             operator = WhitenedOperator(operator, measured.weights)
@@ -163,43 +168,80 @@ class DiffReconInferer(Inferer):
         acted = self._intensity(operator, y, measured.unit)
         intensity = acted.then(unit_map(operator, measured.unit))
         problem = Problem(operator, self._to_network_units(operator, y, acted), noise_std / acted.scale)
-        noise = composition.build_noise(self.specs["noise"], self.seed, case)
         sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
-        planes = self._planes(network) if sampler.calls_network else []
-        prior = None
-        if sampler.calls_network:
-            for score in scores:
-                composition.check_spacing(score, geometry, self.spacing_tolerance)
-            prior = composition.build_prior(self.specs["prior"])
-            prior.bind(planes_for(operator, planes, scores, self.complex), noise)
-            for plane in prior.planes:
-                composition.check_borrowed_spacing(scores, plane.plane, geometry, self.spacing_tolerance)
-        consistency = composition.build_consistency(self.specs["consistency"])
-        engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
-        metrics = StepMetrics()
-        bar = ProgressBar(disable=None if self.progress is None else not self.progress)
-        for handler in (NonFiniteGuard(), metrics, *self.handlers, *handlers, bar):
-            handler.attach(engine)
-        recon = engine.reconstruct(seed=self.seed, case=case)
+        for score in scores:
+            composition.check_spacing(score, geometry, self.spacing_tolerance)
+        totals = RunTotals()
+
+        def draw(index: int) -> Tensor:
+            engine, steps = self._run(problem, network, sample_case(case, index), index, handlers)
+            totals.add(engine, steps)
+            return engine.recon.x
+
+        x, spread = draw_samples(draw, operator, self.num_samples, keep=self.keep_samples)
+        used = {**self.specs, "operator": spec}
+        if not sampler.calls_network:  # then prior and noise source have no part in the result
+            used = {kind: used[kind] for kind in ("operator", "consistency", "sampler")}
+        options: dict[str, Any] = {**used}
+        if scores and operator.complex_volume:
+            options["complex"] = self.complex
+        if spread is not None:
+            options["num_samples"] = spread.count
+            spread = spread.in_units(intensity.scale, intensity.to_physical)
         report = RunReport(
             seconds=time.perf_counter() - started,
-            start_seconds=engine.start_seconds,
-            denoiser_seconds=engine.denoiser_seconds,
-            denoiser_calls=engine.denoiser_calls,
-            network_calls=sum(getattr(p, "network_calls", 0) for p in (prior.planes if prior is not None else ())),
-            ladder=engine.ladder if sampler.calls_network else (),
-            steps=metrics.history,
+            start_seconds=totals.start_seconds,
+            denoiser_seconds=totals.denoiser_seconds,
+            denoiser_calls=totals.denoiser_calls,
+            network_calls=totals.network_calls,
+            ladder=totals.ladder if sampler.calls_network else (),
+            steps=totals.steps,
             scale=intensity.scale,
             offset=intensity.offset,
             seed=self.seed,
-            options={**self.specs, "operator": spec, **({"complex": self.complex} if operator.complex_volume else {})},
+            options=options,
             weights=composition.weights_of(scores),
-            distributions=tuple(sorted(composition.distributions_of({**self.specs, "operator": spec}, scores))),
+            distributions=tuple(sorted(composition.distributions_of(used, scores))),
             unit=measured.unit,
             source_sha256=measured.source_sha256,
         )
-        return Reconstruction(intensity.to_physical(recon.x), geometry, report)
+        return Reconstruction(intensity.to_physical(x), geometry, report, spread)
+
+    def _run(
+        self, problem: Problem, network: nn.Module | None, case: str, index: int, handlers: Sequence[Any]
+    ) -> tuple[ReconstructionEngine, list[dict[str, float]]]:
+        """Run the engine for one sample; return it, and the numbers of its steps."""
+        noise = composition.build_noise(self.specs["noise"], self.seed, case)
+        sampler = composition.build_sampler(self.specs["sampler"])
+        prior = None
+        if sampler.calls_network:
+            scores, operator = (self.score, *self.auxiliaries), problem.operator
+            prior = composition.build_prior(self.specs["prior"])
+            prior.bind(planes_for(operator, self._planes(network), scores, self.complex), noise)
+            for plane in prior.planes:
+                composition.check_borrowed_spacing(scores, plane.plane, operator.geometry, self.spacing_tolerance)
+        consistency = composition.build_consistency(self.specs["consistency"])
+        engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
+        metrics = StepMetrics()
+        label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
+        bar = ProgressBar(label, disable=None if self.progress is None else not self.progress)
+        for handler in (NonFiniteGuard(), metrics, *self.handlers, *handlers, bar):
+            handler.attach(engine)
+        engine.reconstruct(seed=self.seed, case=case)
+        return engine, metrics.history
+
+    def volume_geometry(self, measurement: Tensor) -> VolumeGeometry:
+        """Return the geometry of the volume that a measurement will become; nothing is computed.
+
+        Args:
+            measurement: the measurement, without a batch axis.
+
+        Raises:
+            InputError: entries that are not finite, or a measurement that does not say its volume.
+            ConfigError: options of the operator that contradict the measurement.
+        """
+        return self._understand(measurement).geometry
 
     def _understand(self, tensor: Tensor) -> Measurement:
         """Return what a tensor measured, with the operator complete and the volume's geometry known."""
@@ -263,3 +305,30 @@ class DiffReconInferer(Inferer):
                 )
             )
         return planes
+
+
+def _check_fits(y: Tensor, operator: Operator, where: str) -> None:
+    """Refuse a measurement that is not one of its operator."""
+    if tuple(y.shape) != operator.measurement_shape:
+        swapped = sorted(y.shape) == sorted(operator.measurement_shape)
+        axes = f" ({', '.join(operator.measurement_axes)})" if operator.measurement_axes else ""
+        raise InputError(
+            f"measurement of the wrong shape{axes}",
+            where=where,
+            expected=operator.measurement_shape,
+            got=tuple(y.shape),
+            mend="bring its axes into this order"
+            if swapped
+            else "check the operator's options against the acquisition",
+        )
+    if y.is_complex() != operator.complex_measurement:
+        kinds = ("real numbers", "complex numbers")
+        raise InputError(
+            "measurement of the wrong type",
+            where=where,
+            expected=kinds[operator.complex_measurement],
+            got=kinds[y.is_complex()],
+            mend="give both parts of every number, not its magnitude"
+            if operator.complex_measurement
+            else "name the operator that measured them",
+        )

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from monai_diffrecon.engine.posterior_samples import PosteriorSpread
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.protocols import VolumeGeometry
 
 
@@ -17,12 +19,12 @@ class RunReport:
     """Numbers and circumstances of one reconstruction.
 
     Attributes:
-        seconds: wall time in all.
+        seconds: wall time in all; this and the following counts are over all samples.
         start_seconds: wall time of the start (classical estimate, error estimate).
         denoiser_seconds: wall time inside the score prior.
         denoiser_calls: passes over all slices of a plane.
         network_calls: batches of slices that went through a network.
-        ladder: noise levels, network units.
+        ladder: noise levels, network units; of the first sample, as are the steps.
         steps: one row a step: step, sigma, residual.
         scale: physical units of one network unit.
         offset: physical value of network zero.
@@ -54,15 +56,39 @@ class RunReport:
 
 
 @dataclass
+class RunTotals:
+    """What the runs of several samples cost together; ladder and steps are those of the first."""
+
+    start_seconds: float = 0.0
+    denoiser_seconds: float = 0.0
+    denoiser_calls: int = 0
+    network_calls: int = 0
+    ladder: tuple[float, ...] = ()
+    steps: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, engine: ReconstructionEngine, steps: list[dict[str, float]]) -> None:
+        """Count one more run."""
+        if not self.ladder:
+            self.ladder, self.steps = engine.ladder, steps
+        self.start_seconds += engine.start_seconds
+        self.denoiser_seconds += engine.denoiser_seconds
+        self.denoiser_calls += engine.denoiser_calls
+        planes = engine.prior.planes if engine.prior is not None else ()
+        self.network_calls += sum(getattr(plane, "network_calls", 0) for plane in planes)
+
+
+@dataclass
 class Reconstruction:
     """A reconstructed volume.
 
     Attributes:
-        volume: (C, X, Y, Z) in physical units.
+        volume: (C, X, Y, Z) in physical units; of several samples, their mean.
         geometry: where it lies.
         report: what was done.
+        spread: how far several samples spread, or None for one.
     """
 
     volume: Tensor
     geometry: VolumeGeometry
     report: RunReport
+    spread: PosteriorSpread | None = None

@@ -49,16 +49,12 @@ class WhitenedOperator(Operator):
         self.root: Tensor
         self.register_buffer("root", (w / self.mean_weight).sqrt().to(torch.float32), persistent=False)
         self.slice_plane = operator.slice_plane  # type: ignore[misc]
+        self.initial_kind = operator.initial_kind
 
     @property
     def volume_dtype(self) -> torch.dtype:
         """Data type of volumes: that of the operator."""
         return self.operator.volume_dtype
-
-    @property
-    def interpolates(self) -> bool:
-        """``initial`` interpolates an image."""
-        return getattr(self.operator, "interpolates", False) is True
 
     def noise_std(self, noise_std: float) -> float:
         """Return the noise of each entry of y' for that of an entry of weight 1 of y."""

@@ -47,11 +47,13 @@ def list_cases(
     else:
         paths = []
     if not paths:
+        folder = None if dataset_dir is None else Path(dataset_dir).expanduser()
+        there = "neither" if folder is None else "a folder without scans" if folder.is_dir() else "no such folder"
         raise InputError(
             "nothing to reconstruct",
             where="image, dataset_dir",
             expected="a scan or a folder of them",
-            got=image or dataset_dir or "neither",
+            got=there,
             mend="pass --image scan.nii.gz or --dataset_dir folder",
         )
     named = [("image", p) for p in paths] + ([("reference", Path(reference).expanduser())] if reference else [])

@@ -82,6 +82,8 @@ def _choose(path: Path, spec: Any) -> tuple[str, MeasurementReader]:
         raise InputError(
             f"recognised by several readers: {', '.join(found)}", where=path.name, mend=f"--reader {found[0]}"
         )
+    if path.is_dir() and not any(path.iterdir()):
+        raise InputError("an empty folder", where=path.name, expected="the files of a scan")
     elsewhere = sorted((n, d) for (kind, n), d in registry.KNOWN_PROVIDERS.items() if kind == "readers")
     missing = ", ".join(f"{n}: {d}" for n, d in elsewhere if n not in readers)
     install = f"install the package that reads it{f' ({missing})' if missing else ''}"

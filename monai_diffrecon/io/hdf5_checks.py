@@ -49,7 +49,8 @@ def open_hdf5(path: Path) -> Iterator[HDF5Parts]:
     try:
         with path.open("rb") as stream:
             if stream.read(len(SIGNATURE)) != SIGNATURE:
-                raise InputError("not an HDF5 file", where=path.name)
+                mend = "check that the file is what its name says, or leave out its reader"
+                raise InputError("not an HDF5 file", where=path.name, mend=mend)
         # Without locks: the file may lie on a medium that has none.
         with h5py.File(path, "r", locking=False) as file:
             yield HDF5Parts(file, path)

@@ -61,12 +61,16 @@ def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
             "cannot be read as NIfTI",
             where=where,
             got=" ".join(str(error).replace(str(path), where).split())[:200] or type(error).__name__,
-            mend="check that the file is complete",
+            mend="check that the file is complete, and what its name says it is",
         ) from None
     bad = int(array.size - np.count_nonzero(np.isfinite(array)))
     if bad:
         raise InputError(
-            "voxels that are not finite", where=where, expected="numbers", got=f"{bad} voxels of NaN or infinity"
+            "voxels that are not finite",
+            where=where,
+            expected="numbers",
+            got=f"{bad} voxels of NaN or infinity",
+            mend="replace them, by the value of the background for instance",
         )
     return torch.from_numpy(array[None]), geometry_of(array.shape, image.affine)
 
@@ -129,7 +133,8 @@ def _check_header(image: Any, where: str) -> None:
     """Refuse what cannot be a volume, before its voxels are read."""
     shape = tuple(int(n) for n in image.shape)
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
-        raise InputError("not a volume", where=where, expected="three axes", got=f"shape {shape}")
+        mend = "split it, one volume a file" if len(shape) > 3 else None
+        raise InputError("not a volume", where=where, expected="three axes", got=f"shape {shape}", mend=mend)
     if image.get_data_dtype().kind not in "iuf":
         raise InputError("not real numbers", where=where, got=str(image.get_data_dtype()))
     affine = np.asarray(image.affine, dtype=np.float64)

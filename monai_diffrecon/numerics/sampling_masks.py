@@ -100,6 +100,8 @@ def _weighted(
 ) -> np.ndarray:
     """Draw without replacement, so that the acceleration is the one asked for."""
     mask = centre.copy().ravel()
+    if int(mask.sum()) == count:  # an axis of one point leaves nothing to draw from
+        return mask.reshape(centre.shape)
     free = np.flatnonzero(~mask & allowed.ravel())
     weights = density.ravel()[free]
     drawn = rng.choice(free, size=count - int(mask.sum()), replace=False, p=weights / weights.sum())

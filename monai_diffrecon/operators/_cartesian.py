@@ -29,6 +29,9 @@ class CartesianEncoding(Operator):
         complex_volume: the volume is complex; otherwise the adjoint takes the real part.
     """
 
+    initial_kind = "zero_filled"
+    measurement_axes = ("coils", "X", "Y", "Z")
+
     def __init__(
         self,
         geometry: VolumeGeometry,

@@ -58,6 +58,8 @@ class SparseProjector(Operator):
     """
 
     slice_plane = "axial"
+    initial_kind = "fbp"
+    measurement_axes = ("views", "detectors", "Z")
     #: The plugin's name, for messages.
     name: ClassVar[str]
 

@@ -36,7 +36,7 @@ class SliceThickness(Operator):
         target_spacing: spacing of the thin slices in mm, when the volume is derived from a measured image.
     """
 
-    interpolates = True
+    initial_kind = "interpolation"
 
     def __init__(
         self,

@@ -43,9 +43,14 @@ class Operator(Plugin, nn.Module, ABC):
 
     Attributes:
         slice_plane: the plane in which A acts slice by slice, or None when it couples all slices.
+        initial_kind: what ``initial`` computes, for methods that are called by its name: ``fbp`` (filtered
+            back-projection), ``fdk``, ``interpolation``, ``zero_filled``; None when it is none of these.
+        measurement_axes: names of the axes of the measurement, for messages; may be empty.
     """
 
     slice_plane: ClassVar[str | None] = None
+    initial_kind: str | None = None
+    measurement_axes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -77,8 +82,8 @@ class Operator(Plugin, nn.Module, ABC):
         raise InputError(
             f"the measurement of {cls.__name__} does not say the geometry of its volume",
             where="operator",
-            expected="a measurement that carries 'volume_shape' and 'volume_affine'",
-            mend="simulate it with SimulateMeasurementd, or give the geometry in its metadata",
+            expected="a measurement that carries its operator and the geometry",
+            mend="give a measurement file, or measure an image with --simulate true",
         )
 
     @classmethod

@@ -29,9 +29,12 @@ class Sampler(Plugin, ABC):
 
     Attributes:
         calls_network: False for a classical method, which needs no network.
+        stochastic: another noise gives another sample of the posterior; False for a method that seeks the one best
+            estimate.
     """
 
     calls_network: bool = True
+    stochastic: bool = True
     prior: ScorePrior | None = None
 
     def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:

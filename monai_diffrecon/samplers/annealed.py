@@ -32,6 +32,7 @@ class AnnealedSampler(LadderSampler):
     """
 
     renoises: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False  # type: ignore[misc]
 
     def __init__(
         self,

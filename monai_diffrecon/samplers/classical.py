@@ -20,6 +20,7 @@ class ClassicalSampler(Sampler):
     """
 
     calls_network: ClassVar[bool] = False  # type: ignore[misc]
+    stochastic: ClassVar[bool] = False  # type: ignore[misc]
 
     @abstractmethod
     def estimate(self, measurement: Tensor) -> Tensor:

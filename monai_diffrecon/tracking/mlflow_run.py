@@ -149,6 +149,20 @@ class TrackedRun:
             raise InputError("no such file", where=f"artifact {Path(path).name}")
         self._call(lambda: self._client.log_artifact(self.run_id, str(path)))
 
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
+        """Log what the run was computed from, by its hash; MLflow shows it as the run's dataset.
+
+        Args:
+            name: name of the data; never a patient's.
+            digest: hash over the data, hexadecimal; MLflow keeps its first 32 digits.
+            profile: what else may be known of it, the number of cases for instance.
+        """
+        from mlflow.entities import Dataset, DatasetInput
+
+        source = json.dumps({"sha256": digest})
+        data = Dataset(_cut(name, _MAX_KEY), digest[:32], "sha256", source, profile=json.dumps(redact(profile)))
+        self._call(lambda: self._client.log_inputs(self.run_id, [DatasetInput(data)]))
+
     def flush(self) -> None:
         """Send the buffered numbers."""
         from mlflow.entities import Metric

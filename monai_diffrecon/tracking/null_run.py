@@ -39,5 +39,8 @@ class NullRun:
     def log_artifact(self, path: str | Path) -> None:
         """Do nothing."""
 
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
     def flush(self) -> None:
         """Do nothing."""

@@ -42,6 +42,7 @@ def build_record(
     config: Mapping[str, Any],
     volume: Tensor | None = None,
     phase: str | Path | None = None,
+    spread: Mapping[str, str | Path] | None = None,
     dicom: str | Path | None = None,
     weights: Mapping[str, str] | None = None,
     seeds: Mapping[str, int] | None = None,
@@ -62,6 +63,7 @@ def build_record(
         config: merged configuration, recorded with its paths taken out.
         volume: (1, X, Y, Z) what was meant to be written as float32; the file is read back and compared.
         phase: the written phase of a complex volume, beside the output, whose magnitude that is.
+        spread: what was written of several samples beside the output, which is their mean: name (``std``, ...) -> file.
         dicom: folder of the DICOM series that was written of it, beside the output or below.
         weights: bundle name -> sha256 of its weights.
         seeds: name -> seed.
@@ -106,6 +108,9 @@ def build_record(
         record["output"]["dicom"] = {"folder": folder, "sha256": series_sha256(dicom)}
     if phase is not None:
         record["output"]["phase"] = {"file": Path(phase).name, "sha256": sha256_file(phase)}
+    if spread is not None:
+        files = {name: {"file": Path(path).name, "sha256": sha256_file(path)} for name, path in spread.items()}
+        record["output"]["spread"] = files
     return record | {"record_sha256": _canonical_sha256(record)}
 
 
@@ -148,17 +153,19 @@ def verify_record(path: str | Path) -> None:
         sha256_tensor(read_volume(output)[0]),
     )
     if phase := record["output"].get("phase"):
-        _check_phase(path.with_name(phase["file"]), phase["sha256"])
+        _check_beside("phase", path.with_name(phase["file"]), phase["sha256"])
+    for name, said in record["output"].get("spread", {}).items():
+        _check_beside(name, path.with_name(said["file"]), said["sha256"])
     series = record["output"].get("dicom")
     if series is not None:
         folder = path.parent / series["folder"]
         _require_same("the DICOM series was changed", series["folder"], series["sha256"], series_sha256(folder))
 
 
-def _check_phase(path: Path, expected: str) -> None:
+def _check_beside(name: str, path: Path, expected: str) -> None:
     if not path.is_file():
-        raise IntegrityError("the phase is missing", where=path.name, mend="restore it, or reconstruct again")
-    _require_same("the phase was changed", path.name, expected, sha256_file(path))
+        raise IntegrityError(f"the {name} is missing", where=path.name, mend="restore it, or reconstruct again")
+    _require_same(f"the {name} was changed", path.name, expected, sha256_file(path))
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str | None]:

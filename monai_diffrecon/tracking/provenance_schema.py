@@ -11,6 +11,12 @@ SCHEMA_VERSION = "1"
 
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _NUMBER_OR_NULL = {"type": ["number", "null"]}
+_FILE = {
+    "type": "object",
+    "required": ["file", "sha256"],
+    "additionalProperties": False,
+    "properties": {"file": {"type": "string", "pattern": r"^[^/\\]+$"}, "sha256": _SHA256},
+}
 
 PROPERTIES: dict[str, Any] = {
     "schema_version": {"const": SCHEMA_VERSION},
@@ -58,12 +64,11 @@ PROPERTIES: dict[str, Any] = {
             "file": {"description": "name of the file beside the record", "type": "string", "pattern": r"^[^/\\]+$"},
             "sha256": _SHA256,
             "voxels_sha256": {**_SHA256, "description": "of (1, X, Y, Z) float32 in RAS+ order"},
-            "phase": {
-                "description": "of a complex volume, whose magnitude the output is",
+            "phase": {"description": "of a complex volume, whose magnitude the output is", **_FILE},
+            "spread": {
+                "description": "of several samples, whose mean the output is: std, std_null, sample000 and so on",
                 "type": "object",
-                "required": ["file", "sha256"],
-                "additionalProperties": False,
-                "properties": {"file": {"type": "string", "pattern": r"^[^/\\]+$"}, "sha256": _SHA256},
+                "additionalProperties": _FILE,
             },
             "dicom": {
                 "description": "the same as a DICOM series, in a folder relative to the record",

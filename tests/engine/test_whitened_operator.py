@@ -100,8 +100,8 @@ def test_the_first_estimate_is_that_of_the_plain_measurement() -> None:
 
 def test_what_the_operator_says_is_passed_on() -> None:
     ct, slices = whitened("parallel_ct", views=5), whitened("slice_thickness", thickness=1.8)
-    assert (ct.slice_plane, ct.slice_axis("axial"), ct.interpolates) == ("axial", -1, False)
-    assert (slices.slice_plane, slices.interpolates) == (None, True)
+    assert (ct.slice_plane, ct.slice_axis("axial"), ct.initial_kind) == ("axial", -1, "fbp")
+    assert (slices.slice_plane, slices.initial_kind) == (None, "interpolation")
     assert slices.measured_geometry() == slices.operator.measured_geometry()
     assert whitened("cartesian_mri", complex_volume=True).volume_dtype == torch.complex64
 

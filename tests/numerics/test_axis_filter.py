@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix
+from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix, gaussian_mean
 
 
 @pytest.mark.parametrize("width", [0.4, 1.0, 2.5])
@@ -28,3 +28,19 @@ def test_the_type_is_kept(dtype: torch.dtype) -> None:
     x = torch.ones(1, 2, 3, 9, dtype=dtype)
     out = along_axis(gaussian_matrix(9, 1.0), x, 3)
     assert (out.dtype, out.shape) == (dtype, x.shape)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("width", [0.3, 2.0, 3.75, 40.0])
+def test_the_mean_is_the_filter_over_what_is_there(axis: int, width: float) -> None:
+    shape = [1, 7, 6, 5]
+    shape[axis] = 113
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    matrix = gaussian_matrix(113, width)
+    present = along_axis(matrix, torch.ones_like(x), axis)
+    got = gaussian_mean(x, width, axis)
+    torch.testing.assert_close(got, along_axis(matrix, x, axis) / present, atol=1e-4, rtol=0)
+    # A constant stays what it is, up to the edges; a view is filtered as its copy.
+    torch.testing.assert_close(gaussian_mean(torch.ones_like(x), width, axis), torch.ones_like(x))
+    turned = x.transpose(1, 3)
+    torch.testing.assert_close(gaussian_mean(turned, width, 4 - axis), got.transpose(1, 3))

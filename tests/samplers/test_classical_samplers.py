@@ -137,11 +137,23 @@ def test_the_steps_are_the_estimate() -> None:
 
 def test_interpolation_needs_an_operator_that_interpolates() -> None:
     p = problem()
-    with pytest.raises(ConfigError, match="sampler cubic: the measurement of DenseOperator cannot be interpolated"):
+    with pytest.raises(ConfigError, match=r"sampler: the operator has another .* is interpolation, got one without"):
         run(CubicInterpolation(), p, GaussianPrior().denoise, NoConsistency())
-    p.operator.interpolates = True
+    p.operator.initial_kind = "interpolation"
     got = run(CubicInterpolation(), p, GaussianPrior().denoise, NoConsistency())
     assert torch.equal(got.x, p.operator.initial(p.measurement))
+
+
+def test_an_estimate_goes_by_its_name_only() -> None:
+    p = problem()
+    p.operator.initial_kind = "fbp"
+    for kind in ("fbp", None):
+        got = run(InitialEstimate(kind), p, GaussianPrior().denoise, NoConsistency())
+        assert torch.equal(got.x, p.operator.initial(p.measurement))
+    with pytest.raises(ConfigError, match=r"sampler: .*expected an operator whose estimate is fdk, got fbp"):
+        run(InitialEstimate("fdk"), p, GaussianPrior().denoise, NoConsistency())
+    with pytest.raises(ConfigError, match="sampler#kind"):
+        InitialEstimate(7)  # type: ignore[arg-type]
 
 
 def test_bootstrap_error_counts_the_foreground_only() -> None:

@@ -119,6 +119,7 @@ class ConeBeamCT(Operator):
         self.trajectory, self.detector = scan, panel
         self.filter, self.initial_iterations = window, iterations
         self.fdk_weighting = fdk_weighting(scan, panel, radius_of(geometry))
+        self.initial_kind = None if self.fdk_weighting is None else "fdk"
 
     def _forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x[0], (_MARGIN,) * 6)

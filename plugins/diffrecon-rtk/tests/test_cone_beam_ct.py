@@ -3,7 +3,9 @@
 """ConeBeamCT: laws, closed forms, the limit of a far source, and the classical estimates."""
 
 import copy
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ import torch
 
 from diffrecon_rtk.cone_beam_ct import ConeBeamCT
 from monai_diffrecon import registry
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.parallel_geometry import joseph_matrix
-from monai_diffrecon.protocols import VolumeGeometry
+from monai_diffrecon.protocols import Problem, VolumeGeometry
 from monai_diffrecon.testing.operator_laws import check_operator
 
+PRESET = Path(__file__).parents[3] / "bundles/brain_mr_t1_axial/configs/methods/fdk.json"
 SMALL = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
 NEAR = {"source_distance": 30.0, "detector_distance": 50.0}
 FDK = {"source_distance": 150.0, "detector_distance": 225.0, "detectors": [48, 48], "detector_spacing": [1.1, 1.2]}
@@ -87,6 +91,7 @@ def measured(operator: ConeBeamCT, options: dict, ellipsoid: tuple) -> torch.Ten
 def test_laws_of_every_operator(options: dict, weighting: str | None) -> None:
     operator = made(SMALL, options)
     assert operator.fdk_weighting == weighting
+    assert operator.initial_kind == (None if weighting is None else "fdk")
     check_operator(operator)
 
 
@@ -255,3 +260,15 @@ def test_axis_of_rotation_is_z() -> None:
     assert bool((y.argmax(1) == 8).all())
     assert float(y[:, 8, 4].std()) < 0.15
     assert math.isclose(float(y[0, 8, 4]), 1.0, abs_tol=0.01)
+
+
+def test_the_preset_fdk_is_the_classical_estimate_of_a_circle() -> None:
+    preset = json.loads(PRESET.read_text())
+    geometry = VolumeGeometry((8, 8, 6))
+    circle, limited = (made(geometry, {"views": 6, "arc": arc, **NEAR}) for arc in (360.0, 100.0))
+    sampler = registry.build("samplers", preset["sampler"])
+    y = circle(torch.ones(circle.volume_shape))
+    sampler.prepare(Problem(circle, y), sigma_min=1e-4, sigma_max=1.0)
+    torch.testing.assert_close(sampler.estimate(y), circle.initial(y))
+    with pytest.raises(ConfigError, match="an operator whose estimate is fdk, got one without a name"):
+        sampler.prepare(Problem(limited, y), sigma_min=1e-4, sigma_max=1.0)

@@ -1,0 +1,146 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Several samples of one posterior: their mean, and how far they spread where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
+from monai_diffrecon.numerics.running_moments import RunningMoments
+from monai_diffrecon.protocols import NoiseSource, Operator, Sampler
+
+#: Conjugate gradients of the split: most iterations, and the part of the residual that is left.
+SPLIT_ITERATIONS, SPLIT_TOLERANCE = 50, 1e-4
+
+
+@dataclass(frozen=True)
+class PosteriorSpread:
+    """How far samples lie from their mean, voxel by voxel.
+
+    The deviation d of each sample is split into ``A^+ A d``, which a measurement without noise would have fixed, and
+    the rest, which the operator A does not see: there only the prior speaks.
+
+    Attributes:
+        count: number of samples.
+        std: standard deviation (n - 1), (C, X, Y, Z), real, in the volume's unit.
+        std_measured: that of the part that A sees.
+        std_null: that of the part that A does not see.
+        samples: the samples themselves, or none.
+    """
+
+    count: int
+    std: Tensor
+    std_measured: Tensor
+    std_null: Tensor
+    samples: tuple[Tensor, ...] = ()
+
+    def in_units(self, scale: float, convert: Callable[[Tensor], Tensor]) -> PosteriorSpread:
+        """Return the same in other units: lengths times ``scale``, samples by ``convert``."""
+        return replace(
+            self,
+            std=self.std * scale,
+            std_measured=self.std_measured * scale,
+            std_null=self.std_null * scale,
+            samples=tuple(convert(sample) for sample in self.samples),
+        )
+
+
+def draw_samples(
+    draw: Callable[[int], Tensor], operator: Operator, count: int, *, keep: bool = False
+) -> tuple[Tensor, PosteriorSpread | None]:
+    """Draw samples one after the other and return their mean and spread.
+
+    Only running sums are kept, unless ``keep``: memory does not grow with the number of samples.
+
+    Args:
+        draw: index of a sample -> the sample (C, X, Y, Z).
+        operator: what was measured, for the split of the deviations.
+        count: number of samples, 1 or more; of one there is no spread.
+        keep: keep every sample.
+
+    Raises:
+        ConfigError: two samples are one and the same.
+    """
+    first = draw(0)
+    if count == 1:
+        return first, None
+    samples = [first] if keep else []
+    # Differences from the first sample: they deviate from their mean as the samples do, and are exact where all agree.
+    whole, measured, null = RunningMoments(), RunningMoments(), RunningMoments()
+    for moments in (whole, measured, null):
+        moments.add(torch.zeros_like(first))
+    for index in range(1, count):
+        x = draw(index)
+        if index == 1 and torch.equal(x, first):
+            raise ConfigError(
+                "sampler and noise source give the same sample again",
+                where="inferer#num_samples",
+                expected="1",
+                got=count,
+                mend="take a sampler that draws noise, such as heun or ddim, and the noise independent",
+            )
+        difference = x - first
+        seen = seen_part(operator, difference)
+        whole.add(difference)
+        measured.add(seen)
+        null.add(difference - seen)
+        samples += [x] if keep else []
+    assert whole.mean is not None
+    spread = PosteriorSpread(count, whole.std(), measured.std(), null.std(), tuple(samples))
+    return first + whole.mean, spread
+
+
+def seen_part(operator: Operator, d: Tensor) -> Tensor:
+    """Return ``A^+ A d``: the part of a volume (C, X, Y, Z) that the operator sees.
+
+    By conjugate gradients on the normal equations from 0. Of an ill-posed operator (CT) these iterations find what the
+    measurement says with some strength; what it only whispers counts as not seen.
+    """
+    zero = torch.zeros_like(d)
+    return conjugate_gradient(
+        operator.normal, operator.normal(d), zero, iterations=SPLIT_ITERATIONS, tolerance=SPLIT_TOLERANCE
+    )
+
+
+def sample_case(case: str, index: int) -> str:
+    """Return the case in the noise's key of a sample: that of the run itself for the first."""
+    return case if index == 0 else f"{case}#sample{index}"
+
+
+def check_can_sample(sampler: Sampler, noise: NoiseSource, specs: dict[str, Any], count: int) -> None:
+    """Refuse several samples of what gives but one.
+
+    Args:
+        sampler: the sampler.
+        noise: the noise source.
+        specs: their specs, for the message.
+        count: number of samples.
+
+    Raises:
+        ConfigError: the sampler draws no noise, or the source knows one sequence only.
+    """
+    if count == 1:
+        return
+    if not (sampler.calls_network and sampler.stochastic):
+        raise ConfigError(
+            f"several samples of {specs['sampler']['name']}, which always gives the same volume",
+            where="inferer#num_samples",
+            expected="1",
+            got=count,
+            mend="take a sampler that draws noise, such as heun or ddim",
+        )
+    if noise.ordered:
+        raise ConfigError(
+            f"several samples from the noise {specs['noise']['name']}, which knows one sequence only",
+            where="inferer#num_samples",
+            expected="1",
+            got=count,
+            mend="take the noise independent",
+        )
