@@ -50,11 +50,11 @@ HEADS = {
 VALIDATION_HEAD = "mr_lowres/IXI033-HH-1259_T1_2mm"
 FRAME = 104
 #: CT scans whose slices are at most 2.5 mm apart: every plane.
-BODY = {"cmbcrc_01068_chest": 1.0, "lungfcp_0001_chest": 1.0, "totalseg_aorta_thorax": 1.5}
+BODY = {"cmbcrc_01068_chest": 1.0, "lungfcp_0001_chest": 1.0, "rider_0117_chest": 1.0}
 #: CT scans with thicker slices: their axial slices serve the coronal network too, lying on their back, since what it
 #: learns is local and three scans are few.
 BODY_AXIAL = {"cptacpda_C3L00189_abdomen": 1.0, "acrinflt_013_thorax": 1.0, "lungdx_A0002_chest": 1.0}
-VALIDATION_BODY = "rider_0117_chest"
+VALIDATION_BODY = "totalseg_aorta_thorax"
 WINDOW = (-1000.0, 1000.0)
 
 
