@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon import __version__
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
+from monai_diffrecon.evaluation.reader_study_command import reader_study
 
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo
@@ -156,6 +157,35 @@ def simulate(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def evaluate(parser: argparse.ArgumentParser) -> Run:
+    """Compare methods over a cohort of scans, and write tables and a report."""
+    parser.add_argument("--config", required=True, metavar="COHORT.json", help="cases, methods and how to compare them")
+    parser.add_argument("--output", default="evaluation", metavar="FOLDER", help="folder for everything (evaluation)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (sqlite in the folder)")
+    parser.add_argument("--experiment", default="monai_diffrecon", metavar="NAME", help="MLflow's experiment")
+    parser.add_argument("--no-tracking", action="store_true", help="do without MLflow")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
+
+        evaluation = CohortEvaluation(
+            arguments.config,
+            arguments.output,
+            track=not arguments.no_tracking,
+            tracking_uri=arguments.tracking_uri,
+            experiment=arguments.experiment,
+        )
+        try:
+            evaluation.run()
+        finally:
+            if evaluation.rows:
+                reused = sum(row.status == "reused" for row in evaluation.rows)
+                sys.stdout.write(f"{evaluation.report}: {len(evaluation.rows)} reconstructions, {reused} reused\n")
+        return 0
+
+    return run
+
+
 def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, Any]:
     """Return ``KEY=VALUE`` pairs as a dict; a value that is no JSON is a word.
 
@@ -183,6 +213,8 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "plugins": plugins,
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
+    "evaluate": evaluate,
+    "reader-study": reader_study,
 }
 
 

@@ -228,7 +228,9 @@ def test_bad_files_stop_the_run_in_one_line(root: Path, tmp_path: Path, run: Cal
     assert "a newer version of the format" in refusal(InputError)
     measured = read_measurement(scan)
     write_measurement(bad, type(measured)(measured.data[:, 1:].clone(), measured.geometry, measured.operator))
-    assert refusal(InputError).startswith("operator parallel_ct: measurement of the wrong shape; expected (20, ")
+    assert refusal(InputError).startswith(
+        "operator parallel_ct: measurement of the wrong shape (views, detectors, Z); expected (20, "
+    )
     write_measurement(bad, type(measured)(measured.data, measured.geometry, {"name": "no_such_operator"}))
     assert "unknown operator 'no_such_operator'" in refusal(PluginError)
 

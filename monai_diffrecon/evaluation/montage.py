@@ -35,6 +35,7 @@ def montage(
     error_scale: float | None = None,
     indices: Mapping[str, int] | None = None,
     metrics: Mapping[str, Mapping[str, float]] | None = None,
+    std: Tensor | None = None,
 ) -> None:
     """Draw slices of volumes in three planes, and below each its error, to a PNG file.
 
@@ -52,11 +53,13 @@ def montage(
         indices: plane -> slice to show; the middle one unless given.
         metrics: title -> result of ``volume_metrics``, to save computing it again. The column titles show the PSNR
             over the volume and the mean of the three planes' SSIM.
+        std: standard deviation of the samples behind a volume, (1, X, Y, Z); shown below the truth, in the colours of
+            the errors.
 
     Raises:
         InputError: no volume, or volumes that cannot be compared with the reference.
     """
-    _check(volumes, reference)
+    _check({**volumes, **({} if std is None else {"std": std})} if volumes else volumes, reference)
     known = metrics or {}
     scores = {name: known[name] if name in known else volume_metrics(v, reference) for name, v in volumes.items()}
     views = {plane: _slice(reference, plane, indices) for plane in EDGES}
@@ -72,7 +75,7 @@ def montage(
     # Everything is placed in inches: pictures of known proportions leave a layout engine nothing to decide.
     sizes = {plane: _size(views[plane].shape, spacing, plane) for plane in EDGES}
     rows = {plane: max(height, _LEAST_ROW) for plane, (_, height) in sizes.items()}
-    gap, block_gap, left, right, bottom = 0.06, 0.16, 0.62, 0.16, 0.16
+    gap, block_gap, left, right, bottom = 0.06, 0.16, 0.62, 0.16 if std is None else 0.86, 0.16
     top = 0.98 if title else 0.64
     figure_width = left + (len(volumes) + 1) * (_COLUMN + gap) - gap + right
     figure_height = top + 2 * sum(rows.values()) + 3 * gap + 2 * block_gap + bottom
@@ -98,6 +101,12 @@ def montage(
                 canvas.edges(axes, *EDGES[plane])
             if name in errors:
                 canvas.image(x, below + slack, width, height, errors[name][plane], _ERROR_MAP, 0.0, error_scale)
+            elif std is not None:
+                spread = _slice(std, plane, indices)
+                axes = canvas.image(x, below + slack, width, height, spread, _ERROR_MAP, 0.0, error_scale)
+                canvas.edges(axes, "", "std")
+                edge = figure_width - right + 0.12
+                canvas.colorbar(edge, below + 0.12 * row, 0.14, 0.76 * row, _ERROR_MAP, error_scale)
             else:
                 middle = left + column * (_COLUMN + gap) + _COLUMN / 2
                 canvas.colorbar(middle - 0.25, below + 0.12 * row, 0.14, 0.76 * row, _ERROR_MAP, error_scale)

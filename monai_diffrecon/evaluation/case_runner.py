@@ -1,0 +1,171 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""One case and one method: reconstructed unless that was done before, measured against the truth, recorded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import monai_diffrecon
+from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
+from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.errors import InputError, IntegrityError
+from monai_diffrecon.evaluation.case_metrics import case_metrics, check_mask, foreground, magnitude
+from monai_diffrecon.evaluation.case_row import CaseRow
+from monai_diffrecon.evaluation.cohort_cases import CaseHashes, read_mask
+from monai_diffrecon.evaluation.cohort_method import PreparedMethod, digest
+from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortSpec
+from monai_diffrecon.evaluation.data_residual import data_residual
+from monai_diffrecon.evaluation.peak_memory import PeakMemory
+from monai_diffrecon.evaluation.statistics import agreement
+from monai_diffrecon.io.hashing import sha256_tensor
+from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.numerics.noise import key_seed
+from monai_diffrecon.tracking.provenance import record_path, verify_record
+
+#: Changes when a metric is computed in another way, so that kept rows are computed anew.
+METRICS_VERSION = 1
+_SAMPLE = 400  # voxels a case and method, for pictures
+
+
+class CaseRunner:
+    """Makes the rows of a cohort.
+
+    Args:
+        spec: the cohort.
+        output_dir: folder of the methods' folders.
+    """
+
+    def __init__(self, spec: CohortSpec, output_dir: Path) -> None:
+        self.spec, self.output_dir = spec, output_dir
+
+    def row(
+        self, case: CohortCase, method: PreparedMethod, data: dict[str, Any], hashes: CaseHashes, run: Any
+    ) -> CaseRow:
+        """Return the row of a case and a method, computed unless its record verifies and is of the same inputs.
+
+        Args:
+            case: the case.
+            method: the method.
+            data: the measurement, and the truth if there is one.
+            hashes: of the case's files.
+            run: the open run to track in.
+        """
+        image, truth = data["image"], data.get("reference")
+        mask = None if case.mask is None else read_mask(case.mask)
+        folder = self.output_dir / method.folder
+        path = record_path(folder / f"{case.name}_recon.nii.gz")
+        record = self._record(path, method, image)
+        status = "reused"
+        volume: Tensor | None = None
+        known = None
+        if record is None:
+            status = "computed"
+            if truth is not None:
+                check_reference(truth, method.inferer.volume_geometry(image).shape)
+                if mask is not None:
+                    check_mask(mask, truth)
+            memory = PeakMemory()
+            done = method.inferer.reconstruct(image, case=case.name)
+            volume = magnitude(done.volume)
+            options = _options(method, done, image, memory)
+            folder.mkdir(parents=True, exist_ok=True)
+            with CaseRecorder(folder, track=False, tracking_uri=None, experiment="").case(case.name, run) as recorder:
+                known = recorder.finish(done, image, truth, reader=data.get("image_reader"), options=options)
+            record = json.loads(path.read_text(encoding="utf-8"))
+        key = self._key(record, truth, hashes)
+        kept = folder / f"{case.name}_metrics.json"
+        row = CaseRow.read(kept, key)
+        if row is None:
+            geometry = read_volume(folder / record["output"]["file"])[1]
+            volume = read_volume(folder / record["output"]["file"])[0] if volume is None else volume
+            row = CaseRow(case.name, method.label, record_sha256=record["record_sha256"], versions=record["versions"])
+            row.metrics = _costs(record)
+            if truth is not None:
+                reference = magnitude(truth)
+                row.metrics |= case_metrics(
+                    volume,
+                    reference,
+                    geometry,
+                    operator=record["config"]["operator"],
+                    mask=mask,
+                    data_range=self.spec.data_range,
+                    vif=self.spec.vif,
+                    known=known if self.spec.data_range is None and known else None,
+                )
+                self._compare_intensities(row, volume, reference, mask)
+            row.write(kept, key)
+        row.status, row.method = status, method.label
+        run.log_metrics({k: v for k, v in row.metrics.items() if math.isfinite(v)})
+        if status == "reused":
+            run.log_artifact(path)
+        return row
+
+    def _record(self, path: Path, method: PreparedMethod, image: Any) -> dict[str, Any] | None:
+        """Return the record of what was computed before, if it verifies and is of the same inputs."""
+        try:
+            verify_record(path)
+        except (InputError, IntegrityError):
+            return None
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        versions = {n: v for n, v in record["versions"].items() if n not in ("python", "torch", "monai")}
+        same = (
+            record["options"].get("method_sha256") == method.fingerprint
+            and record["measurement_sha256"] == sha256_tensor(torch.as_tensor(image).as_subclass(Tensor))
+            and all(method.weights.get(name) == sha for name, sha in record["weights"].items())
+            and record["seeds"].get("noise") == self.spec.seed
+            and versions == {name: _version(name) for name in versions}
+        )
+        return record if same else None
+
+    def _key(self, record: dict[str, Any], truth: Any, hashes: CaseHashes) -> str:
+        """Return the hash of all that a kept row depends on."""
+        sha = None if truth is None else sha256_tensor(torch.as_tensor(truth).as_subclass(Tensor))
+        how = [METRICS_VERSION, self.spec.data_range, self.spec.vif]
+        return digest([record["record_sha256"], sha, hashes.mask, how])
+
+    def _compare_intensities(self, row: CaseRow, volume: Tensor, reference: Tensor, mask: Tensor | None) -> None:
+        inside = foreground(reference) if mask is None else check_mask(mask, reference)
+        pairs = torch.stack([reference[inside], volume[inside]], dim=1).double()
+        row.agreement = agreement(pairs[:, 1].numpy(), pairs[:, 0].numpy())
+        generator = torch.Generator().manual_seed(key_seed(self.spec.seed, "sample", row.case))
+        chosen = torch.randperm(len(pairs), generator=generator)[:_SAMPLE]
+        row.sample = [(float(a), float(b)) for a, b in pairs[chosen].tolist()]
+
+
+def _options(method: PreparedMethod, done: Reconstruction, image: Any, memory: PeakMemory) -> dict[str, Any]:
+    """Return what the record must say besides, for a row that is made from it."""
+    return {
+        "method_sha256": method.fingerprint,
+        "denoiser_calls": done.report.denoiser_calls,
+        "peak_memory_gb": memory.gigabytes(),
+        "data_residual": data_residual(done, image),
+    }
+
+
+def _costs(record: dict[str, Any]) -> dict[str, float]:
+    options = record["options"]
+    costs = {
+        "seconds": record["timings"].get("seconds"),
+        "network_calls": record["network_calls"],
+        "denoiser_calls": options.get("denoiser_calls"),
+        "peak_memory": options.get("peak_memory_gb"),
+        "data_residual": options.get("data_residual"),
+    }
+    return {name: float(value) for name, value in costs.items() if value is not None}
+
+
+def _version(name: str) -> str | None:
+    if name == "monai_diffrecon":
+        return monai_diffrecon.__version__
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

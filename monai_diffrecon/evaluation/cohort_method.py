@@ -1,0 +1,174 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A method of a cohort, made ready before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from monai_diffrecon.engine import composition
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.errors import ConfigError, DiffReconError
+from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
+from monai_diffrecon.evaluation.read_cohort import did_you_mean, slug
+from monai_diffrecon.io.find_reader import AUTO
+from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.tracking.redaction import redact
+
+#: What a cohort sets for all methods, or does not ask for: config id -> what to do instead.
+_NOT_HERE = {
+    **dict.fromkeys(("image", "reference", "dataset_dir", "case_name"), "name the scans under cases"),
+    **dict.fromkeys(("bundle_root", "auxiliary_bundle"), "name it beside overrides"),
+    "seed": "set the cohort's seed",
+    "output_dir": "name the folder on the command line",
+    **dict.fromkeys(
+        ("simulate", "simulate_noise", "simulate_photons", "simulate_electronic_std", "simulate_unit"),
+        "set the cohort's simulate, so that all methods see the same measurement",
+    ),
+    **dict.fromkeys(
+        (
+            *("dataset", "datalist", "dataloader", "evaluator", "handlers", "postprocessing", "output_format"),
+            *("imports", "initialize", "run"),
+        ),
+        "leave it out: a cohort does not use it",
+    ),
+}
+#: What has no influence on the voxels.
+_NO_INFLUENCE = {"device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
+#: What a measurement depends on, besides the scan.
+_MEASURES = ("operator", "reader", "resample", "seed", *sorted(k for k in _NOT_HERE if k.startswith("simulate")))
+
+
+class PreparedMethod:
+    """A method with its configuration merged and checked, and its networks loaded.
+
+    Args:
+        method: the method.
+        cohort: what all methods share.
+
+    Attributes:
+        label: its name in tables.
+        folder: its name as a folder.
+        inferer: reconstructs.
+        fingerprint: hash of all that decides on the voxels but the measurement: merged configuration, and the
+            metadata and weights of the networks.
+        measures: hash of all that decides on the measurement of a scan.
+        reader: reads the scans.
+        simulates: the scans are volumes that are measured first.
+        description: bundle, task, preset and overrides, without paths.
+
+    Raises:
+        InputError: no bundle, or its weights do not fit.
+        ConfigError: an option that does not exist, or a value that is wrong.
+        IntegrityError: weights that were changed.
+    """
+
+    def __init__(self, method: CohortMethod, cohort: CohortSpec) -> None:
+        self.label, self.folder = method.label, slug(method.label)
+        self.where = f"method {method.label!r}"
+        self.config = self._merged(method, cohort)
+        self.inferer: DiffReconInferer = self._content("inferer")
+        self.preprocessing: Any = self._content("preprocessing")
+        if self.inferer.specs["operator"]["name"].rpartition(":")[2] == "unmeasured":
+            raise ConfigError("nothing is measured, so there is nothing to compare", where=f"{self.where}: operator")
+        scores = (self.inferer.score, *self.inferer.auxiliaries)
+        networks = [
+            [s.name, s.version, s.sha256, s.plane, s.spacing, s.denoiser, s.intensity, s.window, s.channels]
+            for s in scores
+        ]
+        kept = {k: v for k, v in self.config.get().items() if k not in _NO_INFLUENCE}
+        self.fingerprint = digest([kept, networks])
+        self.weights = composition.weights_of(scores)
+        self.description: dict[str, Any] = {
+            "label": method.label,
+            "bundle": f"{self.inferer.score.name} {self.inferer.score.version}",
+            "auxiliaries": [f"{s.name} {s.version}" for s in self.inferer.auxiliaries],
+            "task": method.task,
+            "preset": method.preset,
+            "overrides": redact(method.overrides),
+        }
+        measures = {k: self._content(k) for k in _MEASURES if k in self.config.get()}
+        self.reader, self.simulates = measures.get("reader", AUTO), measures.get("simulate") is True
+        self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5]])
+
+    def measure(self, case: CohortCase) -> dict[str, Any]:
+        """Return ``image`` (the measurement), ``reference`` if there is a truth, and ``image_reader``."""
+        data: dict[str, Any] = {"image": str(case.image), "case": case.name}
+        if case.reference is not None:
+            data["reference"] = str(case.reference)
+        return dict(_unwrapped(lambda: self.preprocessing(data)))
+
+    def _merged(self, method: CohortMethod, cohort: CohortSpec) -> ConfigParser:
+        files = ["inference.json"]
+        files += [f"tasks/{method.task}.json"] if method.task is not None else []
+        files += [f"methods/{method.preset}.json"] if method.preset is not None else []
+        config = ConfigParser()
+        try:
+            config.read_config([str(method.bundle / "configs" / file) for file in files])
+        except Exception as error:
+            raise ConfigError("configs that cannot be read", where=self.where, got=type(error).__name__) from error
+        known = config.get()
+        for name, value in method.overrides.items():
+            where, first = f"{self.where}: overrides#{name}", name.partition("#")[0]
+            if first in _NOT_HERE:
+                raise ConfigError("not an option of one method", where=where, mend=_NOT_HERE[first])
+            if first not in known:
+                raise ConfigError("the bundle has no such id", where=where, mend=did_you_mean(first, known))
+            try:
+                config.update({name: value})
+            except (KeyError, IndexError, ValueError, TypeError):
+                raise ConfigError("the bundle has no such id", where=where) from None
+        config.update({"bundle_root": str(method.bundle), "seed": cohort.seed, **cohort.simulate})
+        if method.auxiliary_bundle is not None:
+            config.update({"auxiliary_bundle": method.auxiliary_bundle})
+        return config
+
+    def _content(self, name: str) -> Any:
+        if name not in self.config.get():
+            raise ConfigError("the bundle has no such id", where=f"{self.where}: {name}")
+        try:
+            return _unwrapped(lambda: self.config.get_parsed_content(name))
+        except DiffReconError as error:
+            raise type(error)(
+                error.what,
+                where=f"{self.where}: {error.where or name}",
+                expected=error.expected,
+                got=error.got,
+                mend=error.mend,
+            ) from error
+        except Exception as error:
+            cause = list(chain_of(error))[-1]
+            raise ConfigError("cannot be built", where=f"{self.where}: {name}", got=redact(str(cause)[:200])) from error
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a value as canonical JSON; paths do not matter, tensors by their content."""
+    text = json.dumps(redact(_plain(value)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
+
+
+def _unwrapped(call: Any) -> Any:
+    """Call, and raise our own error instead of those that MONAI wraps around it."""
+    try:
+        return call()
+    except DiffReconError:
+        raise
+    except Exception as error:
+        ours = next((cause for cause in chain_of(error) if isinstance(cause, DiffReconError)), None)
+        if ours is None:
+            raise
+        raise ours from error

@@ -1,0 +1,37 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""How well a reconstruction explains its measurement."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.engine.composition import build_operator
+from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.engine.volume_units import unit_map
+from monai_diffrecon.io.measurement import from_tensor
+
+
+def data_residual(done: Reconstruction, measurement: Tensor) -> float:
+    """Return ``||A x - y|| / ||y||`` of the volume as it was handed out, weighted as the measurement says.
+
+    Args:
+        done: the reconstruction, whose report names the complete operator.
+        measurement: what it was made from, with its metadata.
+
+    Returns:
+        NaN when nothing was measured.
+    """
+    measured = from_tensor(measurement)
+    if not measured.data.numel():
+        return math.nan
+    operator = build_operator(done.report.options["operator"], done.geometry)
+    x = done.volume.as_subclass(Tensor).to(operator.volume_dtype)
+    y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
+    difference = operator(unit_map(operator, done.report.unit).to_network(x)) - y
+    root = 1.0 if measured.weights is None else measured.weights.sqrt()
+    norm = float(torch.linalg.vector_norm(root * y))
+    return float(torch.linalg.vector_norm(root * difference)) / norm if norm > 0 else math.nan

@@ -1,0 +1,69 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What the numbers of a comparison are called, and which of them are good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HIGHER, LOWER, ONE = "higher", "lower", "nearer to 1"
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """One number of a case.
+
+    Attributes:
+        key: its name in tables and in MLflow.
+        title: its name for readers.
+        better: ``higher``, ``lower`` or ``nearer to 1``.
+        group: the table it stands in.
+        unit: its unit, or nothing.
+        digits: digits behind the point.
+        compare: method is compared with method by it.
+    """
+
+    key: str
+    title: str
+    better: str
+    group: str
+    unit: str = ""
+    digits: int = 3
+    compare: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def goodness(self, value: float) -> float:
+        """Return a number that grows with the quality."""
+        return {HIGHER: value, LOWER: -value, ONE: -abs(value - 1.0)}[self.better]
+
+    def compared(self, value: float) -> float:
+        """Return what differences are taken of: the value, or its distance from 1."""
+        return abs(value - 1.0) if self.better == ONE else value
+
+
+VOLUME, PLANES, ALONG, MASK, COST = "Whole volume", "Plane by plane", "Along the slices", "Within the mask", "Cost"
+
+METRICS = (
+    MetricInfo("psnr", "PSNR", HIGHER, VOLUME, "dB", 2),
+    MetricInfo("ssim", "SSIM, mean of the planes", HIGHER, VOLUME, digits=4),
+    MetricInfo("nmse", "NMSE", LOWER, VOLUME, digits=5),
+    MetricInfo("mae", "MAE", LOWER, VOLUME, "intensity", 3, compare=False),
+    MetricInfo("vif", "VIF, mean of the planes", HIGHER, VOLUME, digits=4),
+    MetricInfo("data_residual", "Data residual", LOWER, VOLUME, digits=5, compare=False),
+    *(MetricInfo(f"psnr_{p}", f"PSNR {p}", HIGHER, PLANES, "dB", 2) for p in ("axial", "coronal", "sagittal")),
+    *(MetricInfo(f"ssim_{p}", f"SSIM {p}", HIGHER, PLANES, digits=4) for p in ("axial", "coronal", "sagittal")),
+    MetricInfo("high_frequency_ratio", "High-frequency energy", ONE, ALONG, "of the truth's"),
+    MetricInfo("jump_ratio", "Jump between slices", ONE, ALONG, "of the truth's"),
+    MetricInfo("psnr_mask", "PSNR", HIGHER, MASK, "dB", 2),
+    MetricInfo("nmse_mask", "NMSE", LOWER, MASK, digits=5),
+    MetricInfo("mae_mask", "MAE", LOWER, MASK, "intensity", 3, compare=False),
+    *(MetricInfo(f"ssim_{p}_mask", f"SSIM {p}", HIGHER, MASK, digits=4) for p in ("axial", "coronal", "sagittal")),
+    MetricInfo("seconds", "Time", LOWER, COST, "s", 1, compare=False),
+    MetricInfo("denoiser_calls", "Denoiser calls a slice", LOWER, COST, digits=0, compare=False),
+    MetricInfo("network_calls", "Network calls", LOWER, COST, "batches", 0, compare=False),
+    MetricInfo("peak_memory", "Peak memory", LOWER, COST, "GB", 2, compare=False),
+)

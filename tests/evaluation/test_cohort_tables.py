@@ -1,0 +1,109 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Tables over rows, and diagrams of them."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from monai_diffrecon.evaluation.case_row import CaseRow
+from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, forest_plot
+from monai_diffrecon.evaluation.metric_info import METRICS
+from monai_diffrecon.evaluation.report import best_median_worst
+from monai_diffrecon.evaluation.tables import compare, present, summarize
+
+INFO = {info.key: info for info in METRICS}
+
+
+def rows(key: str, **values: list[float]) -> list[CaseRow]:
+    """One row a case and method; NaN is a case that failed."""
+    return [
+        CaseRow(f"c{n}", method, status="failed" if math.isnan(v) else "computed", metrics={key: v})
+        for method, row in values.items()
+        for n, v in enumerate(row)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "a", "b", "best"),
+    [
+        ("psnr", [30.0, 32.0], [31.0, 29.0], "a"),
+        ("nmse", [0.3, 0.1], [0.1, 0.1], "b"),
+        ("jump_ratio", [1.4, 1.4], [0.9, 0.9], "b"),
+        ("high_frequency_ratio", [1.1, 1.1], [0.2, 0.2], "a"),
+        ("psnr", [40.0, math.nan], [31.0, 29.0], "b"),  # a failed on the hard case
+    ],
+)
+def test_the_best_is_marked(key: str, a: list[float], b: list[float], best: str) -> None:
+    found = summarize(rows(key, a=a, b=b), ["a", "b"], [INFO[key]])[key]
+    assert [s.best for s in found] == [best == "a", best == "b"]
+
+
+def test_equal_methods_are_both_best_and_one_alone_is_not() -> None:
+    both = summarize(rows("psnr", a=[1.0], b=[1.0]), ["a", "b"], [INFO["psnr"]])["psnr"]
+    assert [s.best for s in both] == [True, True]
+    assert math.isnan(both[0].sd)
+    alone = summarize(rows("psnr", a=[1.0, 3.0]), ["a"], [INFO["psnr"]])["psnr"]
+    assert (alone[0].mean, alone[0].sd, alone[0].best) == (2.0, pytest.approx(2**0.5), False)
+
+
+def test_differences_are_paired_by_case_and_corrected() -> None:
+    base = [30.0, 20.0, 25.0, 28.0, 22.0, 26.0, 24.0]
+    better = [v + 0.5 + 0.01 * n for n, v in enumerate(base)]
+    mixed = [v + (-1) ** n * (1 + n) for n, v in enumerate(base)]
+    table = rows("psnr", base=base, better=better, mixed=mixed)
+    table.reverse()  # the order of rows does not matter
+    found = compare(table, ["base", "better", "mixed"], "base", [INFO["psnr"]], seed=0, resamples=500)["psnr"]
+    assert found["better"].mean == pytest.approx(0.53)
+    assert 0.5 < found["better"].low < 0.53 < found["better"].high < 0.57
+    assert found["better"].p == pytest.approx(2 / 2**7)
+    assert found["better"].p_holm == pytest.approx(4 / 2**7)
+    assert found["mixed"].p_holm == found["mixed"].p
+
+
+def test_of_ratios_the_distance_from_1_is_compared() -> None:
+    table = rows("jump_ratio", a=[1.5, 0.5], b=[0.9, 1.1])
+    found = compare(table, ["a", "b"], "a", [INFO["jump_ratio"]], seed=0, resamples=100)["jump_ratio"]
+    assert found["b"].mean == pytest.approx(-0.4)
+
+
+def test_only_what_is_there_is_shown() -> None:
+    table = rows("nmse", a=[0.1]) + rows("psnr", b=[math.inf])
+    assert [info.key for info in present(table)] == ["nmse"]
+
+
+def test_best_median_and_worst() -> None:
+    assert best_median_worst(rows("psnr", a=[3.0, 1.0, 2.0, math.nan])) == {
+        "best": "c0",
+        "median": "c2",
+        "worst": "c1",
+    }
+    assert best_median_worst(rows("psnr", a=[math.nan])) == {}
+
+
+def test_diagrams_are_well_formed_and_escaped() -> None:
+    label = "<b> & 'x'"
+    for svg in (
+        forest_plot(label, {label: (0.5, -1.0, 2.0), "none": (math.nan,) * 3}, "dB", "note"),
+        box_plot(label, {label: [1.0, 2.0, 3.0, 9.0], "none": []}, "dB"),
+        box_plot(label, {label: [2.0, 2.0, 2.0]}, "dB"),
+        agreement_plot(label, [(0.0, 1.0), (100.0, 99.0)], 0.0, (-2.0, 2.0), 2.6),
+        agreement_plot(label, [(0.0, 0.0)], 0.0, (0.0, 0.0), 1.0),
+    ):
+        root = ET.fromstring(str(svg))
+        assert root.attrib["aria-label"] == label
+        assert "nan" not in re.sub(r"<title>.*?</title>", "", str(svg))
+
+
+def test_the_forest_plot_is_to_scale() -> None:
+    root = ET.fromstring(str(forest_plot("t", {"a": (1.0, 0.5, 1.5), "b": (-1.0, -2.0, 0.0)}, "", "")))
+    lines = [e for e in root if e.attrib.get("class") == "interval"]
+    (zero,) = (float(e.attrib["x1"]) for e in root if e.attrib.get("class") == "zero")
+    (a1, a2), (b1, b2) = ((float(e.attrib["x1"]), float(e.attrib["x2"])) for e in lines)
+    assert b2 == zero
+    assert (a2 - a1) / (b2 - b1) == pytest.approx(0.5, abs=0.01)
+    assert (a1 - zero) / (zero - b1) == pytest.approx(0.25, abs=0.01)
