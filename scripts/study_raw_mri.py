@@ -59,14 +59,16 @@ is in the readers' units. The rivals have the best weight of a grid, judged by t
 without reading the file and finding the coil maps."""
 READERS = {"cartesian": "fastmri", "radial": "ismrmrd"}
 #: Weights relative to ||A^T A||, which for radial samples is that of the crowded centre of k-space.
-CG_WEIGHTS = {"cartesian": (0.0, 0.01, 0.03, 0.1), "radial": (0.0, 1e-4, 1e-3)}
-CG_ITERATIONS = {"cartesian": (8, 20), "radial": (20, 40)}
-TV_WEIGHTS = {"cartesian": (0.003, 0.01, 0.03), "radial": (1e-4, 5e-4)}
+CG_GRID = {
+    "cartesian": tuple((weight, n) for weight in (0.0, 0.01, 0.03, 0.1) for n in (8, 20)),
+    "radial": ((0.0, 8), (0.0, 20), (0.0, 40), (1e-4, 20), (1e-4, 30)),
+}
+TV_WEIGHTS = {"cartesian": (0.001, 0.003, 0.01, 0.03), "radial": (3e-5, 1e-4, 5e-4)}
 TV_ITERATIONS = {"iterations": 20, "cg_iterations": 3}
 TV_RHO = {"cartesian": 0.3, "radial": 0.01}
 
 #: First and last noise level, steps.
-LADDERS = ((0.1, 0.02, 8), (0.2, 0.02, 12), (0.1, 0.01, 12), (0.2, 0.03, 12))
+LADDERS = ((0.1, 0.02, 8), (0.2, 0.02, 12), (0.2, 0.01, 12), (0.3, 0.01, 16))
 
 
 def part_of(source: Path, crop: tuple[int, ...]) -> tuple[Tensor, np.ndarray]:
@@ -175,10 +177,9 @@ class InProcess:
 
 def rivals(kind: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield (method, setting, sampler) of the classical grid."""
-    for weight in CG_WEIGHTS[kind]:
-        for iterations in CG_ITERATIONS[kind]:
-            sampler = {"name": "cg_sense", "weight": weight, "iterations": iterations}
-            yield "CG-SENSE", f"weight {weight:g}, {iterations} iterations", sampler
+    for weight, iterations in CG_GRID[kind]:
+        sampler = {"name": "cg_sense", "weight": weight, "iterations": iterations}
+        yield "CG-SENSE", f"weight {weight:g}, {iterations} iterations", sampler
     rho = TV_RHO[kind]
     for weight in TV_WEIGHTS[kind]:
         sampler = {"name": "admm_tv", "rho": rho, "threshold": weight / rho, **TV_ITERATIONS}
@@ -202,8 +203,8 @@ def ladders(kind: str, truth: Tensor) -> None:
     """Print a grid of starts and ladders."""
     reconstruct = InProcess(kind)
     starts = ("initial", {"name": "cg_sense", "iterations": 10})
-    discrepancy = {"consistency": {"name": "conjugate_gradient", "gamma": "discrepancy"}}
-    grid = [(start, ladder, {}) for start in starts for ladder in LADDERS] + [(starts[1], LADDERS[1], discrepancy)]
+    few = {"consistency": {"name": "conjugate_gradient", "iterations": 5}}
+    grid = [(start, ladder, options) for start in starts for ladder in LADDERS for options in (few, {})]
     for start, (high, low, steps), options in grid:
         sampler = {"name": "annealed", "start": start, "sigma_start": high, "sigma_end": low, "steps": steps}
         started = time.perf_counter()
