@@ -22,7 +22,7 @@ from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.measurement import affine_of, from_tensor
 from monai_diffrecon.io.nifti import write_volume
 from monai_diffrecon.numerics.option_checks import check_choice
-from monai_diffrecon.tracking.mlflow_run import NullRun, TrackedRun
+from monai_diffrecon.tracking.open_run import open_run
 from monai_diffrecon.tracking.provenance import build_record, record_path, write_record
 
 #: What a case is written as.
@@ -58,14 +58,13 @@ class CaseRecorder:
         self._parent: Any = None
 
     def _run(self, name: str, parent: str | None) -> Any:
-        if not self.track:
-            return NullRun()
-        return TrackedRun(
+        return open_run(
             self.output_dir,
+            name,
+            track=self.track,
             experiment=self.experiment,
-            run_name=name,
-            parent_run_id=parent,
             tracking_uri=self.tracking_uri,
+            parent_run_id=parent,
         )
 
     @contextmanager

@@ -23,6 +23,7 @@ from scipy import special
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError
+from monai_diffrecon.evaluation.case_metrics import check_mask
 
 #: Nominal coverages from 50 to 99 %.
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -162,17 +163,7 @@ def _inside(mask: Tensor | None, reference: Tensor) -> Tensor:
     """Return the voxels that count, as truth values."""
     if mask is None:
         return torch.ones(tuple(reference.shape), dtype=torch.bool)
-    if mask.shape != reference.shape:
-        raise InputError(
-            "not on the grid of the reference",
-            where="calibration, mask",
-            expected=tuple(reference.shape),
-            got=tuple(mask.shape),
-        )
-    inside = mask.detach().as_subclass(Tensor).cpu() != 0
-    if not bool(inside.any()):
-        raise InputError("no voxel in the mask", where="calibration, mask")
-    return inside
+    return check_mask(mask.detach(), reference).cpu()
 
 
 def _values(name: str, x: Tensor, inside: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from monai_diffrecon.evaluation.read_cohort import read_cohort, slug
 from monai_diffrecon.evaluation.report import write_report
 from monai_diffrecon.evaluation.tables import write_tables
 from monai_diffrecon.io.nifti import read_volume
-from monai_diffrecon.tracking.mlflow_run import NullRun, TrackedRun
+from monai_diffrecon.tracking.open_run import open_run
 from monai_diffrecon.tracking.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -124,14 +124,13 @@ class CohortEvaluation:
                     )
 
     def _open(self, name: str, parent: str | None = None, tags: dict[str, Any] | None = None) -> Any:
-        if not self.track:
-            return NullRun()
-        return TrackedRun(
+        return open_run(
             self.output_dir,
+            name,
+            track=self.track,
             experiment=self.experiment,
-            run_name=name,
-            parent_run_id=parent,
             tracking_uri=self.tracking_uri,
+            parent_run_id=parent,
             tags=tags,
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.networks._slices import levels_of, padded_to
 
 
 def _units(channels: int, count: int) -> nn.Sequential:
@@ -81,11 +82,9 @@ class BiasFreeUNet(nn.Module):
             E[x0 | x], (B, C, H, W), in the precision of ``x``.
         """
         height, width = x.shape[-2:]
-        pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        padded = F.pad(x, pad, mode="replicate") if any(pad) else x
-        level = torch.as_tensor(self.default_sigma if sigma is None else sigma, dtype=x.dtype, device=x.device)
+        padded, level = padded_to(x, self.multiple), levels_of(x, sigma, self.default_sigma)
         h = F.pixel_unshuffle(padded, self.unshuffle)
-        level_map = level.reshape(-1, 1, 1, 1).expand(h.shape[0], 1, *h.shape[-2:])
+        level_map = level.expand(-1, 1, *h.shape[-2:])
         h = self.head(torch.cat((h, level_map), dim=1).contiguous(memory_format=torch.channels_last))
         skips = []
         for units, down in zip(self.down_units, self.downs, strict=True):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.networks._slices import levels_of, padded_to
 
 
 class PreconditionedUNet(nn.Module):
@@ -84,10 +85,7 @@ class PreconditionedUNet(nn.Module):
             E[x0 | x], (B, C, H, W), in the precision of ``x``.
         """
         height, width = x.shape[-2:]
-        pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        padded = F.pad(x, pad, mode="replicate") if any(pad) else x
-        level = torch.as_tensor(self.default_sigma if sigma is None else sigma, dtype=x.dtype, device=x.device)
-        level = level.reshape(-1, 1, 1, 1).expand(x.shape[0], 1, 1, 1)
+        padded, level = padded_to(x, self.multiple), levels_of(x, sigma, self.default_sigma)
         variance = level**2 + self.sigma_data**2
         h = F.pixel_unshuffle(padded / variance.sqrt(), self.unshuffle)
         # the sinusoidal embedding is made for steps 0..1000, c_noise = ln(sigma) / 4 is about -1.5..1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.coil_maps import check_coil_maps
 from monai_diffrecon.numerics.fourier import centred_fft, centred_ifft
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
 from monai_diffrecon.numerics.sampling_masks import sampling_mask
@@ -44,7 +45,7 @@ class CartesianEncoding(Operator):
     ) -> None:
         super().__init__(
             geometry,
-            (1 if coil_maps is None else _coils(coil_maps, geometry.shape), *geometry.shape),
+            (1 if coil_maps is None else check_coil_maps(coil_maps, geometry.shape), *geometry.shape),
             complex_measurement=True,
             complex_volume=check_flag(complex_volume, "operator#complex_volume"),
         )
@@ -66,11 +67,11 @@ class CartesianEncoding(Operator):
             images = (self.coil_maps.conj().to(images.dtype) * images).sum(0, keepdim=True)
         return images if self.complex_volume else images.real
 
-    def _to_coils(self, x: Tensor) -> Tensor:
+    def _tocheck_coil_maps(self, x: Tensor) -> Tensor:
         return x if self.coil_maps is None else self.coil_maps.to(torch.promote_types(x.dtype, torch.complex64)) * x
 
     def _forward(self, x: Tensor) -> Tensor:
-        return centred_fft(self._to_coils(x), self._transformed) * self.mask.unsqueeze(self._whole)
+        return centred_fft(self._tocheck_coil_maps(x), self._transformed) * self.mask.unsqueeze(self._whole)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         images = centred_ifft(y * self.mask.unsqueeze(self._whole), self._transformed)
@@ -80,7 +81,7 @@ class CartesianEncoding(Operator):
         """Return A^T A x over the masked axes alone: along the others, and of the shifts, nothing is left."""
         self._check(x, self.volume_shape, self.complex_volume, "volume")
         unshifted = torch.fft.ifftshift(self.mask).unsqueeze(self._whole)
-        k = torch.fft.fftn(self._to_coils(x), dim=self._masked, norm="ortho") * unshifted
+        k = torch.fft.fftn(self._tocheck_coil_maps(x), dim=self._masked, norm="ortho") * unshifted
         return self._to_volume(torch.fft.ifftn(k, dim=self._masked, norm="ortho")).contiguous()
 
     def initial(self, y: Tensor) -> Tensor:
@@ -173,22 +174,3 @@ def _as_tensor(mask: object) -> Tensor | None:
 
 def _kind(value: Any) -> str:
     return str(value.dtype) if isinstance(value, Tensor) else repr(value)[:60]
-
-
-def _coils(coil_maps: Tensor, shape: tuple[int, int, int]) -> int:
-    """Return the number of coils.
-
-    Raises:
-        ConfigError: no complex maps (coils, X, Y, Z) of this volume.
-    """
-    if isinstance(coil_maps, Tensor) and coil_maps.is_complex() and coil_maps.ndim == 4:
-        coils = int(coil_maps.shape[0])
-        if coils > 0 and tuple(coil_maps.shape[1:]) == tuple(shape):
-            return coils
-    described = f"{coil_maps.dtype} {tuple(coil_maps.shape)}" if isinstance(coil_maps, Tensor) else repr(coil_maps)
-    raise ConfigError(
-        "not coil maps of this volume",
-        where="operator#coil_maps",
-        expected=f"a complex tensor (coils, {', '.join(map(str, shape))})",
-        got=described,
-    )

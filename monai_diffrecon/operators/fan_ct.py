@@ -19,6 +19,7 @@ from monai_diffrecon.numerics.joseph import JOSEPH_BYTES, JOSEPH_VERSION, ray_en
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.ramp_filter import ramp_filter
 from monai_diffrecon.numerics.scan_angles import scan_angles
+from monai_diffrecon.numerics.scan_distances import scan_distances
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.protocols import VolumeGeometry
 
@@ -85,7 +86,7 @@ class FanCT(SparseProjector):
         curved = check_choice(detector, "operator#detector", ("flat", "curved")) == "curved"
         pixels = min(geometry.spacing[:2])
         radius = math.hypot(geometry.shape[0] * geometry.spacing[0], geometry.shape[1] * geometry.spacing[1]) / 2
-        source, far = _distances(source_distance, detector_distance, radius)
+        source, far = scan_distances(source_distance, detector_distance, radius)
         width = pixels * far / source if detector_spacing is None else detector_spacing
         width = check_number(width, "operator#detector_spacing", low=0.0, open_low=True)
         offset = check_number(detector_offset, "operator#detector_offset")
@@ -134,24 +135,3 @@ class FanCT(SparseProjector):
         filtered = ramp_filter(weighted, at_axis, self.filter, fan_step=step)
         image = fan_back_projection(filtered, fan, self.geometry.shape[:2], self.geometry.spacing[:2])
         return image.reshape(self.volume_shape)
-
-
-def _distances(source_distance: object, detector_distance: object, radius: float) -> tuple[float, float]:
-    """Return both distances, of a source outside the image and a detector that is not in front of the axis."""
-    source = check_number(source_distance, "operator#source_distance", low=0.0, open_low=True)
-    if source <= radius:
-        raise ConfigError(
-            "the source would pass through the image",
-            where="operator#source_distance",
-            expected=f"above {radius:.4g} mm, half the slice's diagonal",
-            got=f"{source:.4g} mm",
-        )
-    far = check_number(detector_distance, "operator#detector_distance", low=0.0, open_low=True)
-    if far < source:
-        raise ConfigError(
-            "the detector would be in front of the axis of rotation",
-            where="operator#detector_distance",
-            expected=f"source to detector, {source:.4g} mm (source_distance) or more",
-            got=f"{far:.4g} mm",
-        )
-    return source, far

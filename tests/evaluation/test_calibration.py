@@ -99,9 +99,9 @@ def test_faults() -> None:
         interval_coverage(x, x, x / 0)
     with pytest.raises(InputError, match="calibration, mean: not on the grid"):
         interval_coverage(x.to(torch.complex64), x, x)
-    with pytest.raises(InputError, match="no voxel in the mask"):
+    with pytest.raises(InputError, match="an empty mask"):
         interval_coverage(x, x, x, mask=x)
-    with pytest.raises(InputError, match="calibration, mask: not on the grid"):
+    with pytest.raises(InputError, match="mask: a mask on another grid"):
         interval_coverage(x, x, x, mask=x[0])
     with pytest.raises(InputError, match="too few samples"):
         interval_coverage(x, x, x, num_samples=1)

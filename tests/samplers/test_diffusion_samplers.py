@@ -121,6 +121,14 @@ def test_stochastic_ddim_has_the_variance_of_its_recursion(eta: float) -> None:
     assert float(state.x.std()) == pytest.approx(math.sqrt(variance), rel=0.04)
 
 
+@pytest.mark.parametrize(("eta", "ratio"), [(0.0, 0.98), (0.5, 0.94), (0.85, 0.85), (1.0, 0.69)])
+def test_spread_of_many_ddim_steps_is_what_the_documents_say(eta: float, ratio: float) -> None:
+    """docs/uncertainty.md: standard deviation over the prior's own, 200 steps from noise."""
+    sampler = DDIMSampler(200, eta=eta, sigma_start=10.0, sigma_end=0.01)
+    x = run(sampler, free(40), PRIOR.denoise, NoConsistency()).x
+    assert float(x.std()) / PRIOR.std == pytest.approx(ratio, abs=0.02)
+
+
 def test_heun_is_of_second_order_and_ddim_of_first() -> None:
     """The probability flow of the Gaussian prior: x - m scales with sqrt(s^2 + sigma^2)."""
     errors: dict[str, list[float]] = {"heun": [], "ddim": []}

@@ -13,6 +13,7 @@ from diffrecon_mri.density_compensation import density_compensation
 from diffrecon_mri.nufft import apply_toeplitz, nufft, nufft_adjoint, toeplitz_kernel
 from diffrecon_mri.trajectories import radial, spiral
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.coil_maps import check_coil_maps
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
@@ -71,7 +72,7 @@ class NoncartesianMRI(Operator):
                 count = 2 * max(size) if count is None else count
                 trajectory = radial(size, spokes, count, golden=pattern == "golden_radial")
         k = _checked(trajectory, size)
-        coils = 1 if coil_maps is None else _coils(coil_maps, geometry.shape)
+        coils = 1 if coil_maps is None else check_coil_maps(coil_maps, geometry.shape)
         super().__init__(
             geometry,
             (coils, int(k.shape[0]), geometry.shape[2]),
@@ -98,7 +99,7 @@ class NoncartesianMRI(Operator):
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
         return -1 if plane == self.slice_plane else None
 
-    def _to_coils(self, x: Tensor) -> Tensor:
+    def _tocheck_coil_maps(self, x: Tensor) -> Tensor:
         """Return coil images (coils, Z, X, Y)."""
         x = x.to(torch.promote_types(x.dtype, torch.complex64))
         return (x if self.coil_maps is None else self.coil_maps.to(x.dtype) * x).movedim(-1, 1)
@@ -111,7 +112,7 @@ class NoncartesianMRI(Operator):
         return (images if self.complex_volume else images.real).contiguous()
 
     def _forward(self, x: Tensor) -> Tensor:
-        return nufft(self._to_coils(x), self.points).movedim(1, -1).contiguous()
+        return nufft(self._tocheck_coil_maps(x), self.points).movedim(1, -1).contiguous()
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._to_volume(nufft_adjoint(y.movedim(-1, 1), self.points, self.geometry.shape[:2]))
@@ -120,7 +121,7 @@ class NoncartesianMRI(Operator):
         """Return A^T A x as a convolution on the doubled grid: two FFTs for each coil and slice."""
         self._check(x, self.volume_shape, self.complex_volume, "volume")
         kernel = self._kernel(x.dtype.to_real() if x.is_complex() else x.dtype)
-        images = self._to_coils(x)
+        images = self._tocheck_coil_maps(x)
         step = max(_CHUNK // (kernel.numel() * images.shape[0]), 1)
         parts = [apply_toeplitz(part, kernel) for part in images.split(step, dim=1)]
         return self._to_volume(torch.cat(parts, 1))
@@ -169,22 +170,3 @@ def _checked(trajectory: object, size: tuple[int, int]) -> Tensor:
             mend="leave these samples out, or choose smaller voxels",
         )
     return torch.minimum(torch.maximum(k, -limit), limit)
-
-
-def _coils(coil_maps: object, shape: tuple[int, int, int]) -> int:
-    """Return the number of coils.
-
-    Raises:
-        ConfigError: no complex maps (coils, X, Y, Z) of this volume.
-    """
-    if isinstance(coil_maps, Tensor) and coil_maps.is_complex() and coil_maps.ndim == 4:
-        coils = int(coil_maps.shape[0])
-        if coils > 0 and tuple(coil_maps.shape[1:]) == tuple(shape):
-            return coils
-    described = f"{coil_maps.dtype} {tuple(coil_maps.shape)}" if isinstance(coil_maps, Tensor) else repr(coil_maps)
-    raise ConfigError(
-        "not coil maps of this volume",
-        where="operator#coil_maps",
-        expected=f"a complex tensor (coils, {', '.join(map(str, shape))})",
-        got=described,
-    )

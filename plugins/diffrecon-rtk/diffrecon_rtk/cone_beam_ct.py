@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from diffrecon_rtk.geometry_xml import read_geometry
 from diffrecon_rtk.rtk_filters import back_project, fdk, load_rtk, project, source_positions
-from diffrecon_rtk.scan_options import detector_of, distances_of, radius_of, view_angles
+from diffrecon_rtk.scan_options import detector_of, radius_of, view_angles
 from diffrecon_rtk.trajectory import Detector, Trajectory, fdk_weighting, helix, moved_back
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.scan_distances import scan_distances
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
 _WHERE = "operator cone_beam_ct"
@@ -101,7 +102,7 @@ class ConeBeamCT(Operator):
             guess = False
         else:
             travel = check_number(pitch, "operator#pitch")
-            to_axis, to_detector = distances_of(source_distance, detector_distance, radius_of(geometry))
+            to_axis, to_detector = scan_distances(source_distance, detector_distance, radius_of(geometry))
             bend = 0.0
             if detector_radius is not None:
                 bend = check_number(detector_radius, "operator#detector_radius", low=0.0, open_low=True)
