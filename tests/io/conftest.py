@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 ROOT = "1.2.826.0.1.3680043.10.777."
 #: Values that must not come out of anything.
 SECRETS = {
-    "PatientName": "Doe^John",
+    "PatientName": "Canaryman^John",
     "PatientID": "PID-4711",
     "PatientBirthDate": "19700102",
     "StudyDate": "20190304",
@@ -29,12 +29,12 @@ SECRETS = {
     "AccessionNumber": "ACC-0815",
     "InstitutionName": "Saint Elsewhere",
     "ReferringPhysicianName": "Quack^Q",
-    "SeriesDescription": "AX T1 Doe",
-    "ProtocolName": "Doe head",
+    "SeriesDescription": "AX T1 Canaryman",
+    "ProtocolName": "Canaryman head",
     "StudyInstanceUID": ROOT + "1",
     "DeviceSerialNumber": "SN-999",
 }
-PRIVATE = "private-Doe-4711"
+PRIVATE = "private-Canaryman-4711"
 #: The one UID that a derived series shares with its source.
 FRAME = "1.2.3.4.5.6.7.8.9"
 
