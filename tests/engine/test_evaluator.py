@@ -30,7 +30,7 @@ from monai_diffrecon.tracking.provenance import verify_record
 AFFINE = np.array([[1.0, 0, 0, -9], [0, np.cos(0.2), -np.sin(0.2), 5], [0, np.sin(0.2), np.cos(0.2), 2], [0, 0, 0, 1]])
 OPERATOR = {"name": "slice_thickness", "thickness": 3.0}
 SAMPLER = {"name": "annealed", "steps": 4, "sigma_start": 0.2}
-PATIENTS = ("Doe_John_19700101", "Roe_Jane_19691231")
+PATIENTS = ("Canaryman_John_19700101", "Goldfinch_Jane_19691231")
 
 
 def volume(seed: int) -> torch.Tensor:
@@ -141,7 +141,7 @@ def test_nothing_names_a_patient(cohort: Cohort) -> None:
     assert sorted(p.name for p in cohort.scans.iterdir()) == sorted(f"{p}.nii.gz" for p in PATIENTS)
     files = [path for path in cohort.output.rglob("*") if path.is_file()]
     assert len(files) > 10
-    for name in ("Doe", "Jane", "19700101", "19691231"):
+    for name in ("Canaryman", "Goldfinch", "19700101", "19691231"):
         for path in files:
             assert name not in str(path.relative_to(cohort.output))
             assert name.encode() not in path.read_bytes(), path.name

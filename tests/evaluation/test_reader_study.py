@@ -28,7 +28,7 @@ from monai_diffrecon.io.nifti import read_volume, write_volume
 
 SHAPE = (9, 8, 7)
 AFFINE = np.array([[1.0, 0, 0, -9], [0, 1.0, 0, 5], [0, 0, 2.0, 2], [0, 0, 0, 1]])
-CASES = tuple(f"Doe_John_{i}" for i in range(6))
+CASES = tuple(f"Canaryman_John_{i}" for i in range(6))
 METHODS = ("zeta_net", "omega_tv")
 CRITERIA = ["noise", "overall"]
 
@@ -158,7 +158,7 @@ def test_no_byte_tells_a_method_or_a_case(pack: tuple[Path, Path]) -> None:
     folder, _ = pack
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) == 8 * 21 + 4
-    words = [w.encode() for w in (*METHODS, *CASES, "Doe", "zeta", "omega", "scans", "truth", str(folder.parent))]
+    words = [w.encode() for w in (*METHODS, *CASES, "Canaryman", "zeta", "omega", "scans", "truth", str(folder.parent))]
     for path in files:
         content = path.read_bytes()
         content += gzip.decompress(content) if path.suffix == ".gz" else b""
