@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
+from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.atomic import atomic_write
 
 
@@ -26,11 +27,23 @@ class ResumableCheckpoint:
         objects: what to save: name -> object with ``state_dict`` and ``load_state_dict``.
         export: file for the weights of ``export_network``.
         export_network: the network to export, the moving average for instance.
+        pretrained: weights that every network among ``objects`` starts from while there is no checkpoint, those of a
+            bundle for instance: training goes on on other data. None: start from random weights.
+
+    Raises:
+        InputError: no file ``pretrained``, or its weights are those of another network.
     """
 
-    def __init__(self, path: str, objects: dict[str, Any], export: str, export_network: nn.Module) -> None:
+    def __init__(
+        self,
+        path: str,
+        objects: dict[str, Any],
+        export: str,
+        export_network: nn.Module,
+        pretrained: str | None = None,
+    ) -> None:
         self.path, self.export = Path(path), Path(export)
-        self.objects, self.export_network = objects, export_network
+        self.objects, self.export_network, self.pretrained = objects, export_network, pretrained
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer."""
@@ -40,6 +53,9 @@ class ResumableCheckpoint:
     def restore(self, engine: Any) -> None:
         """Go on from the checkpoint, if there is one."""
         if not self.path.exists():
+            if self.pretrained is not None:
+                self._start_from(Path(self.pretrained))
+                engine.logger.info("started from the weights of %s", Path(self.pretrained).name)
             return
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, obj in self.objects.items():
@@ -47,6 +63,29 @@ class ResumableCheckpoint:
         engine.state.epoch = saved["epoch"]
         engine.state.iteration = saved["epoch"] * engine.state.epoch_length
         engine.logger.info("resumed %s after epoch %d", self.path.name, saved["epoch"])
+
+    def _start_from(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(
+                "no weights to start from",
+                where="train#handlers: pretrained",
+                expected="a state_dict of the network",
+                got=path.name,
+                mend="pass --pretrained FILE, or null to start from random weights",
+            )
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        for name, network in self.objects.items():
+            if isinstance(network, nn.Module):
+                try:
+                    network.load_state_dict(weights)
+                except RuntimeError as error:
+                    raise InputError(
+                        f"the weights do not fit the object {name!r}",
+                        where="train#handlers: pretrained",
+                        expected="weights of the same network",
+                        got=str(error).splitlines()[1].strip() if "\n" in str(error) else str(error),
+                        mend="start from the bundle whose network_def this is",
+                    ) from error
 
     def __call__(self, engine: Any) -> None:
         """Save."""
