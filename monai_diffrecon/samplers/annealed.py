@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+from monai_diffrecon.numerics.option_checks import check_number
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
 from monai_diffrecon.samplers._start import LadderSampler, corrected_estimate, fresh
 
@@ -18,6 +19,10 @@ class AnnealedSampler(LadderSampler):
     being drawn anew (plug-and-play HQS: Zhang et al. 2021, arXiv 2008.13751, algorithm 1). Start at a classical
     reconstruction with sigma near its own error.
 
+    ``momentum`` denoises ``x + momentum (x - x_before)`` instead of ``x``, which gets as far in fewer steps where one
+    correction moves the volume little, as between thick slices (accelerated plug-and-play: Kamilov, Mansour and
+    Wohlberg 2017, doi 10.1109/LSP.2017.2763583, there with the growing weights of FISTA).
+
     Args:
         steps: number of levels, 1 or more.
         start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method.
@@ -26,6 +31,7 @@ class AnnealedSampler(LadderSampler):
         ladder: ``karras`` or ``geometric``.
         ladder_rho: curvature of the Karras ladder.
         estimate_factor: the estimated error of the start is multiplied by it.
+        momentum: how far each iterate is carried on along its last move before it is denoised, 0 to 1.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
@@ -44,6 +50,7 @@ class AnnealedSampler(LadderSampler):
         ladder: str = "karras",
         ladder_rho: float = 7.0,
         estimate_factor: float = 1.5,
+        momentum: float = 0.0,
     ) -> None:
         super().__init__(
             start=start,
@@ -54,6 +61,7 @@ class AnnealedSampler(LadderSampler):
             ladder_rho=ladder_rho,
             estimate_factor=estimate_factor,
         )
+        self.momentum = check_number(momentum, "sampler#momentum", low=0.0, high=1.0)
 
     def step(
         self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource
@@ -61,6 +69,11 @@ class AnnealedSampler(LadderSampler):
         """Perform step ``state.step`` and return the state after it."""
         sigma, following = self.levels_at(state)
         state = fresh(state, sigma=sigma)
+        if self.momentum:
+            kept = state.memory["sampler"]
+            before, kept["before"] = kept.get("before"), state.x
+            if before is not None:
+                state = replace(state, x=state.x + self.momentum * (state.x - before))
         _, x, shift = corrected_estimate(state, denoise, consistency)
         if shift is not None:
             x = x - shift

@@ -77,6 +77,7 @@ SAMPLERS = [
         lambda: AnnealedSampler(3, start=ADMMTV(iterations=2), ladder="geometric"), id="annealed after ADMM-TV"
     ),
     pytest.param(lambda: AnnealedSampler(3, start="noise", sigma_start="max"), id="annealed from noise"),
+    pytest.param(lambda: AnnealedSampler(4, momentum=0.6), id="annealed with momentum"),
     pytest.param(lambda: DDIMSampler(4), id="ddim"),
     pytest.param(lambda: DDIMSampler(3, start="initial", sigma_start="estimate", eta=0.0), id="ddim from the estimate"),
     pytest.param(lambda: HeunSampler(4), id="heun"),
@@ -96,6 +97,31 @@ def test_laws_with_random_turns_and_complex_volumes() -> None:
     prior.bind(planes, IndependentNoise(5, "case"))
     for make in (AnnealedSampler, lambda: DDIMSampler(4), lambda: HeunSampler(3, S_churn=1.0)):
         check_sampler(make, problem(0.1, torch.complex128), prior.denoise, ConjugateGradientStep)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_annealed_is_its_written_recursion(momentum: float) -> None:
+    sampler, consistency, given = AnnealedSampler(5, momentum=momentum), ConjugateGradientStep(), problem(0.1)
+    state = run(sampler, given, PRIOR.denoise, ConjugateGradientStep())
+    consistency.bind(given)
+    x = before = given.operator.initial(given.measurement)
+    for sigma in sampler.schedule(state):
+        at = SamplerState(x=x, sigma=sigma)
+        after = consistency.on_estimate(PRIOR.denoise(x + momentum * (x - before), sigma, at), at)
+        x, before = consistency.on_iterate(after, at), x
+    torch.testing.assert_close(state.x, x)
+
+
+def test_momentum_gets_further_in_as_many_steps() -> None:
+    """At one noise level the recursion is linear, and its fixed point is where very many plain steps end."""
+
+    def after(steps: int, momentum: float) -> Tensor:
+        sampler = AnnealedSampler(steps, sigma_start=0.05, sigma_end=0.05, momentum=momentum)
+        return run(sampler, problem(), PRIOR.denoise, ConjugateGradientStep()).x
+
+    end = after(2000, 0.0)
+    plain, carried = (float((after(30, momentum) - end).norm()) for momentum in (0.0, 0.6))
+    assert carried < 0.4 * plain
 
 
 def test_deterministic_ddim_draws_from_the_prior() -> None:
