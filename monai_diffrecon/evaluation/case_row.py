@@ -28,6 +28,7 @@ class CaseRow:
         versions: distribution -> version, from the record.
         agreement: of the intensities with the truth, or None without one.
         sample: some voxels for pictures: truth and reconstruction, in turn.
+        coverage: nominal and observed coverage of the samples' intervals, in turn; empty without samples or truth.
         error: what went wrong, without names of files.
         exit_code: of that error.
     """
@@ -40,6 +41,7 @@ class CaseRow:
     versions: dict[str, str | None] = field(default_factory=dict)
     agreement: Agreement | None = None
     sample: list[tuple[float, float]] = field(default_factory=list)
+    coverage: list[tuple[float, float]] = field(default_factory=list)
     error: str = ""
     exit_code: int = 0
 
@@ -66,7 +68,8 @@ class CaseRow:
             if content.pop("key") != key:
                 return None
             content["metrics"] = {k: math.nan if v is None else float(v) for k, v in content["metrics"].items()}
-            content["sample"] = [(float(a), float(b)) for a, b in content["sample"]]
+            for name in ("sample", "coverage"):
+                content[name] = [(float(a), float(b)) for a, b in content[name]]
             content["agreement"] = None if content["agreement"] is None else Agreement(**content["agreement"])
             return cls(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -17,6 +17,7 @@ import monai_diffrecon
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError, IntegrityError
+from monai_diffrecon.evaluation.calibration import Coverage, interval_coverage
 from monai_diffrecon.evaluation.case_metrics import case_metrics, check_mask, foreground, magnitude
 from monai_diffrecon.evaluation.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort_cases import CaseHashes, read_mask
@@ -31,7 +32,7 @@ from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.tracking.provenance import record_path, verify_record
 
 #: Changes when a metric is computed in another way, so that kept rows are computed anew.
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 _SAMPLE = 400  # voxels a case and method, for pictures
 
 
@@ -100,7 +101,15 @@ class CaseRunner:
                     vif=self.spec.vif,
                     known=known if self.spec.data_range is None and known else None,
                 )
-                self._compare_intensities(row, volume, reference, mask)
+                inside = foreground(reference) if mask is None else check_mask(mask, reference)
+                self._compare_intensities(row, volume, reference, inside)
+                coverage = _coverage(record, folder, volume, reference, inside)
+                if coverage is not None:
+                    row.coverage = list(zip(coverage.nominal, coverage.observed, strict=True))
+                    row.metrics |= {
+                        "coverage_90": coverage.at(0.9),
+                        "calibration_error": coverage.expected_calibration_error,
+                    }
             row.write(kept, key)
         row.status, row.method = status, method.label
         run.log_metrics({k: v for k, v in row.metrics.items() if math.isfinite(v)})
@@ -131,8 +140,7 @@ class CaseRunner:
         how = [METRICS_VERSION, self.spec.data_range, self.spec.vif]
         return digest([record["record_sha256"], sha, hashes.mask, how])
 
-    def _compare_intensities(self, row: CaseRow, volume: Tensor, reference: Tensor, mask: Tensor | None) -> None:
-        inside = foreground(reference) if mask is None else check_mask(mask, reference)
+    def _compare_intensities(self, row: CaseRow, volume: Tensor, reference: Tensor, inside: Tensor) -> None:
         pairs = torch.stack([reference[inside], volume[inside]], dim=1).double()
         row.agreement = agreement(pairs[:, 1].numpy(), pairs[:, 0].numpy())
         generator = torch.Generator().manual_seed(key_seed(self.spec.seed, "sample", row.case))
@@ -148,6 +156,20 @@ def _options(method: PreparedMethod, done: Reconstruction, image: Any, memory: P
         "peak_memory_gb": memory.gigabytes(),
         "data_residual": data_residual(done, image),
     }
+
+
+def _coverage(
+    record: dict[str, Any], folder: Path, volume: Tensor, reference: Tensor, inside: Tensor
+) -> Coverage | None:
+    """Return how often the samples' intervals hold the truth, or None when there are none.
+
+    The deviation of a complex volume is of both components together: it does not say how the magnitude spreads.
+    """
+    output = record["output"]
+    if "spread" not in output or "phase" in output:
+        return None
+    std = read_volume(folder / output["spread"]["std"]["file"])[0]
+    return interval_coverage(volume, std, reference, mask=inside, num_samples=record["config"]["num_samples"])
 
 
 def _costs(record: dict[str, Any]) -> dict[str, float]:

@@ -95,6 +95,33 @@ def agreement_plot(
     return _svg(title, [*parts, *axis], bottom + _BOTTOM)
 
 
+def calibration_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """Return observed over nominal coverage, a line a method, and the diagonal of what is calibrated.
+
+    Args:
+        title: what is shown, for who cannot see it.
+        curves: method -> nominal and observed coverage, in turn, 0 to 1, ascending.
+    """
+    left, side, swatch = 70, 320, 24
+    x = _Scale([0.0, 1.0], left=left, right=0, width=left + side, margin=0.0)
+    y = _Scale([0.0, 1.0], left=_TOP, right=0, width=_TOP + side, flip=True, margin=0.0)
+    parts = [f'<line class="zero" x1="{x(0)}" x2="{x(1)}" y1="{y(0)}" y2="{y(1)}"/>']
+    for tick in y.ticks():
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    key = left + side + 16
+    for number, (label, curve) in enumerate(curves.items()):
+        # Colour and dashes both change from line to line: who sees no colours tells four apart, who does twenty.
+        parts.append(f'<g class="colour{number % 5} dash{number % 4}">')
+        parts.append(f'<polyline class="curve" points="{" ".join(f"{x(a)},{y(b)}" for a, b in curve)}"/>')
+        parts += [f'<circle class="knot" cx="{x(a)}" cy="{y(b)}" r="3"/>' for a, b in curve]
+        at = _TOP + _ROW * (number + 0.5)
+        parts.append(f'<line class="curve" x1="{key}" x2="{key + swatch}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{key + swatch + 8}" y="{at + 4:.1f}">{escape(_short(label))}</text></g>')
+    bottom = _TOP + side
+    axis = _axis(x, bottom, "nominal coverage; vertical: observed coverage")
+    return _svg(title, [*parts, *axis], max(bottom + _BOTTOM, _TOP + _ROW * len(curves)))
+
+
 class _Scale:
     """Values to places on an axis."""
 
@@ -127,9 +154,12 @@ class _Scale:
         return [float(f"{k * step:.6g}") for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
+def _short(label: str) -> str:
+    return label if len(label) <= 28 else label[:27] + "\u2026"
+
+
 def _label(label: str, y: float) -> str:
-    short = label if len(label) <= 28 else label[:27] + "\u2026"
-    return f'<text x="{_LABEL - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(short)}</text>'
+    return f'<text x="{_LABEL - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(_short(label))}</text>'
 
 
 def _axis(scale: _Scale, y: float, text: str) -> list[str]:

@@ -47,6 +47,7 @@ class CohortEvaluation:
         track: track in MLflow: one run for the cohort, and nested in it one a case and method.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
+        parent_run_id: run of several cohorts that this one is nested under.
 
     Raises:
         InputError: a file is missing or cannot be read.
@@ -63,9 +64,11 @@ class CohortEvaluation:
         track: bool = True,
         tracking_uri: str | None = None,
         experiment: str = "monai_diffrecon",
+        parent_run_id: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir).expanduser()
         self.track, self.tracking_uri, self.experiment = track, tracking_uri, experiment
+        self.parent_run_id = parent_run_id
         self.spec: CohortSpec = read_cohort(cohort, self.output_dir, default_bundle)
         self.methods = [PreparedMethod(method, self.spec) for method in self.spec.methods]
         self.hashes = {case.name: check_case(case, self.methods[0].reader) for case in self.spec.cases}
@@ -87,7 +90,7 @@ class CohortEvaluation:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self.rows = []
         data = cohort_digest(list(self.hashes.values()))
-        with self._open("cohort") as parent:
+        with self._open("cohort", self.parent_run_id, {"title": self.spec.title}) as parent:
             described = [method.description for method in self.methods]
             parent.log_params({"seed": self.spec.seed, "baseline": self.spec.baseline, "methods": described})
             parent.log_dataset("cohort", data, {"cases": len(self.spec.cases)})

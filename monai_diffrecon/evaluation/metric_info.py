@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HIGHER, LOWER, ONE = "higher", "lower", "nearer to 1"
+HIGHER, LOWER, ONE, NINETY = "higher", "lower", "nearer to 1", "nearer to 0.9"
+_TARGETS = {ONE: 1.0, NINETY: 0.9}
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class MetricInfo:
     Attributes:
         key: its name in tables and in MLflow.
         title: its name for readers.
-        better: ``higher``, ``lower`` or ``nearer to 1``.
+        better: ``higher``, ``lower``, ``nearer to 1`` or ``nearer to 0.9``.
         group: the table it stands in.
         unit: its unit, or nothing.
         digits: digits behind the point.
@@ -36,16 +37,23 @@ class MetricInfo:
         """Title and unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
+    @property
+    def target(self) -> float | None:
+        """The best value, or None where the highest or the lowest is best."""
+        return _TARGETS.get(self.better)
+
     def goodness(self, value: float) -> float:
         """Return a number that grows with the quality."""
-        return {HIGHER: value, LOWER: -value, ONE: -abs(value - 1.0)}[self.better]
+        compared = self.compared(value)
+        return compared if self.better == HIGHER else -compared
 
     def compared(self, value: float) -> float:
-        """Return what differences are taken of: the value, or its distance from 1."""
-        return abs(value - 1.0) if self.better == ONE else value
+        """Return what differences are taken of: the value, or its distance from the best one."""
+        return value if self.target is None else abs(value - self.target)
 
 
 VOLUME, PLANES, ALONG, MASK, COST = "Whole volume", "Plane by plane", "Along the slices", "Within the mask", "Cost"
+UNCERTAINTY = "Uncertainty"
 
 METRICS = (
     MetricInfo("psnr", "PSNR", HIGHER, VOLUME, "dB", 2),
@@ -62,6 +70,8 @@ METRICS = (
     MetricInfo("nmse_mask", "NMSE", LOWER, MASK, digits=5),
     MetricInfo("mae_mask", "MAE", LOWER, MASK, "intensity", 3, compare=False),
     *(MetricInfo(f"ssim_{p}_mask", f"SSIM {p}", HIGHER, MASK, digits=4) for p in ("axial", "coronal", "sagittal")),
+    MetricInfo("coverage_90", "Coverage of the 90 % interval", NINETY, UNCERTAINTY, compare=False),
+    MetricInfo("calibration_error", "Expected calibration error", LOWER, UNCERTAINTY, compare=False),
     MetricInfo("seconds", "Time", LOWER, COST, "s", 1, compare=False),
     MetricInfo("denoiser_calls", "Denoiser calls a slice", LOWER, COST, digits=0, compare=False),
     MetricInfo("network_calls", "Network calls", LOWER, COST, "batches", 0, compare=False),

@@ -15,11 +15,11 @@ import jinja2
 
 import monai_diffrecon
 from monai_diffrecon.evaluation.case_row import CaseRow
-from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, forest_plot
+from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort_spec import CohortSpec
 from monai_diffrecon.evaluation.metric_info import HIGHER, METRICS, MetricInfo
 from monai_diffrecon.evaluation.statistics import LEAST_PAIRS, PairedDifference, pool
-from monai_diffrecon.evaluation.tables import Summary, compare, present, summarize
+from monai_diffrecon.evaluation.tables import Summary, compare, mean_coverage, present, summarize
 from monai_diffrecon.io.atomic import atomic_write
 
 _TEMPLATES = Path(__file__).parent / "template"
@@ -86,6 +86,7 @@ def _context(
         "boxes": [_box(info, rows, labels) for info in infos if info.compare or info.key in ("seconds", "peak_memory")],
         "montages": _montages(rows, labels, pictures),
         "agreements": _agreements(rows, labels),
+        "calibration": _calibration(rows, labels),
         "rows": rows,
         "least_pairs": LEAST_PAIRS,
         "least_p": _least_p(differences),
@@ -137,9 +138,9 @@ def _table(
 
 def _difference(info: MetricInfo, row: Mapping[str, PairedDifference], baseline: str) -> dict[str, Any]:
     title = f"{info.group}: {info.title}" if info.group.startswith("Within") else info.title
-    unit = f"difference, {info.unit}" if info.better in (HIGHER, "lower") and info.unit else "difference"
-    if info.better not in (HIGHER, "lower"):
-        unit = "difference of the distance from 1"
+    unit = f"difference, {info.unit}" if info.unit else "difference"
+    if info.target is not None:
+        unit = f"difference of the distance from {info.target:g}"
     note = "right of 0 is better" if info.better == HIGHER else "left of 0 is better"
     plot = forest_plot(
         f"{title}: methods minus {baseline}", {m: (d.mean, d.low, d.high) for m, d in row.items()}, unit, note
@@ -191,6 +192,19 @@ def _agreements(rows: Sequence[CaseRow], labels: Sequence[str]) -> list[dict[str
         }
         for label, a, pairs in found
     ]
+
+
+def _calibration(rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, Any] | None:
+    """Return the curves of the methods that drew samples, or None when none did."""
+    curves = {label: curve for label in labels if (curve := mean_coverage(rows, label))}
+    if not curves:
+        return None
+    return {
+        "levels": sorted({nominal for curve in curves.values() for nominal, _ in curve}),
+        "rows": {label: dict(curve) for label, curve in curves.items()},
+        "cases": {m: sum(r.method == m and not r.failed and bool(r.coverage) for r in rows) for m in curves},
+        "plot": calibration_plot("Observed over nominal coverage of the intervals of the samples", curves),
+    }
 
 
 def _versions(rows: Sequence[CaseRow]) -> dict[str, str]:

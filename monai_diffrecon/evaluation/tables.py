@@ -47,6 +47,16 @@ def summarize(rows: Sequence[CaseRow], methods: Sequence[str], infos: Iterable[M
     return {info.key: _best([_summary(rows, label, info.key) for label in methods], info) for info in infos}
 
 
+def mean_coverage(rows: Sequence[CaseRow], label: str) -> list[tuple[float, float]]:
+    """Return nominal and observed coverage of a method, in turn: mean over its cases; empty without any."""
+    observed: dict[float, list[float]] = {}
+    for row in rows:
+        if row.method == label and not row.failed:
+            for nominal, value in row.coverage:
+                observed.setdefault(nominal, []).append(value)
+    return [(nominal, sum(values) / len(values)) for nominal, values in sorted(observed.items())]
+
+
 def compare(
     rows: Sequence[CaseRow],
     methods: Sequence[str],
@@ -58,7 +68,7 @@ def compare(
 ) -> dict[str, dict[str, PairedDifference]]:
     """Return metric -> method -> its paired difference from the baseline, Holm-corrected over the methods.
 
-    Of a metric whose best value is 1, the distance from 1 is compared.
+    Of a metric whose best value is a number, the distance from it is compared.
     """
     by_key = {(row.case, row.method): row for row in rows}
     cases = list(dict.fromkeys(row.case for row in rows))

@@ -139,15 +139,15 @@ class TrackedRun:
         for start in range(0, len(rows), _MAX_PARAMS):
             self._send(tags=rows[start : start + _MAX_PARAMS])
 
-    def log_artifact(self, path: str | Path) -> None:
-        """Copy a file to the run's artifacts.
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Copy a file to the run's artifacts, or into a folder of them.
 
         Raises:
             InputError: no such file.
         """
         if not Path(path).is_file():
             raise InputError("no such file", where=f"artifact {Path(path).name}")
-        self._call(lambda: self._client.log_artifact(self.run_id, str(path)))
+        self._call(lambda: self._client.log_artifact(self.run_id, str(path), folder))
 
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
         """Log what the run was computed from, by its hash; MLflow shows it as the run's dataset.

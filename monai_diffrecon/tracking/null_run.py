@@ -36,7 +36,7 @@ class NullRun:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def log_artifact(self, path: str | Path) -> None:
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Do nothing."""
 
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:

@@ -11,10 +11,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from monai_diffrecon.evaluation.case_row import CaseRow
-from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, forest_plot
+from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.metric_info import METRICS
 from monai_diffrecon.evaluation.report import best_median_worst
-from monai_diffrecon.evaluation.tables import compare, present, summarize
+from monai_diffrecon.evaluation.tables import compare, mean_coverage, present, summarize
 
 INFO = {info.key: info for info in METRICS}
 
@@ -35,6 +35,9 @@ def rows(key: str, **values: list[float]) -> list[CaseRow]:
         ("nmse", [0.3, 0.1], [0.1, 0.1], "b"),
         ("jump_ratio", [1.4, 1.4], [0.9, 0.9], "b"),
         ("high_frequency_ratio", [1.1, 1.1], [0.2, 0.2], "a"),
+        ("coverage_90", [0.95, 0.95], [0.8, 0.8], "a"),
+        ("coverage_90", [1.0, 1.0], [0.85, 0.85], "b"),
+        ("calibration_error", [0.1, 0.1], [0.2, 0.2], "a"),
         ("psnr", [40.0, math.nan], [31.0, 29.0], "b"),  # a failed on the hard case
     ],
 )
@@ -93,6 +96,8 @@ def test_diagrams_are_well_formed_and_escaped() -> None:
         box_plot(label, {label: [2.0, 2.0, 2.0]}, "dB"),
         agreement_plot(label, [(0.0, 1.0), (100.0, 99.0)], 0.0, (-2.0, 2.0), 2.6),
         agreement_plot(label, [(0.0, 0.0)], 0.0, (0.0, 0.0), 1.0),
+        calibration_plot(label, {label: [(0.5, 0.4), (0.9, 1.0)], "one": [(0.5, 0.0)]}),
+        calibration_plot(label, {f"{n} {label}": [(0.5, 0.5)] for n in range(20)}),
     ):
         root = ET.fromstring(str(svg))
         assert root.attrib["aria-label"] == label
@@ -107,3 +112,35 @@ def test_the_forest_plot_is_to_scale() -> None:
     assert b2 == zero
     assert (a2 - a1) / (b2 - b1) == pytest.approx(0.5, abs=0.01)
     assert (a1 - zero) / (zero - b1) == pytest.approx(0.25, abs=0.01)
+
+
+def test_the_calibration_plot_is_to_scale() -> None:
+    curves = {"on the diagonal": [(0.5, 0.5), (0.9, 0.9)], "above": [(0.5, 0.6)], "below": [(0.5, 0.4)]}
+    root = ET.fromstring(str(calibration_plot("t", curves)))
+    (line,) = (e.attrib for e in root if e.attrib.get("class") == "zero")
+    x1, x2, y1, y2 = (float(line[name]) for name in ("x1", "x2", "y1", "y2"))
+    assert x2 - x1 == y1 - y2 > 0  # square, upwards
+    ticks = {e.text: e.attrib for e in root if e.attrib.get("class") == "tick"}
+    assert float(ticks["1"]["x"]) == x2  # the axis below, which is drawn last
+    groups = [e for e in root if e.tag == "g"]
+    assert len({g.attrib["class"] for g in groups}) == 3
+    assert [g.find("text").text for g in groups] == list(curves)  # type: ignore[union-attr]
+    for group, curve in zip(groups, curves.values(), strict=True):
+        (points,) = (e.attrib["points"].split() for e in group if e.tag == "polyline")
+        knots = [(float(e.attrib["cx"]), float(e.attrib["cy"])) for e in group if e.tag == "circle"]
+        assert [tuple(map(float, p.split(","))) for p in points] == knots
+        for (x, y), (nominal, observed) in zip(knots, curve, strict=True):
+            assert (x - x1) / (x2 - x1) == pytest.approx(nominal, abs=1e-3)
+            assert (y1 - y) / (y1 - y2) == pytest.approx(observed, abs=1e-3)
+
+
+def test_the_curve_of_a_method_is_the_mean_over_its_cases() -> None:
+    table = [
+        CaseRow("c0", "a", coverage=[(0.5, 0.2), (0.9, 0.6)]),
+        CaseRow("c1", "a", coverage=[(0.5, 0.4), (0.9, 1.0)]),
+        CaseRow("c2", "a", status="failed", coverage=[(0.5, 1.0)]),
+        CaseRow("c3", "a"),
+        CaseRow("c0", "b", coverage=[(0.5, 0.9)]),
+    ]
+    assert mean_coverage(table, "a") == [(0.5, pytest.approx(0.3)), (0.9, pytest.approx(0.8))]
+    assert mean_coverage(table, "c") == []
