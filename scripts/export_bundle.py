@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="root of the bundle")
     parser.add_argument("training", type=Path, help="folder with model.pt, history.jsonl and samples.png")
+    parser.add_argument("--before", type=int, default=0, help="iterations of the trainings that this one started from")
     args = parser.parse_args()
     weights = torch.load(args.training / "model.pt", map_location="cpu", weights_only=True)
     half = {k: v.to(torch.float16) for k, v in weights.items()}
@@ -48,7 +49,7 @@ def main() -> None:
     atomic_write(target, lambda path: torch.save(half, path))
     rows = [json.loads(line) for line in (args.training / "history.jsonl").read_text().splitlines()]
     batch = json.loads((args.bundle / "configs" / "train.json").read_text())["batch_size"]
-    history = [row | {"crops": row["iteration"] * batch} for row in rows]
+    history = [row | {"crops": (row["iteration"] + args.before) * batch} for row in rows]
     docs = args.bundle / "docs"
     docs.mkdir(exist_ok=True)
     atomic_write(docs / "curves.png", lambda path: draw_curves(history, path))
@@ -57,7 +58,7 @@ def main() -> None:
     metadata = json.loads(path.read_text())
     metadata["diffrecon"]["weights"] = {"file": "models/model.pt", "sha256": sha256_file(target), "dtype": "float16"}
     last = history[-1]
-    metadata["diffrecon"]["training"] |= {"iterations": last["iteration"], "patches": last["crops"]}
+    metadata["diffrecon"]["training"] |= {"iterations": last["iteration"] + args.before, "patches": last["crops"]}
     metadata["eval_metrics"] = {k: round(v, 2) for k, v in last.items() if k.startswith("val_psnr")}
     write_json(path, metadata)
 
