@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped bundles against tuned classical methods on subjects that nobody trained on, all tasks in one command.
 
-    python scripts/validate_bundles.py DATA --work FOLDER [--tasks ...] [--samples 8] [--output FILE.md]
+    python scripts/validate_bundles.py DATA --work FOLDER [--tasks ...] [--samples 4] [--output FILE.md]
 
 DATA holds ``mr/`` and ``ct/``. For each task a part of the validation subject is measured, 3D ADMM-TV is tuned on that
 measurement by the truth, and a cohort is evaluated (``diffrecon evaluate``): classical methods, each network alone, the
@@ -91,7 +91,7 @@ TASKS = {
     "ct_90": Task("Body CT, 90 degrees", "limited_angle_ct", *CHEST, (TUNED, 2.0), FBP, 0.1, WINDOW),
 }
 #: Draws from the posterior, for the calibration.
-SAMPLER = {"name": "heun", "steps": 10, "start": "noise", "sigma_start": 1.0, "sigma_end": 0.01}
+SAMPLER = {"name": "heun", "steps": 8, "start": "noise", "sigma_start": 1.0, "sigma_end": 0.01}
 
 
 def part_of(task: Task, data: Path, path: Path, crop: tuple[int, ...] | None = None) -> None:
@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--samples", type=int, default=8, help="draws for the calibration; 1 for none")
+    parser.add_argument("--samples", type=int, default=4, help="draws for the calibration; 1 for none")
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
