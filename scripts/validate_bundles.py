@@ -151,7 +151,10 @@ def tuned_tv(task: Task, part: Path, kept: Path) -> dict[str, Any]:
             best = max(nearby, key=nearby.__getitem__)
     options = [(n, c) for c in (True, False) for n in (30, 60, 150, 400)]
     weight = 10 ** (best / 2)
-    return tv(task, weight, *max(options, key=lambda o: psnr(weight, *o)))
+    iterations, constrained = max(options, key=lambda o: psnr(weight, *o))
+    if iterations == 400 and psnr(weight, 1000, constrained) > psnr(weight, 400, constrained):
+        iterations = 1000
+    return tv(task, weight, iterations, constrained)
 
 
 def cohort_of(task: Task, part: Path, rival: dict[str, Any], samples: int) -> dict[str, Any]:
