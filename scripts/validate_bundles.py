@@ -173,7 +173,7 @@ def cohort_of(task: Task, part: Path, rival: dict[str, Any], samples: int) -> di
         method("Coronal network alone", 1, overrides={"prior": "slices"}),
         method(DEFAULT, **both),
     ]
-    if samples > 1:
+    if samples > 1 and task.tuned_on is None:
         drawn = {"num_samples": samples, "sampler": SAMPLER}
         methods.append(method(f"Mean of {samples} samples", overrides=drawn, **both))
     cohort: dict[str, Any] = {
@@ -299,7 +299,8 @@ def main() -> None:
         "",
         f"`scripts/validate_bundles.py`, {torch.get_num_threads()} threads. Nobody trained on these subjects, and the "
         "settings of the default were chosen on them. No noise is added. 3D ADMM-TV has the weight, constraint and "
-        "number of iterations that are best by the truth. Calls are network calls a slice.",
+        "number of iterations that are best by the truth. Calls are network calls a slice. Samples of a whole volume "
+        "take long; those of 5 mm slices are in [docs/studies/uncertainty.md](../studies/uncertainty.md).",
         "",
     ]
     if args.output is not None:
