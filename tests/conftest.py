@@ -51,6 +51,7 @@ def make_bundle() -> Callable[..., Path]:
         (root / "models").mkdir()
         torch.save({k: v.to(torch.float16) for k, v in weights.items()}, root / "models/model.pt")
         metadata = json.loads((root / "configs/metadata.json").read_text())
+        metadata["version"] = "0.1.0"
         metadata["diffrecon"] |= {"plane": plane, "window": None, **block}
         metadata["diffrecon"]["weights"] |= {"sha256": sha256_file(root / "models/model.pt")}
         (root / "configs/metadata.json").write_text(json.dumps(metadata))
