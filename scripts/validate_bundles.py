@@ -34,7 +34,7 @@ from monai_diffrecon.tracking.open_run import open_run
 ROOT = Path(__file__).resolve().parent.parent
 BRAIN, BODY = ("brain_mr_t1_axial", "brain_mr_t1_coronal"), ("body_ct_axial", "body_ct_coronal")
 DEFAULT, TUNED = "Both planes (default)", "3D ADMM-TV, tuned"
-MOST_CALLS = 50
+MOST_CALLS, SAMPLE_CALLS = 50, 16
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,6 @@ TASKS = {
     "ct_8": Task("Body CT, 8 views", "sparse_view_ct", *CHEST, (TUNED, 1.5), FBP, 0.1, WINDOW, {"operator#views": 8}),
     "ct_90": Task("Body CT, 90 degrees", "limited_angle_ct", *CHEST, (TUNED, 2.0), FBP, 0.1, WINDOW),
 }
-#: Draws from the posterior, for the calibration.
-SAMPLER = {"name": "heun", "steps": 8, "start": "noise", "sigma_start": 1.0, "sigma_end": 0.01}
 
 
 def part_of(task: Task, data: Path, path: Path, crop: tuple[int, ...] | None = None) -> None:
@@ -174,8 +172,8 @@ def cohort_of(task: Task, part: Path, rival: dict[str, Any], samples: int) -> di
         method(DEFAULT, **both),
     ]
     if samples > 1 and task.tuned_on is None:
-        drawn = {"num_samples": samples, "sampler": SAMPLER}
-        methods.append(method(f"Mean of {samples} samples", overrides=drawn, **both))
+        drawn = {"num_samples": samples, "calls": SAMPLE_CALLS}
+        methods.append(method(f"Mean of {samples} samples", preset="posterior", overrides=drawn, **both))
     cohort: dict[str, Any] = {
         "title": task.title,
         "cases": [{"image": str(part), "name": "validation"}],
