@@ -139,8 +139,7 @@ def tuned_tv(task: Task, part: Path, kept: Path) -> dict[str, Any]:
             write_json(kept, tried)
         return tried[name]
 
-    exponent, step = -5, 1.0  # of the root of 10
-    best = float(exponent)
+    best = -5.0  # exponent of the root of 10
     for step in (1.0, 0.5):
         while True:
             nearby = {e: psnr(10 ** (e / 2)) for e in (best - step, best, best + step)}
@@ -203,7 +202,7 @@ def verdicts(task: Task, rows: dict[str, CaseRow]) -> list[tuple[str, bool]]:
     return found
 
 
-def table(task: Task, name: str, rows: list[CaseRow], rival: dict[str, Any]) -> list[str]:
+def table(task: Task, rows: list[CaseRow], rival: dict[str, Any]) -> list[str]:
     """Return a task as lines of Markdown."""
     size = " x ".join(str(b - a) for a, b in zip(task.crop[::2], task.crop[1::2], strict=True))
     weight = rival["threshold"] * rival["rho"]
@@ -281,7 +280,7 @@ def main() -> None:
                 parent_run_id=run.run_id,
             )
             rows = evaluation.run()
-            texts[name] = table(task, name, rows, rival)
+            texts[name] = table(task, rows, rival)
             print("\n".join(texts[name]), flush=True)
             (picture,) = (folder / "montages").glob("*.png")
             atomic_write(folder / "montage.png", lambda path, picture=picture: path.write_bytes(picture.read_bytes()))
