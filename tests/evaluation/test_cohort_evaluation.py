@@ -24,6 +24,7 @@ from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.io.measurement import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
+from monai_diffrecon.tracking.mlflow_run import TrackedRun
 from monai_diffrecon.tracking.provenance import verify_record
 
 PATIENTS = ("Doe_John_19700101", "Roe_Jane_19691231")
@@ -161,6 +162,20 @@ def test_one_run_a_case_and_method_under_one_for_the_cohort(done: Folder) -> Non
     artifacts = {a.path for a in done.client().list_artifacts(parent.info.run_id)}
     assert artifacts == {"report.html", "cases.csv", "summary.csv", "differences.csv", "results.json"}
     assert set(parent.data.metrics) == {"psnr/cubic-b-more-b", "psnr/diffusion"}
+
+
+def test_several_cohorts_are_nested_under_one_run(
+    tmp_path: Path, make_bundle: Callable[..., Path], empty_store: Callable[[Path], Path]
+) -> None:
+    folder = new_folder(tmp_path, make_bundle, empty_store)
+    file = folder.write(cases=folder.content["cases"][1:], methods=folder.content["methods"][:1])
+    with TrackedRun(folder.output, run_name="all") as run:
+        CohortEvaluation(file, folder.output, parent_run_id=run.run_id).run()
+    by_name = {found.info.run_name: found for found in folder.runs()}
+    assert by_name["cohort"].data.tags["mlflow.parentRunId"] == run.run_id
+    assert by_name["cohort"].data.tags["title"] == "Thin <slices>"
+    (case,) = (found for name, found in by_name.items() if name not in ("all", "cohort"))
+    assert case.data.tags["mlflow.parentRunId"] == by_name["cohort"].info.run_id
 
 
 def test_the_report_is_complete_and_needs_nothing_else(done: Folder) -> None:

@@ -40,6 +40,7 @@ def test_a_finished_run_holds_what_was_logged(
             run.log_metrics({"residual": 1.0 / (step + 1), "sigma": float(step)}, step=step)
         run.log_metric("psnr", 31.5)
         run.log_artifact(tmp_path / "a.txt")
+        run.log_artifact(tmp_path / "a.txt", "task")
         assert client.get_run(run.run_id).info.status == "RUNNING"
     found = client.get_run(run.run_id)
     assert found.info.status == "FINISHED"
@@ -55,7 +56,8 @@ def test_a_finished_run_holds_what_was_logged(
     history = client.get_metric_history(run.run_id, "residual")
     assert [(m.step, m.value) for m in history] == [(0, 1.0), (1, 0.5), (2, 1.0 / 3)]
     assert found.info.artifact_uri.startswith((store / "mlartifacts").as_uri())
-    assert [f.path for f in client.list_artifacts(run.run_id)] == ["a.txt"]
+    assert [f.path for f in client.list_artifacts(run.run_id)] == ["a.txt", "task"]
+    assert [f.path for f in client.list_artifacts(run.run_id, "task")] == ["task/a.txt"]
     # Nothing in the working directory, no active run, no user's name.
     assert os.listdir(tmp_path) == ["a.txt"]
     assert mlflow_module().active_run() is None
