@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
-from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.io.weights_file import read_weights
 from monai_diffrecon.numerics.planes import check_plane
+from monai_diffrecon.trust.require_trusted import require_trusted
 
 _REQUIRED = ("plane", "spacing", "intensity", "denoiser", "weights")
 
@@ -36,6 +37,7 @@ class ScoreNetwork:
         sha256: hash of the weights' file.
         window: largest slice (height, width) to denoise in one piece, or None.
         channels: channels of a slice; 2 for the real and the imaginary part.
+        anatomy: what it was trained on, ``head``, ``brain`` or ``body``, or None.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ScoreNetwork:
     sha256: str
     window: tuple[int, int] | None = None
     channels: int = 1
+    anatomy: str | None = None
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
@@ -66,11 +69,14 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
             got="no such file",
             mend="give the path of a bundle's root",
         )
+    where = f"bundle {root.name}, configs/metadata.json"
     try:
-        metadata = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error}", where=f"bundle {root.name}, configs/metadata.json") from None
-    block = metadata.get("diffrecon")
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise InputError(f"not JSON: {error}", where=where) from None
+    if not isinstance(metadata, dict):
+        raise InputError("not a JSON object", where=where, got=type(metadata).__name__)
+    block: Any = metadata.get("diffrecon")
     missing = [k for k in _REQUIRED if not isinstance(block, dict) or k not in block]
     if missing:
         raise InputError(
@@ -105,36 +111,20 @@ def load_score_network(
 
     Raises:
         InputError: no bundle, or the weights do not fit the network.
-        IntegrityError: the weights' file is not the one the metadata names.
+        IntegrityError: the weights' file is not the one the metadata names, wants to run something, or is not finite;
+            or the network has to be built, and the configuration would run what is not trusted.
     """
     root = Path(bundle_root)
     metadata = read_metadata(root)
     block = metadata["diffrecon"]
-    weights = root / block["weights"]["file"]
-    if not weights.is_file():
-        raise InputError(
-            "no weights",
-            where=f"bundle {root.name}",
-            expected=block["weights"]["file"],
-            got="no such file",
-            mend="train them with configs/train.json, or restore the file",
-        )
-    digest = sha256_file(weights)
-    if digest != block["weights"]["sha256"]:
-        raise IntegrityError(
-            "weights were changed",
-            where=f"bundle {root.name}, {block['weights']['file']}",
-            expected=f"sha256 {block['weights']['sha256'][:16]}...",
-            got=f"{digest[:16]}...",
-            mend="restore the file, or update diffrecon#weights#sha256 if the change is yours",
-        )
+    where = f"bundle {root.name}"
+    state, digest = read_weights(root, block["weights"], where)
     net = network if network is not None else _network_def(root)
-    state = torch.load(weights, map_location="cpu", weights_only=True)
     try:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise InputError(
-            "weights do not fit the network", where=f"bundle {root.name}, network_def", got=str(error)[:300]
+            "weights do not fit the network", where=f"{where}, network_def", got=str(error)[:300]
         ) from None
     net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     net.requires_grad_(False)
@@ -150,6 +140,7 @@ def load_score_network(
         sha256=digest,
         window=None if window is None else (int(window[0]), int(window[1])),
         channels=_channels(metadata),
+        anatomy=block.get("anatomy"),
     )
 
 
@@ -199,9 +190,19 @@ def _channels(metadata: dict[str, Any]) -> int:
 
 
 def _network_def(root: Path) -> nn.Module:
+    """Return the network of ``configs/inference.json``, once everything in there is trusted."""
+    where = f"bundle {root.name}"
+    try:
+        config = json.loads((root / "configs" / "inference.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError("cannot be read", where=f"{where}, inference.json", got=type(error).__name__) from None
+    if not isinstance(config, dict) or "network_def" not in config:
+        raise InputError("defines no network", where=f"{where}, inference.json", expected="an id network_def")
+    # Looked at and evaluated is the same dict: no one can change the file in between.
+    require_trusted({**config, "bundle_root": str(root)}, root=root, where=f"{where}, inference.json")
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(str(root / "configs" / "inference.json"))
+    parser.update(config)
     parser["bundle_root"] = str(root)
     return parser.get_parsed_content("network_def")

@@ -20,6 +20,7 @@ from monai_diffrecon.evaluation.read_cohort import did_you_mean, slug
 from monai_diffrecon.io.find_reader import AUTO
 from monai_diffrecon.one_line_errors import chain_of
 from monai_diffrecon.tracking.redaction import redact
+from monai_diffrecon.trust.require_trusted import require_trusted
 
 #: What a cohort sets for all methods, or does not ask for: config id -> what to do instead.
 _NOT_HERE = {
@@ -27,6 +28,7 @@ _NOT_HERE = {
     **dict.fromkeys(("bundle_root", "auxiliary_bundle"), "name it beside overrides"),
     "seed": "set the cohort's seed",
     "output_dir": "name the folder on the command line",
+    **dict.fromkeys(("resume", "checkpoint_every", "tracking_required"), "say it on the command line"),
     **dict.fromkeys(
         ("simulate", "simulate_noise", "simulate_photons", "simulate_electronic_std", "simulate_unit"),
         "set the cohort's simulate, so that all methods see the same measurement",
@@ -66,7 +68,7 @@ class PreparedMethod:
     Raises:
         InputError: no bundle, or its weights do not fit.
         ConfigError: an option that does not exist, or a value that is wrong.
-        IntegrityError: weights that were changed.
+        IntegrityError: weights that were changed, or a configuration that runs what is not trusted.
     """
 
     def __init__(self, method: CohortMethod, cohort: CohortSpec) -> None:
@@ -127,6 +129,7 @@ class PreparedMethod:
         config.update({"bundle_root": str(method.bundle), "seed": cohort.seed, **cohort.simulate})
         if method.auxiliary_bundle is not None:
             config.update({"auxiliary_bundle": method.auxiliary_bundle})
+        require_trusted(config.get(), root=method.bundle, where=self.where)
         return config
 
     def _content(self, name: str) -> Any:

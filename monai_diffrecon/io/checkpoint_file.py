@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
+from monai_diffrecon.io.zip_members import check_file
 
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 
@@ -61,23 +63,51 @@ def load_checkpoint(path: str | Path, allowed: Sequence[Allowed] = ()) -> dict[s
     return _load_file(path, allowed)
 
 
+def parse_checkpoint(file: IO[bytes], where: str, allowed: Sequence[Allowed] = (), *, safetensors: bool) -> object:
+    """Return what an open file holds, on the CPU; only this file is read, whatever its name leads to by now.
+
+    Args:
+        file: open for reading, and seekable.
+        where: the file, for messages.
+        allowed: as in :func:`load_checkpoint`.
+        safetensors: it is such a file, and not one of ``torch.save``.
+
+    Raises:
+        InputError: truncated, or no checkpoint.
+        IntegrityError: it wants to call what a checkpoint has no use for, or has members that no checkpoint has.
+        ConfigError: a ``.safetensors`` file, and the library safetensors is not installed.
+    """
+    if safetensors:
+        return _parse_safetensors(file, where)
+    try:
+        check_file(file, where)
+    except (BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        raise _unreadable(where, error) from None
+    return _parse_pickle(file, where, allowed)
+
+
 def _load_file(path: Path, allowed: Sequence[Allowed]) -> dict[str, Any]:
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path, allowed)
+    where = f"checkpoint {path.name}"
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError("cannot be read", where=where, got=error.strerror) from None
+    with file:
+        content = parse_checkpoint(file, where, allowed, safetensors=path.suffix == ".safetensors")
     if not isinstance(content, dict):
         raise InputError(
             "not a checkpoint",
-            where=f"checkpoint {path.name}",
+            where=where,
             expected="a dict of weights",
             got=f"an object of type {type(content).__name__}",
         )
     return content
 
 
-def _load_pickle(path: Path, allowed: Sequence[Allowed]) -> object:
-    where = f"checkpoint {path.name}"
+def _parse_pickle(file: IO[bytes], where: str, allowed: Sequence[Allowed]) -> object:
     try:
         with _only(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if refused := _refused_global(str(error)):
             raise IntegrityError(
@@ -124,19 +154,18 @@ def _only(allowed: Sequence[Allowed]) -> Iterator[None]:
         add_safe_globals(before)
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _parse_safetensors(file: IO[bytes], where: str) -> dict[str, Tensor]:
     try:
-        load_file = import_module("safetensors.torch").load_file
+        library = import_module("safetensors")
+        load = import_module("safetensors.torch").load
     except ImportError:
         raise ConfigError(
-            "the library safetensors is not installed",
-            where=f"checkpoint {path.name}",
-            mend="pip install safetensors",
+            "the library safetensors is not installed", where=where, mend="pip install safetensors"
         ) from None
     try:
-        return load_file(path)
-    except Exception as error:  # SafetensorError, or OSError of a damaged file
-        raise _unreadable(f"checkpoint {path.name}", error) from None
+        return load(file.read())
+    except (library.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise _unreadable(where, error) from None
 
 
 def _load_folder(root: Path, allowed: Sequence[Allowed], weights: str | None = None) -> dict[str, Any]:

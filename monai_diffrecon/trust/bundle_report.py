@@ -1,0 +1,183 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What ``diffrecon check`` finds in a bundle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_diffrecon.bundle import read_metadata
+from monai_diffrecon.errors import DiffReconError, IntegrityError
+from monai_diffrecon.io.weights_file import read_weights
+from monai_diffrecon.trust.inspect_bundle import UnreadableConfigError, inspect_bundle, read_config
+from monai_diffrecon.trust.named_plugins import NamedPlugin, named_plugins
+from monai_diffrecon.trust.policy import Refusal, policy_for
+from monai_diffrecon.trust.require_trusted import refusals
+from monai_diffrecon.trust.use import Use, one_line
+
+_WIDEST = 72
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """What is known of a bundle without running any of it.
+
+    Attributes:
+        name: name of its folder.
+        version: its version.
+        plane: plane of its slices, or an empty string.
+        weights_file: file of its weights, relative to its root, or an empty string.
+        sha256: hash of the weights, or an empty string when they were refused.
+        uses: what it would import and execute.
+        refused: what of that is refused, and why.
+        plugins: the plugins that it names.
+        fault: what is wrong with its metadata or weights, or None.
+    """
+
+    name: str
+    version: str
+    plane: str
+    weights_file: str
+    sha256: str
+    uses: tuple[Use, ...]
+    refused: tuple[tuple[Use, Refusal], ...]
+    plugins: tuple[NamedPlugin, ...]
+    fault: DiffReconError | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is trusted and whole, 4 when something is refused or was changed, 2 for other faults."""
+        if self.refused:
+            return IntegrityError.exit_code
+        return 0 if self.fault is None else self.fault.exit_code
+
+    def lines(self) -> list[str]:
+        """Return the report for a terminal."""
+        whole = f"sha256 {self.sha256[:16]}... as the metadata says" if self.sha256 else "NOT READ"
+        return [
+            one_line(f"{self.name} {self.version}: {self.plane or 'unknown'} plane"),
+            one_line(f"weights {self.weights_file or '(not named)'}: {whole}"),
+            *([one_line(f"REFUSED {self.fault}")] if self.fault is not None else []),
+            "",
+            *self.package_lines(),
+            "",
+            *self.use_lines(),
+            "",
+            *self.plugin_lines(),
+            "",
+            self.verdict(),
+        ]
+
+    def package_lines(self) -> list[str]:
+        """Return how often each package is used."""
+        counts = Counter(use.package for use in self.uses)
+        bad = Counter(use.package for use, _ in self.refused)
+        rows = [(p, str(n), f"{bad[p]} REFUSED" if p in bad else "trusted") for p, n in sorted(counts.items())]
+        return _table([("PACKAGE", "USES", ""), *rows])
+
+    def use_lines(self) -> list[str]:
+        """Return what would be executed, a line for each, the refused ones first and with what to do."""
+        why = dict(self.refused)
+        rows = [
+            (u.where, one_line(u.text, _WIDEST), u.package, f"REFUSED: {r.reason}; {r.mend}") for u, r in self.refused
+        ]
+        rows += [(u.where, one_line(u.text, _WIDEST), u.package, "trusted") for u in self.uses if u not in why]
+        return _table([("CONFIG ID", "WOULD RUN", "PACKAGE", ""), *dict.fromkeys(rows)])
+
+    def plugin_lines(self) -> list[str]:
+        """Return the plugins that the bundle names, and who provides them."""
+        rows = [(p.kind, p.name, ", ".join(p.providers) or "NOT INSTALLED") for p in self.plugins]
+        return _table([("KIND", "PLUGIN", "PROVIDED BY"), *rows])
+
+    def verdict(self) -> str:
+        """Return one line that sums up."""
+        if self.refused:
+            return f"REFUSED: {len(self.refused)} of {len(self.uses)} uses are not trusted; nothing was run"
+        if self.fault is not None:
+            return "REFUSED: see above; nothing was run"
+        return f"all {len(self.uses)} uses are trusted; nothing was run"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        why = dict(self.refused)
+        return {
+            "name": self.name,
+            "version": self.version,
+            "plane": self.plane,
+            "weights": {"file": self.weights_file, "sha256": self.sha256 or None},
+            "fault": None if self.fault is None else str(self.fault),
+            "uses": [
+                {**asdict(u), "package": u.package, "refused": why[u].reason if u in why else None} for u in self.uses
+            ],
+            "plugins": [asdict(p) for p in self.plugins],
+            "trusted": self.exit_code == 0,
+        }
+
+
+def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
+    """Return what is in a bundle; nothing of it is imported or evaluated.
+
+    Args:
+        root: root folder of the bundle.
+        trust: packages that the user trusts beside the default ones.
+
+    Raises:
+        InputError: no bundle.
+        ConfigError: ``trust`` holds what is no name of a package.
+    """
+    root = Path(root)
+    if not (root / "configs" / "metadata.json").is_file():
+        read_metadata(root)  # says so
+    uses = inspect_bundle(root)
+    metadata, digest, fault = _integrity(root)
+    block = _mapping(metadata, "diffrecon")
+    weights = _mapping(block, "weights")
+    return BundleReport(
+        name=root.resolve().name,
+        version=str(metadata.get("version", "?")),
+        plane=str(block.get("plane", "")),
+        weights_file=str(weights.get("file", "")),
+        sha256=digest,
+        uses=uses,
+        refused=tuple(refusals(uses, policy_for(trust))),
+        # Not of configurations that are too large or too deep to be walked through.
+        plugins=() if any(use.kind == "file" for use in uses) else named_plugins(_configs(root)),
+        fault=fault,
+    )
+
+
+def _integrity(root: Path) -> tuple[dict[str, Any], str, DiffReconError | None]:
+    """Return the metadata, the hash of the weights, and what is wrong with them."""
+    metadata: dict[str, Any] = {}
+    try:
+        metadata = read_metadata(root)
+        return metadata, read_weights(root, metadata["diffrecon"]["weights"], f"bundle {root.name}")[1], None
+    except DiffReconError as error:
+        return metadata, "", error
+
+
+def _mapping(of: dict[str, Any], key: str) -> dict[str, Any]:
+    value = of.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _configs(root: Path) -> list[Any]:
+    found = []
+    for path in sorted((root / "configs").rglob("*.json")):
+        try:
+            config = read_config(path)
+        except UnreadableConfigError:  # refused by the inspection
+            continue
+        found.append(
+            config.get("diffrecon", {}) if path.name == "metadata.json" and isinstance(config, dict) else config
+        )
+    return found
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    return ["  ".join([*map(str.ljust, row[:-1], widths), row[-1]]).rstrip() for row in rows]

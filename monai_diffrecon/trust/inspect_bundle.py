@@ -1,0 +1,117 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What the files of a bundle would import and execute."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai_diffrecon.trust.bundle_files import code_files, logging_uses
+from monai_diffrecon.trust.inspect_config import inspect_config, macro_file, scope_of, texts
+from monai_diffrecon.trust.use import BUILTINS, Use, one_line
+
+_SUFFIXES = (".json", ".yaml", ".yml")
+_LOGGING = (".conf", ".ini", ".cfg")
+_LARGEST = 16 << 20  # bytes of a configuration
+
+
+class UnreadableConfigError(Exception):
+    """A configuration that cannot be read."""
+
+
+def inspect_bundle(root: str | Path) -> tuple[Use, ...]:
+    """Return what all configurations, logging files and Python files of a bundle would import and execute.
+
+    Args:
+        root: root folder of the bundle. Nothing in it is imported or evaluated.
+    """
+    root = Path(root)
+    files = sorted(path for path in (root / "configs").rglob("*") if path.is_file())
+    uses = _inspect(root, [path for path in files if path.suffix.lower() in _SUFFIXES], {})
+    for path in files:
+        if path.suffix.lower() in _LOGGING:
+            uses += logging_uses(path, _name(path, root))
+    return (*uses, *code_files(root))
+
+
+def inspect_mapping(config: Mapping[str, Any], root: str | Path | None = None, name: str = "") -> tuple[Use, ...]:
+    """Return what one configuration, and the files of the bundle that its macros read, would import and execute.
+
+    Args:
+        config: the configuration, merged but not resolved.
+        root: root folder of the bundle, where macros may read; None lets them read nothing.
+        name: name of its file for messages.
+    """
+    return tuple(_inspect(None if root is None else Path(root), [], {name: config}))
+
+
+def read_config(path: Path) -> Any:
+    """Return the content of a JSON or YAML file; tags that make objects are errors.
+
+    Raises:
+        UnreadableConfigError: not such a file, or larger than any configuration.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise UnreadableConfigError("larger than any configuration")
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            return json.loads(text)
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UnreadableConfigError("not plain YAML") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON
+        raise UnreadableConfigError(type(error).__name__) from error
+
+
+def _inspect(root: Path | None, files: Iterable[Path], configs: dict[str, Any]) -> list[Use]:
+    """Inspect configurations, and the files that macros read."""
+    uses: list[Use] = []
+    waiting = list(files)
+    configs = dict(configs)
+    seen = {path.resolve() for path in waiting}
+    names = list(configs)
+    while waiting or names:
+        while waiting:
+            path = waiting.pop(0)
+            name = _name(path, root)
+            try:
+                configs[name] = read_config(path)
+                names.append(name)
+            except UnreadableConfigError as error:
+                fault = f"cannot be read ({error}), so no one can say what it does"
+                uses.append(Use(name, "file", name, BUILTINS, fault=fault))
+        config = configs[names.pop(0)]
+        inside = [_inside(root, macro_file(text)) for text in texts(config) if text.startswith("%")]
+        for other in inside:
+            if other is not None and other.resolve() not in seen:
+                seen.add(other.resolve())
+                waiting.append(other)
+    scope = scope_of(configs.values())
+    return [*uses, *(_macro(use, root) for name in configs for use in inspect_config(configs[name], name, scope))]
+
+
+def _macro(use: Use, root: Path | None) -> Use:
+    if use.kind != "macro" or use.fault is not None or _inside(root, use.name) is not None:
+        return use
+    return Use(use.where, use.kind, use.text, use.name, fault="reads a file that is not in the bundle")
+
+
+def _inside(root: Path | None, name: str) -> Path | None:
+    """Return the file of the bundle that a macro names, or None."""
+    if root is None or not name or Path(name).is_absolute():
+        return None
+    path = root / name
+    return path if path.is_file() and path.resolve().is_relative_to(root.resolve()) else None
+
+
+def _name(path: Path, root: Path | None) -> str:
+    """Return the name of a file for messages: below ``configs``, else below the root."""
+    relative = path if root is None else path.relative_to(root)
+    return one_line(str(relative.relative_to("configs") if relative.parts[0] == "configs" else relative))
