@@ -13,21 +13,39 @@ from types import ModuleType
 from typing import Any
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.tracking.store_file import check_store, make_store, store_file
+
+#: MLflow's settings unless the user has set them: a server that is down costs about ten seconds, not twenty minutes.
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    # A server's "Retry-After" may be an hour.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    # The URL may hold a user's name, and stdout is the command's.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 def mlflow_module() -> ModuleType:
-    """Return MLflow with its telemetry off and its chatter about databases silenced.
+    """Return MLflow with its telemetry off, bounded waits, and its chatter about databases and retries silenced.
 
-    Telemetry stays on for who sets ``MLFLOW_DISABLE_TELEMETRY=false``.
+    What the user has set in the environment stays, ``MLFLOW_DISABLE_TELEMETRY=false`` for instance.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     import mlflow
     from mlflow import telemetry
 
     # MONAI imports MLflow before us when a bundle runs: then it has not seen the variable yet.
     telemetry.set_telemetry_client()
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It prints a traceback, with the values it could not write; what it raises then is told in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    retries = logging.getLogger("urllib3.connectionpool")
+    if _is_no_retry not in retries.filters:
+        retries.addFilter(_is_no_retry)
     # MLflow 3 asks SQLAlchemy 2.1 for this at every query, and no user can help it.
     warnings.filterwarnings(
         "ignore", message="The ``noload`` loader strategy is deprecated", category=DeprecationWarning
@@ -35,12 +53,45 @@ def mlflow_module() -> ModuleType:
     return mlflow
 
 
+def _is_no_retry(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or "/mlflow/" not in record.getMessage()
+
+
 def open_client(output_dir: Path, tracking_uri: str | None) -> Any:
-    """Return an ``MlflowClient`` for a store, ``sqlite:///<output_dir>/mlflow.db`` unless given."""
+    """Return an ``MlflowClient`` for a store, ``sqlite:///<output_dir>/mlflow.db`` unless given.
+
+    Raises:
+        sqlite3.Error: the database is locked or damaged.
+        OSError: the folder cannot be written.
+    """
     if tracking_uri is None:
         output_dir.mkdir(parents=True, exist_ok=True)
         tracking_uri = f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
-    return mlflow_module().MlflowClient(tracking_uri=tracking_uri)
+    mlflow = mlflow_module()
+    file = store_file(tracking_uri)
+    if file is not None:
+        make_store(file)
+        check_store(file)
+    return mlflow.MlflowClient(tracking_uri=tracking_uri)
+
+
+def check_client(client: Any) -> None:
+    """Ask whether a client's database can be written to, when it is a file; MLflow would wait longer.
+
+    Raises:
+        sqlite3.Error: it is locked or damaged.
+        FileNotFoundError: it is gone.
+    """
+    file = store_file(str(client.tracking_uri))
+    if file is not None:
+        if not file.exists():
+            raise FileNotFoundError("the store's file is gone")
+        check_store(file)
+
+
+def is_missing(error: Any) -> bool:
+    """Return whether an ``MlflowException`` says that the store does not know a run of this id."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def experiment_id(client: Any, name: str, output_dir: Path) -> str:

@@ -14,9 +14,11 @@ class NullRun:
 
     Attributes:
         run_id: None.
+        problems: empty.
     """
 
     run_id: None = None
+    problems: tuple[str, ...] = ()
 
     def __enter__(self) -> NullRun:
         return self

@@ -10,6 +10,7 @@ from typing import Any
 
 from monai_diffrecon.tracking.mlflow_run import TrackedRun
 from monai_diffrecon.tracking.null_run import NullRun
+from monai_diffrecon.tracking.tolerant_run import TolerantRun
 
 
 def open_run(
@@ -21,11 +22,23 @@ def open_run(
     tracking_uri: str | None,
     parent_run_id: str | None = None,
     tags: Mapping[str, Any] | None = None,
-) -> TrackedRun | NullRun:
-    """Return a run of MLflow to be entered; one that does nothing when ``track`` is False."""
+    required: bool = False,
+) -> TrackedRun | TolerantRun | NullRun:
+    """Return a run of MLflow to be entered.
+
+    Args:
+        output_dir: folder of the default store and of the artifacts.
+        run_name: name of the run; never a patient's.
+        track: False returns a run that does nothing.
+        experiment: MLflow's experiment.
+        tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
+        parent_run_id: run that this one is nested under.
+        tags: tags to begin with.
+        required: a fault of tracking is an error; else it is warned of once, and what is tracked goes on.
+    """
     if not track:
         return NullRun()
-    return TrackedRun(
+    run = TrackedRun(
         output_dir,
         experiment=experiment,
         run_name=run_name,
@@ -33,3 +46,4 @@ def open_run(
         tracking_uri=tracking_uri,
         tags=dict(tags or {}),
     )
+    return run if required else TolerantRun(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from monai_diffrecon.errors import ConfigError, InputError, ResourceError
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.mlflow_run import NullRun, TrackedRun, flatten
+from monai_diffrecon.tracking.open_run import open_run
+from monai_diffrecon.tracking.tolerant_run import TolerantRun
 
 
 @pytest.fixture(scope="module")
@@ -192,11 +195,59 @@ def test_flatten() -> None:
     assert flatten(nested) == {"a.b": "1", "a.c.d": "x", "e": '[1, "y"]', "f.0.g": "null", "h": "{}"}
 
 
+def _all_kinds(folder: Path) -> list[Any]:
+    options: list[dict[str, bool]] = [{"track": False}, {"track": True}, {"track": True, "required": True}]
+    return [open_run(folder, "x", experiment="y", tracking_uri=None, **option) for option in options]
+
+
+def test_a_run_of_which_something_was_refused_never_says_finished(store: Path, client: Any) -> None:
+    with TrackedRun(store, run_name="x") as run:
+        run.log_params({"a": 1})
+        with pytest.raises(ResourceError, match="MLflow refused"):
+            run.log_params({"a": 2})
+        run.log_metric("later", 1.0)
+    found = client.get_run(run.run_id)
+    assert (found.info.status, found.data.tags["error"]) == ("FAILED", "tracking incomplete")
+    assert found.data.metrics == {"later": 1.0}
+
+
+def test_a_tolerant_run_is_tracked_like_any_other(store: Path, client: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("artifact")
+    with TolerantRun(TrackedRun(store, run_name="tolerant", tags={"case": "1"})) as run:
+        run.log_params({"a": {"b": 1}})
+        run.log_metric("psnr", 1.0, step=2)
+        run.log_metrics({"ssim": 0.5})
+        run.set_tags({"computed": "true"})
+        run.log_artifact(tmp_path / "a.txt", "folder")
+        run.log_dataset("cohort", "ab" * 32, {"cases": 1})
+        run.flush()
+        assert client.get_run(run.run_id).data.metrics == {"psnr": 1.0, "ssim": 0.5}
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"a.b": "1"}
+    assert {"case": "1", "computed": "true"}.items() <= found.data.tags.items()
+    assert [f.path for f in client.list_artifacts(run.run_id, "folder")] == ["folder/a.txt"]
+    assert found.inputs.dataset_inputs[0].dataset.name == "cohort"
+    assert run.problems == ()
+
+
+def test_a_value_that_cannot_be_logged_stops_no_reconstruction(store: Path, client: Any) -> None:
+    with TolerantRun(TrackedRun(store, run_name="tolerant")) as run:
+        run.log_artifact(store / "missing.png")
+        assert run.problems == ("not fully tracked: InputError",)
+        run.log_params({"a": 1})
+    found = client.get_run(run.run_id)
+    assert (found.info.status, found.data.params) == ("FAILED", {})
+
+
 def test_null_run_has_the_same_interface(tmp_path: Path) -> None:
     public = {name for name, _ in inspect.getmembers(TrackedRun, callable) if not name.startswith("_")}
-    for name in public:
-        ours, theirs = (inspect.signature(getattr(cls, name)).parameters for cls in (NullRun, TrackedRun))
+    for name, cls in itertools.product(public, (NullRun, TolerantRun)):
+        ours, theirs = (inspect.signature(getattr(one, name)).parameters for one in (cls, TrackedRun))
         assert list(ours.values()) == list(theirs.values())
+    assert {type(run) for run in _all_kinds(tmp_path)} == {NullRun, TolerantRun, TrackedRun}
+    for each in _all_kinds(tmp_path):
+        assert each.problems == ()
     with NullRun() as run:
         run.log_params({"a": 1})
         run.log_metrics({"a": 1.0})

@@ -1,0 +1,82 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The file of an SQLite store: asked before MLflow opens it, and made so that none sees it half made."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+from filelock import FileLock
+
+#: How long a database that another process has locked is waited for, seconds.
+LOCKED_SECONDS = 10.0
+#: How long the making of a store by another process is waited for, seconds; it takes some.
+MAKING_SECONDS = 60.0
+
+
+def store_file(uri: str) -> Path | None:
+    """Return the database file of a store, or None when it is no SQLite file."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not uri.startswith("sqlite"):
+        return None
+    try:
+        name = make_url(uri).database
+    except ArgumentError:
+        return None  # MLflow says what is wrong with it
+    return None if not name or name == ":memory:" or name.startswith("file:") else Path(name)
+
+
+def check_store(path: Path) -> None:
+    """Ask whether a database can be written to.
+
+    MLflow waits 20 seconds for a locked one at every request, and opens one that it cannot open ten times, which
+    takes two minutes.
+
+    Raises:
+        sqlite3.Error: it is locked, damaged, or not a database.
+    """
+    with closing(sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
+        connection.execute("ROLLBACK")
+
+
+def make_store(path: Path) -> None:
+    """Make an empty store unless there is one.
+
+    It is made under another name: a process that dies meanwhile leaves no store that is half made, which MLflow
+    could never open, and of two processes that begin at once one waits.
+
+    Args:
+        path: the database file.
+
+    Raises:
+        filelock.Timeout: another process has been making it for a minute.
+    """
+    if _is_there(path):
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    folder = path.resolve().parent / ".diffrecon"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{path.name}.lock", timeout=MAKING_SECONDS):
+        if _is_there(path):
+            return
+        for left in folder.glob(f"{path.name}.*.new*"):  # of a process that died
+            left.unlink(missing_ok=True)
+        new = folder / f"{path.name}.{uuid4().hex}.new"
+        try:
+            store = SqlAlchemyStore(f"sqlite:///{new}", (path.resolve().parent / "mlartifacts").as_uri())
+            store.engine.dispose()
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
