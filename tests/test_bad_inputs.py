@@ -160,14 +160,14 @@ CASES: dict[str, Case] = {
         InputError,
         ("measurement of the wrong shape", "(1, 16, 14, 4), got (1, 14, 16, 4)", "bring its axes into this order"),
     ),
-    "NaN": Case(nan_volume, InputError, ("scan.nii.gz: voxels that are not finite", "1 voxels of NaN", "replace them")),
+    "NaN": Case(nan_volume, InputError, ("image: voxels that are not finite", "1 voxels of NaN", "replace them")),
     "missing DICOM slice": Case(
         lambda p: dicom(p / "series", [0, 1, 2, 4, 5]),
         InputError,
-        ("series: missing slices: 1", "4.00 mm", "between those at 8.00 and 16.00 mm", "copy the missing slices"),
+        ("image: missing slices: 1", "4.00 mm", "between those at 8.00 and 16.00 mm", "copy the missing slices"),
     ),
     "mixed DICOM series": Case(
-        mixed_series, InputError, ("series: several series", "got 2 (1: MR, 3 slices of 16 x 14", '"series":1')
+        mixed_series, InputError, ("image: several series", "got 2 (1: MR, 3 slices of 16 x 14", '"series":1')
     ),
     "no such DICOM series": Case(
         lambda p: dicom(p / "series", [0, 1, 2]),
@@ -230,36 +230,36 @@ CASES: dict[str, Case] = {
     "truncated .nii.gz": Case(
         lambda p: cut(nifti(p / "scan.nii.gz", np.random.default_rng(0).random(SHAPE, dtype=np.float32)), 0.6),
         InputError,
-        ("scan.nii.gz: cannot be read as NIfTI", "check that the file is complete"),
+        ("image: cannot be read as NIfTI", "check that the file is complete"),
     ),
     "truncated .h5": Case(
         lambda p: cut(container(p / "scan.h5", torch.ones(6, 24, 12), CT), 0.7),
         InputError,
-        ("scan.h5: cannot be read as HDF5", "check that the file is complete"),
+        ("image: cannot be read as HDF5", "check that the file is complete"),
     ),
     "changed .h5": Case(
-        spoiled_container, IntegrityError, ("scan.h5#data: the data were changed", "sha256", "restore the file")
+        spoiled_container, IntegrityError, ("image#data: the data were changed", "sha256", "restore the file")
     ),
     "text renamed .nii": Case(
         lambda p: file_of(p / "scan.nii", b"x,y\n1,2\n" * 60),
         InputError,
-        ("scan.nii: cannot be read as NIfTI",),
+        ("image: cannot be read as NIfTI",),
     ),
     "text renamed .h5": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
-        ("scan.h5: recognised by no reader", "container", "nifti", "--reader NAME"),
+        ("image: recognised by no reader", "container", "nifti", "--reader NAME"),
     ),
     "text read as a container": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
-        ("scan.h5: not an HDF5 file",),
+        ("image: not an HDF5 file",),
         options={"reader": "container"},
     ),
     "unknown reader": Case(
         thin, PluginError, ("reader: unknown reader 'nifty'", "did you mean 'nifti'?"), options={"reader": "nifty"}
     ),
-    "empty folder": Case(folder, InputError, ("empty: an empty folder",)),
+    "empty folder": Case(folder, InputError, ("image: an empty folder",)),
     "empty dataset": Case(
         folder,
         InputError,
@@ -269,7 +269,7 @@ CASES: dict[str, Case] = {
     "4D NIfTI": Case(
         lambda p: nifti(p / "scan.nii.gz", np.ones((8, 7, 6, 3), dtype=np.float32)),
         InputError,
-        ("scan.nii.gz: not a volume", "three axes, got shape (8, 7, 6, 3)", "split it"),
+        ("image: not a volume", "three axes, got shape (8, 7, 6, 3)", "split it"),
     ),
     "another voxel size": Case(
         lambda p: nifti(p / "scan.nii.gz", blobs(8, 14, 4), (2.0, 1.0, 3.0)),
@@ -295,7 +295,7 @@ CASES: dict[str, Case] = {
         options={"reference": lambda p: container(p / "truth.h5", torch.ones(6, 24, 12), CT)},
     ),
     "weights of another shape": Case(
-        short_weights, InputError, ("scan.h5#weights: of the wrong shape", "(6, 24, 12), got (6, 23, 12)")
+        short_weights, InputError, ("image#weights: of the wrong shape", "(6, 24, 12), got (6, 23, 12)")
     ),
     "a plugin that is not installed": Case(
         lambda p: container(p / "scan.h5", torch.ones(6, 8, 8), {"name": "cone_beam_ct", "views": 6}),

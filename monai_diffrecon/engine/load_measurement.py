@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from monai_diffrecon.io.anonymous import anonymously
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement import to_tensor
 
@@ -18,7 +21,8 @@ class LoadMeasurementd(MapTransform):
     """Reads each file or folder to a ``MetaTensor`` that carries its geometry, and its operator if it names one.
 
     A plain image is (1, X, Y, Z) in RAS+ order with its affine. Neither a name of a file nor a header that may name a
-    patient travels with the data. The name of the reader is kept under ``<key>_reader``.
+    patient travels with the data. The name of the reader is kept under ``<key>_reader``. An error names the case (what
+    stands under ``case``) and the key.
 
     Args:
         keys: keys of the paths.
@@ -31,9 +35,14 @@ class LoadMeasurementd(MapTransform):
         self.reader = reader
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Read."""
-        out = dict(data)
+        """Read.
+
+        Raises:
+            DiffReconError: as :func:`~monai_diffrecon.io.find_reader.read_scan`.
+        """
+        out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):
-            name, measurement = read_scan(out[key], self.reader)
+            path = Path(out[key])
+            name, measurement = anonymously(partial(read_scan, path, self.reader), path, str(key), case)
             out[key], out[f"{key}_reader"] = to_tensor(measurement), name
         return out

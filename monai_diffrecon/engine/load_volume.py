@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_diffrecon.errors import InputError
+from monai_diffrecon.io.anonymous import anonymously
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.measurement import affine_of
 
@@ -21,7 +24,8 @@ class LoadVolumed(MapTransform):
     """Reads each file or folder to a ``MetaTensor`` (1, X, Y, Z) in RAS+ order with its affine, and nothing else.
 
     Unlike MONAI's ``LoadImaged`` it refuses what cannot be a volume, and keeps neither the file's name nor its
-    header, so that nothing that may name a patient travels with the voxels.
+    header, so that nothing that may name a patient travels with the voxels. An error names the case (what stands
+    under ``case``) and the key.
 
     Args:
         keys: keys of the paths; any installed reader may read them.
@@ -37,13 +41,14 @@ class LoadVolumed(MapTransform):
         Raises:
             InputError: no reader reads it, or it is a measurement instead of a volume.
         """
-        out = dict(data)
+        out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):
-            _, m = read_scan(out[key])
+            path = Path(out[key])
+            _, m = anonymously(partial(read_scan, path), path, str(key), case)
             if m.operator is not None:
                 raise InputError(
                     "a measurement instead of a volume",
-                    where=str(key),
+                    where=str(key) if case is None else f"case {case}: {key}",
                     expected="an image, such as NIfTI or a DICOM series",
                     got=f"data of {m.operator['name']}",
                 )

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.evaluation.cohort_method import digest
 from monai_diffrecon.evaluation.cohort_spec import CohortCase
+from monai_diffrecon.io.anonymous import anonymously, hide_names
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.protocols import Measurement
@@ -45,6 +46,8 @@ def check_case(case: CohortCase, reader: Any = AUTO) -> CaseHashes:
 
     Raises:
         InputError: one cannot be read, or the truth or the mask is no image.
+        IntegrityError: one was changed.
+        PluginError: no such reader, or it fails.
     """
     scan = _read(case, case.image, "image", reader)
     hashes = CaseHashes(
@@ -70,21 +73,12 @@ def cohort_digest(hashes: list[CaseHashes]) -> str:
 
 def anonymous(error: BaseException, case: CohortCase) -> str:
     """Return an error's text with the names of the case's files taken out."""
-    text = str(error)
-    for path in (case.image, case.reference, case.mask):
-        if path is not None:
-            # The whole path first, then the name, then the name without suffixes.
-            for part in (str(path.resolve()), str(path), path.name, path.name.partition(".")[0]):
-                if part:  # as a whole word: a file may be called a.nii.gz
-                    text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", f"<{case.name}>", text)
-    return text
+    paths = [path for path in (case.image, case.reference, case.mask) if path is not None]
+    return hide_names(str(error), paths, case.name)
 
 
 def _read(case: CohortCase, path: Path, what: str, reader: Any = AUTO) -> Measurement:
-    try:
-        return read_scan(path, reader)[1]
-    except InputError as error:
-        raise InputError(anonymous(error, case), where=f"case {case.name}: {what}") from error
+    return anonymously(partial(read_scan, path, reader), path, what, case.name)[1]
 
 
 def _image(case: CohortCase, path: Path, what: str) -> Measurement:

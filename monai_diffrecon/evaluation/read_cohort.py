@@ -154,7 +154,7 @@ def _file(value: Any, base: Path, where: str) -> Path | None:
         return None
     path = base / Path(_text(value, where)).expanduser()
     if not path.exists():
-        raise InputError("no such file", where=where, got=path.name)
+        raise InputError("no such file", where=where)
     return path
 
 

@@ -4,16 +4,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.find_reader import AUTO, readers_of, recognisers
 from monai_diffrecon.io.hashing import keyed_name
+
+logger = logging.getLogger(__name__)
+
+_KEY_FILE = ".case_key"
 
 
 def list_cases(
@@ -26,6 +32,8 @@ def list_cases(
 ) -> list[dict[str, Any]]:
     """Return the data list of a run: one dict ``{"image", "case"[, "reference"]}`` a scan.
 
+    No message names a file: who typed it knows it, and a log may be read by others.
+
     Args:
         image: one scan; wins over ``dataset_dir``.
         dataset_dir: folder whose scans are the cases, by name: files and folders that a reader recognises. A folder
@@ -37,7 +45,8 @@ def list_cases(
         reader: ``auto``, or the reader of all scans (not of the reference).
 
     Raises:
-        InputError: nothing to reconstruct, or a file is missing.
+        InputError: nothing to reconstruct, a file is missing, or a folder holds a scan twice, by a link.
+        IntegrityError: the key is lost or damaged.
         PluginError: no such reader.
     """
     if image is not None:
@@ -59,7 +68,12 @@ def list_cases(
     named = [("image", p) for p in paths] + ([("reference", Path(reference).expanduser())] if reference else [])
     for where, path in named:
         if not path.exists():
-            raise InputError("no such file", where=where, got=path.name)
+            raise InputError(
+                "no such file",
+                where=where,
+                got="a folder that does not hold it" if path.parent.is_dir() else "a folder that does not exist either",
+                mend="check the path",
+            )
     if case_name is not None and not re.fullmatch(r"\w[\w.\-]*", str(case_name), flags=re.ASCII):
         raise InputError(
             "not a name of files", where="case_name", expected="letters, digits, '.', '_', '-'", got=repr(case_name)
@@ -68,12 +82,9 @@ def list_cases(
         raise InputError("one name for several cases", where="case_name", expected="1 case", got=len(paths))
     if reference and len(paths) > 1:
         raise InputError("one reference for several cases", where="reference", expected="1 case", got=len(paths))
-    key = case_key(output_dir) if case_name is None else ""
-    cases = []
-    for path in paths:
-        # A number from the command line is a name too.
-        name = f"case-{keyed_name(str(path.resolve()), key)}" if case_name is None else str(case_name)
-        cases.append({"image": str(path), "case": name})
+    # A number from the command line is a name too.
+    names = case_names(paths, case_key(output_dir)) if case_name is None else [str(case_name)]
+    cases = [{"image": str(path), "case": name} for path, name in zip(paths, names, strict=True)]
     if reference:
         cases[0]["reference"] = str(Path(reference).expanduser())
     return cases
@@ -91,14 +102,80 @@ def _scans(folder: Path, spec: Any) -> list[Path]:
     return ([folder] if whole else []) + [path for path, names in found.items() if names and path not in parts]
 
 
+def case_names(paths: Sequence[Path], key: str) -> list[str]:
+    """Return the names of cases: ``case-`` and a keyed hash of the path, symbolic links followed.
+
+    Raises:
+        InputError: two paths lead to one file: one case would replace the other.
+    """
+    names = [f"case-{keyed_name(str(path.resolve()), key)}" for path in paths]
+    twice = len(names) - len(set(names))
+    if twice:
+        raise InputError(
+            "a scan twice",
+            where="dataset_dir",
+            expected="each scan once",
+            got=f"{twice} links to scans that are there too",
+            mend="take the links out",
+        )
+    return names
+
+
 def case_key(output_dir: str | Path) -> str:
-    """Return the key of case names: ``DIFFRECON_CASE_KEY``, or a random one kept in ``output_dir``."""
-    from_environment = os.environ.get("DIFFRECON_CASE_KEY")
-    if from_environment:
-        return from_environment
-    path = Path(output_dir) / ".case_key"
+    """Return the key of case names: ``DIFFRECON_CASE_KEY``, or a random one kept in ``output_dir``.
+
+    Raises:
+        IntegrityError: the file of the key is empty: cases would get other names than before.
+    """
+    known = known_key(output_dir)
+    if known is not None:
+        return known
+    path = Path(output_dir) / _KEY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may make it at the same time: the first one wins.
-    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(16))
-    return path.read_text().strip()
+    # Another process may make it at the same time: the first one wins, and no one sees half a key.
+    whole = path.with_name(f".{secrets.token_hex(6)}.tmp")
+    try:
+        with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(16))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            _put(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
+    return _read_key(path)
+
+
+def known_key(output_dir: str | Path) -> str | None:
+    """Return the key of case names as :func:`case_key`, or None where there is none yet.
+
+    Raises:
+        IntegrityError: the file of the key is empty.
+    """
+    path = Path(output_dir) / _KEY_FILE
+    return os.environ.get("DIFFRECON_CASE_KEY") or (_read_key(path) if path.exists() else None)
+
+
+def _put(whole: Path, path: Path) -> None:
+    """Give a file its name unless another has it."""
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links; there a moment remains in which the key is empty
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(whole.read_text())
+
+
+def _read_key(path: Path) -> str:
+    key = path.read_text().strip()
+    if not key:
+        raise IntegrityError(
+            "the key of the cases' names is lost",
+            where=_KEY_FILE,
+            got="an empty file",
+            mend="restore it, or delete it and take another output_dir",
+        )
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        logger.warning("%s: others can read the key of the cases' names; to mend: chmod 600 %s", _KEY_FILE, _KEY_FILE)
+    return key

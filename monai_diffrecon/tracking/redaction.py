@@ -25,10 +25,18 @@ _PATH = re.compile(
     + r"|(?<![\w./~\-])~[\w.\-]*/" + _REST  # home folder
     + r"|(?<![\w./~\-@%#&)\]])/(?=[\w.~\-])" + _REST  # absolute path
 )  # fmt: skip
+# The name of a patient's file as a whole value, such as the option geometry_file of an operator; without a folder above
+# it, which the expression before would know it by.
+_DATA_FILE = re.compile(
+    r"[^\n]*[^\n\\/]\.(nii|nii\.gz|h5|hdf5|dcm|ima|mrd|mha|mhd|nrrd|img|hdr|xml|npy|npz|mat|dat|raw|rek|his)",
+    re.IGNORECASE,
+)
 
 
 def redact(value: Any, key: str | bytes | None = None) -> Any:
-    """Return a value as JSON can hold it, with every absolute path, home path and URL in it replaced.
+    """Return a value as JSON can hold it, without what may name a patient, a user or a machine.
+
+    Every absolute path, home path and URL is replaced, and a text that is the name of a file of data as a whole.
 
     Args:
         value: nested mappings and sequences of plain values; paths, enums, data types, devices, arrays and
@@ -44,6 +52,8 @@ def redact(value: Any, key: str | bytes | None = None) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
+        if _DATA_FILE.fullmatch(value):
+            return _replacement(value, key)
         return _PATH.sub(lambda match: _replacement(match.group(), key), value)
     if isinstance(value, PurePath):
         return _replacement(str(value), key) if value.is_absolute() else redact(value.as_posix(), key)

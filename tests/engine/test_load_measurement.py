@@ -51,7 +51,7 @@ def test_nothing_else_travels_along(scans: Path) -> None:
 def test_a_reader_by_name(scans: Path) -> None:
     load = LoadMeasurementd(["image"], reader={"name": "container"})
     assert load({"image": str(scans / "Doe.h5")})["image_reader"] == "container"
-    with pytest.raises(InputError, match=r"^Doe.nii: not an HDF5 file"):
+    with pytest.raises(InputError, match=r"^image: not an HDF5 file"):
         load({"image": str(scans / "Doe.nii")})
     with pytest.raises(KeyError):
         load({})
@@ -66,3 +66,14 @@ def test_a_reference_is_a_volume(scans: Path) -> None:
     assert load({}) == {}
     with pytest.raises(InputError, match=r"reference: a measurement instead of a volume; .* got data of parallel_ct"):
         load({"reference": str(scans / "Doe.h5")})
+
+
+def test_errors_name_the_case(scans: Path) -> None:
+    (scans / "Doe.nii").write_bytes(b"junk")
+    for key, transform in (("image", LoadMeasurementd(["image"])), ("reference", LoadVolumed(["reference"]))):
+        with pytest.raises(InputError, match=rf"^case c-1: {key}: cannot be read as NIfTI") as caught:
+            transform({key: str(scans / "Doe.nii"), "case": "c-1"})
+        assert "Doe" not in str(caught.value)
+        assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    with pytest.raises(InputError, match=r"^case c-1: reference: a measurement instead"):
+        LoadVolumed(["reference"])({"reference": str(scans / "Doe.h5"), "case": "c-1"})

@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import argparse
 import re
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.cases import case_key, list_cases
+from monai_diffrecon.io.cases_command import cases
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +57,90 @@ def test_the_key_is_for_its_owner(tmp_path: Path) -> None:
     assert case_key(tmp_path / "out") == key != case_key(tmp_path / "other")
 
 
+def test_a_key_that_others_can_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = case_key(tmp_path)
+    (tmp_path / ".case_key").chmod(0o640)
+    assert case_key(tmp_path) == key
+    assert "chmod 600" in caplog.text
+    assert key not in caplog.text
+
+
+def test_a_lost_key_is_not_replaced(scans: Path, tmp_path: Path) -> None:
+    (tmp_path / ".case_key").touch(0o600)
+    with pytest.raises(IntegrityError, match=r"\.case_key: the key of the cases' names is lost"):
+        list_cases(dataset_dir=str(scans), output_dir=str(tmp_path))
+
+
+def test_many_processes_agree_on_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(case_key, [tmp_path / "out"] * 32))
+    assert len(keys) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".case_key"]
+    assert stat.S_IMODE((tmp_path / "out" / ".case_key").stat().st_mode) == 0o600
+
+
+def test_without_hard_links_the_key_is_made_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.link", _refuse)
+    key = case_key(tmp_path)
+    assert len(key) == 32
+    assert case_key(tmp_path) == key
+    assert [path.name for path in tmp_path.iterdir()] == [".case_key"]
+
+
+def _refuse(*_: object) -> None:
+    raise OSError("no hard links")
+
+
+def test_every_spelling_of_a_path_is_one_case(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(scans)
+    (tmp_path / "alias.nii").symlink_to(scans / "Roe_Jane.nii")
+    monkeypatch.chdir(scans)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spellings = ["Roe_Jane.nii", "./Roe_Jane.nii", "../scans/Roe_Jane.nii", "~/scans/Roe_Jane.nii"]
+    spellings += [str(tmp_path / "link" / "Roe_Jane.nii"), str(tmp_path / "alias.nii"), str(scans / "Roe_Jane.nii")]
+    names = {list_cases(image=s, output_dir=str(tmp_path / "out"))[0]["case"] for s in spellings}
+    assert len(names) == 1
+    assert names == {list_cases(dataset_dir="../link", output_dir="../out")[2]["case"]}
+
+
+def test_files_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
+    names = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scan.nii").write_bytes(b"the same")
+        names += [c["case"] for c in list_cases(dataset_dir=str(tmp_path / folder), output_dir=str(tmp_path))]
+    assert len(set(names)) == 2
+
+
+def test_a_scan_and_a_link_to_it_are_refused(scans: Path, tmp_path: Path) -> None:
+    (scans / "again.nii").symlink_to(scans / "Roe_Jane.nii")
+    with pytest.raises(InputError, match=r"^dataset_dir: a scan twice; .* got 1 links") as caught:
+        list_cases(dataset_dir=str(scans), output_dir=str(tmp_path / "out"))
+    assert "Roe" not in str(caught.value)
+
+
+def _cases_command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    run = cases(parser)
+    return run(parser.parse_args(arguments))
+
+
+def test_who_holds_the_key_finds_the_scan(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    with pytest.raises(InputError, match="no key of cases' names"):
+        _cases_command(str(scans), "--output", out)
+    assert not Path(out).exists()
+    wanted = list_cases(dataset_dir=str(scans), output_dir=out)
+    assert _cases_command(str(scans), "--output", out) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{c['case']}  {c['image']}" for c in wanted]
+    one = wanted[1]
+    assert _cases_command(str(scans), "--output", out, "--case", one["case"]) == 0
+    assert capsys.readouterr().out == f"{one['case']}  {one['image']}\n"
+    with pytest.raises(InputError, match="no scan of that name"):
+        _cases_command(one["image"], "--output", out, "--case", "case-0")
+    assert sorted(path.name for path in Path(out).iterdir()) == [".case_key"]
+
+
 def test_one_image_wins_and_may_have_a_name_and_a_reference(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(scans.parent))
     cases = list_cases(
@@ -72,7 +159,8 @@ def test_a_number_is_a_name(scans: Path) -> None:
     [
         ({}, "image, dataset_dir: nothing to reconstruct; .* got neither"),
         ({"dataset_dir": "{scans}/none"}, "nothing to reconstruct"),
-        ({"image": "{scans}/none.nii"}, "image: no such file; got none.nii"),
+        ({"image": "{scans}/Roe_none.nii"}, "^image: no such file; got a folder that does not hold it"),
+        ({"image": "{scans}/Roe/none.nii"}, "^image: no such file; got a folder that does not exist"),
         ({"image": "{scans}/Roe_Jane.nii", "reference": "{scans}/none.nii"}, "reference: no such file"),
         ({"dataset_dir": "{scans}", "case_name": "x"}, "case_name: one name for several cases"),
         ({"dataset_dir": "{scans}", "reference": "{scans}/Roe_Jane.nii"}, "reference: one reference for several"),
@@ -82,6 +170,7 @@ def test_a_number_is_a_name(scans: Path) -> None:
 )
 def test_what_cannot_be_a_list_is_refused(scans: Path, tmp_path: Path, options: dict[str, str], message: str) -> None:
     given = {name: value.format(scans=scans) for name, value in options.items()}
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         list_cases(**given, output_dir=str(tmp_path / "out"))
+    assert "Roe" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -135,7 +135,7 @@ def test_a_missing_slice_stops_the_run(run: Callable[..., Path], tmp_path: Path,
     cause: BaseException | None = caught.value
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
-    assert re.search("scan: missing slices: 1", str(cause))
+    assert re.search("image: missing slices: 1", str(cause))
 
 
 def test_an_unknown_format(tmp_path: Path) -> None:

@@ -44,7 +44,34 @@ def test_paths_and_urls_are_taken_out(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["mm/voxel", "1 / 2", "a/b/c.json", "sampler#steps", "@network_def", "12:30", "ratio 3:4", "", "3e-4", "a.b:c"],
+    ["Doe_John.nii.gz", "Doe John/geometry.xml", "../Doe/scan.H5", r"Doe\k-space.mrd", "Doe.nii", "Doe.1970.dcm"],
+)
+def test_names_of_data_files_are_taken_out(text: str) -> None:
+    assert redact(text) == "<path>"
+    assert redact({"operator": {"geometry_file": text}, "l": [text]}) == {
+        "operator": {"geometry_file": "<path>"},
+        "l": ["<path>"],
+    }
+    assert redact(Path(text)) == "<path>"
+    assert "Doe" not in redact(text, "key")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".h5",
+        "case-1_recon.nii.gz: the output was changed",
+        "mm/voxel",
+        "1 / 2",
+        "a/b/c.json",
+        "sampler#steps",
+        "@network_def",
+        "12:30",
+        "ratio 3:4",
+        "",
+        "3e-4",
+        "a.b:c",
+    ],
 )
 def test_other_text_stays(text: str) -> None:
     assert redact(text) == text
