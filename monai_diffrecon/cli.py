@@ -13,8 +13,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon import __version__
+from monai_diffrecon.engine.record_commands import rerun, verify
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 from monai_diffrecon.evaluation.reader_study_command import reader_study
+from monai_diffrecon.io.cases_command import cases
+from monai_diffrecon.trust.check_command import check
 
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo
@@ -164,6 +167,13 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (sqlite in the folder)")
     parser.add_argument("--experiment", default="monai_diffrecon", metavar="NAME", help="MLflow's experiment")
     parser.add_argument("--no-tracking", action="store_true", help="do without MLflow")
+    parser.add_argument("--tracking-required", action="store_true", help="end when MLflow fails, instead of a warning")
+    parser.add_argument(
+        "--resume", default="auto", help="auto (default): go on where a run stopped; require; never: compute all anew"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (as cost a hundredth of the time)"
+    )
 
     def run(arguments: argparse.Namespace) -> int:
         from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
@@ -174,6 +184,9 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
             track=not arguments.no_tracking,
             tracking_uri=arguments.tracking_uri,
             experiment=arguments.experiment,
+            tracking_required=arguments.tracking_required,
+            resume=arguments.resume,
+            checkpoint_every=arguments.checkpoint_every,
         )
         try:
             evaluation.run()
@@ -214,6 +227,10 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
     "evaluate": evaluate,
+    "cases": cases,
+    "check": check,
+    "verify": verify,
+    "rerun": rerun,
     "reader-study": reader_study,
 }
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -12,10 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from monai_diffrecon.engine.non_finite_slices import check_network_output
+from monai_diffrecon.engine.out_of_memory import is_out_of_memory, release_memory
+from monai_diffrecon.engine.plugin_checks import check_like
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.option_checks import check_choice
 from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices
 from monai_diffrecon.protocols import Denoiser, PlaneDenoiser
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -27,6 +33,9 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
     window); a smaller one goes through the convolutional network whole, which is faster and has no seams. A network
     whose attribute ``multiple`` says that it takes multiples of a size only gets slices padded by their last voxels.
 
+    A batch that runs out of memory is halved, and the run goes on from there with smaller batches: the same voxels,
+    within the rounding of another batch size. What the network makes of finite slices must be finite.
+
     Args:
         denoiser: the slice denoiser.
         plane: plane of its slices.
@@ -36,8 +45,11 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         device: where the network computes; None: where its weights are.
         precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's products, which is faster
             where the processor knows it; the volume stays as it is.
+        name: the bundle's name, for messages.
 
     Attributes:
+        batch_size: slices a network call now.
+        fallbacks: what was done differently for want of memory, in words.
         network_calls: batches of slices or windows that went through the network so far.
     """
 
@@ -51,9 +63,10 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         overlap: float = 0.25,
         device: torch.device | str | None = None,
         precision: str = "float32",
+        name: str = "",
     ) -> None:
         self.dtype = getattr(torch, check_choice(precision, "inferer#precision", PRECISIONS))
-        self.precision = precision
+        self.precision, self.name = precision, name
         if batch_size < 1:
             raise ConfigError("no slice in a batch", where="inferer#sw_batch_size", expected=">= 1", got=batch_size)
         if not 0.0 <= overlap < 1.0:
@@ -68,6 +81,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.device = device
         self.multiple = int(getattr(denoiser.network, "multiple", 1))
         self.network_calls = 0
+        self.fallbacks: list[str] = []
+        self._wanted, self._slices = batch_size, batch_size
 
     def for_plane(self, plane: str) -> BatchedPlaneDenoiser:
         """Return a denoiser of another plane that uses the same network and counts its own calls."""
@@ -79,7 +94,25 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             overlap=self.overlap,
             device=self.device,
             precision=self.precision,
+            name=self.name,
         )
+
+    def halve(self) -> bool:
+        """Halve the batches from now on; return False when they are single slices already.
+
+        It starts from what a batch held at most, so that the next try needs less memory.
+        """
+        now = min(self.batch_size, self._slices)
+        if now <= 1:
+            return False
+        self.batch_size = now // 2
+        note = (
+            f"out of memory: slices of the {self.plane} plane denoised {self.batch_size} at a time "
+            f"instead of {self._wanted}"
+        )
+        self.fallbacks = [note]
+        logger.warning(note)
+        return True
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise a volume (C, X, Y, Z) at noise level ``sigma``; same shape, device and type out.
@@ -90,11 +123,42 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         if x.is_complex():
             return torch.complex(self(x.real, sigma), self(x.imag, sigma))
         slices = to_slices(x, self.plane)
-        device = self.device or x.device
-        batches = []
-        for batch in slices.split(self.batch_size):
-            batches.append(self._batch(batch.to(device).contiguous(), sigma).to(x.device))
-        return from_slices(torch.cat(batches), self.plane)
+        self._slices = len(slices)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return from_slices(torch.cat([done for _, done in self._batches(slices, sigma)]), self.plane)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        rows = to_slices(out, self.plane)  # a view: one volume in memory instead of two
+        for start, done in self._batches(slices, sigma):
+            rows[start : start + len(done)] = done
+        return out
+
+    def _batches(self, slices: Tensor, sigma: float) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first index and the denoised slices (B, C, H, W) of each batch, on the device of ``slices``."""
+        device, start = torch.device(self.device or slices.device), 0
+        while start < len(slices):
+            done = None
+            try:
+                done = self._checked(slices[start : start + self.batch_size], start, sigma, device)
+            except Exception as error:
+                if not (is_out_of_memory(error) and self.halve()):
+                    raise
+            if done is None:  # here the error, and with it what its traceback kept alive, is gone
+                release_memory(device)
+                continue
+            yield start, done
+            start += len(done)
+
+    def _checked(self, batch: Tensor, start: int, sigma: float, device: torch.device) -> Tensor:
+        given = batch.to(device).contiguous()
+        done = check_like(self._batch(given, sigma), given, self._where)
+        check_network_output(
+            done, given, where=self._where, plane=self.plane, first=start, sigma=sigma, precision=self.precision
+        )
+        return done.to(batch.device)
+
+    @property
+    def _where(self) -> str:
+        return f"network of the {self.plane} plane" + (f" ({self.name})" if self.name else "")
 
     def _batch(self, batch: Tensor, sigma: float) -> Tensor:
         if self.window is None or (batch.shape[-2] <= self.window[0] and batch.shape[-1] <= self.window[1]):
@@ -111,13 +175,13 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         return torch.as_tensor(covered)
 
     def _call(self, batch: Tensor, sigma: float) -> Tensor:
-        self.network_calls += 1
         height, width = batch.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(padding):
             batch = functional.pad(batch, padding, mode="replicate")
         with torch.autocast(batch.device.type, self.dtype, enabled=self.precision != "float32"):
             denoised = self._differentiable(batch, sigma).to(batch.dtype)
+        self.network_calls += 1
         return denoised[..., :height, :width]
 
     def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_diffrecon.engine.face_notice import face_notice
 from monai_diffrecon.engine.posterior_samples import PosteriorSpread
+from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.evaluation.metrics import default_data_range, volume_metrics
 from monai_diffrecon.evaluation.montage import montage, preview
+from monai_diffrecon.io.atomic import make_folder, remove_leftovers
+from monai_diffrecon.io.case_lock import case_lock
 from monai_diffrecon.io.dicom_writer import write_series
 from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.measurement import affine_of, from_tensor
-from monai_diffrecon.io.nifti import write_volume
-from monai_diffrecon.numerics.option_checks import check_choice
+from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.numerics.option_checks import check_choice, check_flag
 from monai_diffrecon.tracking.open_run import open_run
-from monai_diffrecon.tracking.provenance import build_record, record_path, write_record
+from monai_diffrecon.tracking.provenance import (
+    build_record,
+    identity_sha256,
+    record_path,
+    verify_record,
+    write_record,
+)
+
+logger = logging.getLogger(__name__)
 
 #: What a case is written as.
 FORMATS = ("nifti", "dicom", "both")
@@ -39,6 +52,11 @@ class CaseRecorder:
         experiment: MLflow's experiment.
         output_format: ``nifti``, ``dicom`` or ``both``; the last two write a DICOM series beside the NIfTI file.
         hounsfield: volumes whose measurement does not say its unit are in HU.
+        tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
+        resume: see :class:`~monai_diffrecon.engine.run_checkpoint.RunCheckpoint`; with ``never`` a case is computed
+            again even though its record verifies.
+        checkpoint_every: steps between checkpoints, see there.
+        anatomy: what the network was trained on, for the notice that a volume shows a face.
     """
 
     def __init__(
@@ -50,11 +68,18 @@ class CaseRecorder:
         experiment: str,
         output_format: str = "nifti",
         hounsfield: bool = False,
+        tracking_required: bool = False,
+        resume: str = "auto",
+        checkpoint_every: int | None = None,
+        anatomy: str | None = None,
     ) -> None:
         self.output_dir, self.track = output_dir, track
         self.tracking_uri, self.experiment = tracking_uri, experiment
+        self.tracking_required = check_flag(tracking_required, "tracking_required")
+        self.resume, self.checkpoint_every = resume, checkpoint_every
+        RunCheckpoint(output_dir / "checkpoint.pt", resume=resume, every=checkpoint_every)  # checks the options now
         self.dicom = check_choice(output_format, "output_format", FORMATS) != "nifti"
-        self.unit = "HU" if hounsfield else "arbitrary"
+        self.unit, self.anatomy = "HU" if hounsfield else "arbitrary", anatomy
         self._parent: Any = None
 
     def _run(self, name: str, parent: str | None) -> Any:
@@ -65,34 +90,96 @@ class CaseRecorder:
             experiment=self.experiment,
             tracking_uri=self.tracking_uri,
             parent_run_id=parent,
+            required=self.tracking_required,
         )
 
     @contextmanager
     def cohort(self) -> Iterator[None]:
         """Open the run of the cohort."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(make_folder(self.output_dir))
         with self._run("cohort", None) as self._parent:
             yield
         self._parent = None
 
     @contextmanager
     def case(self, name: str, run: Any = None) -> Iterator[_CaseRecord]:
-        """Open the run of one case, or record into a ``run`` that is open."""
-        if run is not None:
-            yield _CaseRecord(name, self.output_dir, run, self.unit if self.dicom else None)
-            return
-        with self._run(name, None if self._parent is None else self._parent.run_id) as own:
-            yield _CaseRecord(name, self.output_dir, own, self.unit if self.dicom else None)
+        """Hold the lock of one case and open its run, or record into a ``run`` that is open.
+
+        Raises:
+            ResourceError: another process is at the same case.
+        """
+        with case_lock(self.output_dir, name):
+            if run is not None:
+                yield self._record(name, run)
+                return
+            with self._run(name, None if self._parent is None else self._parent.run_id) as own:
+                yield self._record(name, own)
+
+    def _record(self, name: str, run: Any) -> _CaseRecord:
+        checkpoint = RunCheckpoint(
+            checkpoint_path(self.output_dir, name), resume=self.resume, every=self.checkpoint_every
+        )
+        return _CaseRecord(name, self.output_dir, run, checkpoint, self.unit if self.dicom else None, self.anatomy)
+
+
+def checkpoint_path(folder: Path, case: str) -> Path:
+    """Return where the checkpoint of a case stands while it is under way."""
+    return folder / f"{case}_checkpoint.pt"
 
 
 class _CaseRecord:
-    """One case: its file names, its run; with a unit for volumes that do not say theirs, a DICOM series too."""
+    """One case: its file names, run and checkpoint; with a unit for volumes that do not say theirs, a DICOM series too.
 
-    def __init__(self, name: str, folder: Path, run: Any, dicom_unit: str | None) -> None:
+    Attributes:
+        output: the file of the volume.
+        checkpoint: the state of the run while it is under way.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        run: Any,
+        checkpoint: RunCheckpoint,
+        dicom_unit: str | None,
+        anatomy: str | None,
+    ) -> None:
         self.name, self.folder, self.run, self.dicom_unit = name, folder, run, dicom_unit
+        self.checkpoint, self.anatomy = checkpoint, anatomy
         self.output = folder / f"{name}_recon.nii.gz"
         self.dicom = None if dicom_unit is None else folder / name / "dicom"
         self.affine = torch.eye(4, dtype=torch.float64)
+
+    def kept(self, identity: Mapping[str, str]) -> Tensor | None:
+        """Return the volume (1, X, Y, Z) that was written before, or None when there is none to be kept.
+
+        Its record must verify and be of the same identity, and an output that is asked for must be there.
+
+        Args:
+            identity: all that decides on the voxels, see ``DiffReconInferer.identity``.
+        """
+        path = record_path(self.output)
+        if self.checkpoint.resume == "never" or not path.is_file():
+            return None
+        try:
+            record = verify_record(path)
+        except (InputError, IntegrityError) as error:
+            logger.warning("case %s is computed again: %s", self.name, error.what)
+            return None
+        if record.get("identity_sha256") != identity_sha256(identity) or (
+            self.dicom and "dicom" not in record["output"]
+        ):
+            return None
+        self.checkpoint.remove()  # a run that was killed after its record was written has left it
+        volume, geometry = read_volume(self.output)
+        self.affine = torch.as_tensor(affine_of(geometry))
+        return volume
+
+    def track_kept(self, metrics: Mapping[str, float]) -> None:
+        """Say in the case's run that nothing was computed."""
+        self.run.set_tags({"computed": "false"})
+        self.run.log_metrics(dict(metrics))
+        self.run.log_artifact(record_path(self.output))
 
     def finish(
         self,
@@ -101,6 +188,8 @@ class _CaseRecord:
         reference: Tensor | None,
         *,
         reader: str | None = None,
+        preparation: Sequence[Mapping[str, Any]] = (),
+        identity: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> dict[str, float]:
         """Write and track the reconstruction; return its metrics (empty without a reference).
@@ -117,6 +206,8 @@ class _CaseRecord:
             measurement: what it was made from.
             reference: the truth, or None.
             reader: name of what read the measurement, or None.
+            preparation: what was done to what was read, in order, for the provenance record.
+            identity: all that decides on the voxels, for :meth:`kept`.
             options: what else to put into the provenance record.
         """
         volume, report = _magnitude(done.volume), done.report
@@ -129,7 +220,7 @@ class _CaseRecord:
             write_volume(phase, done.volume.angle(), done.geometry)
         if self.dicom is not None:
             self._write_series(self.dicom, done, volume, measurement)
-        metrics = self._metrics(volume, reference)
+        metrics = self.metrics(volume, reference)
         spread = None if done.spread is None else self._write_spread(done.spread, done)
         picture = self.folder / f"{self.name}_montage.png"
         if reference is None:
@@ -146,6 +237,10 @@ class _CaseRecord:
                 metrics={"reconstruction": metrics},
                 std=None if done.spread is None else done.spread.std,
             )
+        notice = face_notice(volume, done.geometry.spacing, self.anatomy)
+        if notice is not None:
+            logger.warning("case %s: %s", self.name, notice)
+            self.run.set_tags({"face": "true"})
         record = build_record(
             output=self.output,
             volume=volume,
@@ -156,7 +251,7 @@ class _CaseRecord:
             weights=report.weights,
             config=report.options,
             seeds={"noise": report.seed},
-            fallbacks=report.fallbacks,
+            fallbacks=[*report.fallbacks, *self.run.problems],
             residuals=[row["residual"] for row in report.steps],
             timings={
                 "seconds": report.seconds,
@@ -167,10 +262,19 @@ class _CaseRecord:
             distributions=report.distributions,
             options=options,
             source={"reader": reader, "unit": report.unit, "sha256": report.source_sha256},
+            preparation=preparation,
+            inferer=report.inferer,
+            execution=report.execution,
+            identity=identity,
+            case=self.name,
+            notices=() if notice is None else (notice,),
         )
         write_record(record_path(self.output), record)
+        self.checkpoint.remove()
         self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})
         self.run.log_params({"versions": record["versions"]})
+        if report.resumed_from is not None:
+            self.run.set_tags({"resumed_from": report.resumed_from})
         for row in report.steps:
             self.run.log_metrics({k: row[k] for k in ("sigma", "residual")}, step=int(row["step"]))
         self.run.log_metrics(
@@ -201,7 +305,7 @@ class _CaseRecord:
         """Write the volume as a DICOM series that says how it came about."""
         said, used = from_tensor(measurement), done.report.options
         names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler") if kind in used)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         write_series(
             folder,
             volume,
@@ -213,10 +317,12 @@ class _CaseRecord:
             entropy=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
         )
 
-    def _metrics(self, volume: Tensor, reference: Tensor | None) -> dict[str, float]:
+    @staticmethod
+    def metrics(volume: Tensor, reference: Tensor | None) -> dict[str, float]:
+        """Return the metrics of a volume, empty without a reference."""
         if reference is None:
             return {}
-        return volume_metrics(volume, torch.as_tensor(reference).as_subclass(Tensor))
+        return volume_metrics(volume, _magnitude(torch.as_tensor(reference).as_subclass(Tensor)))
 
 
 def check_reference(reference: Tensor, shape: Sequence[int]) -> None:

@@ -74,6 +74,21 @@ class ComplexPlaneDenoiser(PlaneDenoiser):
         """Batches of slices or windows that went through the network so far."""
         return int(getattr(self.inner, "network_calls", 0))
 
+    @property
+    def batch_size(self) -> int:
+        """Slices a network call now."""
+        return int(getattr(self.inner, "batch_size", 1))
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """What was done differently for want of memory, in words."""
+        return list(getattr(self.inner, "fallbacks", ()))
+
+    def halve(self) -> bool:
+        """Halve the batches of slices from now on; return False when that is not possible."""
+        halve = getattr(self.inner, "halve", None)
+        return bool(halve()) if callable(halve) else False
+
     def for_plane(self, plane: str) -> ComplexPlaneDenoiser:
         """Return a denoiser of another plane that uses the same network."""
         return ComplexPlaneDenoiser(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.engine.termination import stop_on_sigterm
+from monai_diffrecon.errors import ConfigError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,8 @@ class ReconstructionEvaluator(Evaluator):
     """Reconstructs every case of a loader; one iteration is one case.
 
     ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics``,
-    ``report`` and ``spread`` (None for one sample); each case is written, tracked and recorded by a
-    :class:`CaseRecorder`.
+    ``report`` (None for a case that was done before) and ``spread`` (None for one sample); each case is written,
+    tracked and recorded by a :class:`CaseRecorder`.
 
     Args:
         device: where the networks compute.
@@ -43,7 +45,16 @@ class ReconstructionEvaluator(Evaluator):
         preview_every: steps between preview pictures; 0 for none. Of several samples those of the last remain.
         output_format: ``nifti``; ``dicom`` and ``both`` write a DICOM series beside the NIfTI file, which the record
             speaks of.
+        tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
+        resume: ``auto`` goes on where an interrupted run of the same case, configuration, weights and versions stopped,
+            and leaves a case alone whose record verifies; ``require`` refuses to start a case anew; ``never`` computes
+            everything.
+        checkpoint_every: steps between checkpoints; 0 for none but at an interrupt; None: as often as costs one
+            hundredth of the wall time.
         val_handlers: further handlers, for this evaluator.
+
+    Raises:
+        ConfigError: an option out of its range, or MONAI's own MLflow handler, which would merge cases in one run.
     """
 
     def __init__(
@@ -59,8 +70,12 @@ class ReconstructionEvaluator(Evaluator):
         experiment: str = "monai_diffrecon",
         preview_every: int = 0,
         output_format: str = "nifti",
+        tracking_required: bool = False,
+        resume: str = "auto",
+        checkpoint_every: int | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
+        _refuse_monai_tracking(val_handlers)
         super().__init__(
             device=torch.device(device),
             val_data_loader=val_data_loader,
@@ -76,12 +91,16 @@ class ReconstructionEvaluator(Evaluator):
             experiment=experiment,
             output_format=output_format,
             hounsfield=inferer.score.intensity["map"] == "window",
+            tracking_required=tracking_required,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            anatomy=inferer.score.anatomy,
         )
         self.results: list[dict[str, Any]] = []
 
     def run(self, global_epoch: int = 1) -> None:
-        """Reconstruct all cases, within one MLflow run for the cohort."""
-        with self.recorder.cohort():
+        """Reconstruct all cases that are not done, within one MLflow run for the cohort."""
+        with stop_on_sigterm(), self.recorder.cohort():
             super().run(global_epoch)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -91,20 +110,52 @@ class ReconstructionEvaluator(Evaluator):
         with self.recorder.case(case) as record:
             if reference is not None:
                 check_reference(reference, self.inferer.volume_geometry(image).shape)
-            done = self.inferer.reconstruct(image, self.network, case=case, handlers=handlers)
-            metrics = record.finish(done, image, reference, reader=_reader(batchdata))
-        volume = MetaTensor(done.volume, affine=record.affine)
-        output = {CommonKeys.PRED: volume, "case": case, "metrics": metrics, "report": done.report}
-        output["spread"] = done.spread
+            identity = self.inferer.identity(image, case)
+            volume, report, spread = record.kept(identity), None, None
+            if volume is not None:
+                logger.info("case %s: its record verifies, nothing is computed", case)
+                metrics = record.metrics(volume, reference)
+                record.track_kept(metrics)
+            else:
+                done = self.inferer.reconstruct(
+                    image,
+                    self.network,
+                    case=case,
+                    handlers=handlers,
+                    checkpoint=record.checkpoint,
+                    run_id=record.run.run_id,
+                )
+                volume, report, spread = done.volume, done.report, done.spread
+                metrics = record.finish(
+                    done,
+                    image,
+                    reference,
+                    reader=_word(batchdata, f"{CommonKeys.IMAGE}_reader"),
+                    preparation=json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]"),
+                    identity=identity,
+                )
+        output = {CommonKeys.PRED: MetaTensor(volume, affine=record.affine), "case": case, "metrics": metrics}
+        output |= {"report": report, "spread": spread}
         self.results.append({"case": case, "metrics": metrics, "output": str(record.output)})
         engine.state.output = output
         return output
 
 
-def _reader(batch: dict[str, Any]) -> str | None:
-    """Return the name of what read the measurement, or None when it did not come from a file."""
-    name = batch.get(f"{CommonKeys.IMAGE}_reader")
-    return name if name is None or isinstance(name, str) else str(name[0])
+def _refuse_monai_tracking(handlers: Sequence[Any] | None) -> None:
+    for handler in handlers or ():
+        if type(handler).__name__ == "MLFlowHandler":
+            raise ConfigError(
+                "MONAI's MLFlowHandler puts several patients into one run, and their paths with them",
+                where="handlers",
+                expected="no handler for MLflow: every case is tracked in a run of its own",
+                mend="leave --tracking out",
+            )
+
+
+def _word(batch: dict[str, Any], key: str) -> str | None:
+    """Return a text of a batch of one, or None when it is not there."""
+    value = batch.get(key)
+    return value if value is None or isinstance(value, str) else str(value[0])
 
 
 def _single(batch: dict[str, Any]) -> tuple[str, Tensor, Tensor | None]:

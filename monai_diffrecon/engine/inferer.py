@@ -19,17 +19,20 @@ from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
 from monai_diffrecon.engine.complex_plane_denoiser import MODES, planes_for
+from monai_diffrecon.engine.network_units import check_fits, intensity_map, to_network_units
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
-from monai_diffrecon.engine.posterior_samples import check_can_sample, draw_samples, sample_case
+from monai_diffrecon.engine.posterior_samples import check_can_sample
 from monai_diffrecon.engine.progress_bar import ProgressBar
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
-from monai_diffrecon.engine.run_report import Reconstruction, RunReport, RunTotals
+from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.run_identity import run_identity, versions_of
+from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.engine.sample_runner import SampleRunner, circumstances
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.engine.volume_units import unit_map
 from monai_diffrecon.engine.whitened_operator import WhitenedOperator
-from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
-from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer
 from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
 
@@ -144,7 +147,14 @@ class DiffReconInferer(Inferer):
         return torch.stack(volumes)
 
     def reconstruct(
-        self, measurement: Tensor, network: nn.Module | None = None, *, case: str = "", handlers: Sequence[Any] = ()
+        self,
+        measurement: Tensor,
+        network: nn.Module | None = None,
+        *,
+        case: str = "",
+        handlers: Sequence[Any] = (),
+        checkpoint: RunCheckpoint | None = None,
+        run_id: str | None = None,
     ) -> Reconstruction:
         """Reconstruct one measurement.
 
@@ -153,44 +163,59 @@ class DiffReconInferer(Inferer):
             network: the primary network; None takes the bundle's.
             case: name of the case, part of the noise's key.
             handlers: further handlers for this run, of every sample.
+            checkpoint: keeps the state of the run, and says where an interrupted one stopped. It is the caller's to
+                remove when the result is safe.
+            run_id: MLflow run that it is tracked in, for the checkpoint.
+
+        Raises:
+            ResumeMismatchError: the checkpoint is of another run.
         """
         started = time.perf_counter()
         measured = self._understand(measurement)
         spec, geometry, y = measured.operator, measured.geometry, measured.data
         assert spec is not None
         operator = composition.build_operator(spec, geometry)
-        _check_fits(y, operator, f"operator {spec['name']}")
+        check_fits(y, operator, f"operator {spec['name']}")
         noise_std = measured.noise_std
         if measured.weights is not None:
             operator = WhitenedOperator(operator, measured.weights)
             y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
         # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
-        acted = self._intensity(operator, y, measured.unit)
+        acted = intensity_map(self.score, operator, y, measured.unit)
         intensity = acted.then(unit_map(operator, measured.unit))
-        problem = Problem(operator, self._to_network_units(operator, y, acted), noise_std / acted.scale)
+        problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
         sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
         for score in scores:
             composition.check_spacing(score, geometry, self.spacing_tolerance)
-        totals = RunTotals()
+        options = self._options(spec, operator, sampler.calls_network)
+        distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, scores)
 
-        def draw(index: int) -> Tensor:
-            engine, steps = self._run(problem, network, sample_case(case, index), index, handlers)
-            totals.add(engine, steps)
-            return engine.recon.x
+        def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
+            return self._engine(problem, network, sample, index, (metrics, *self.handlers, *handlers))
 
-        x, spread = draw_samples(draw, operator, self.num_samples, keep=self.keep_samples)
-        used = {**self.specs, "operator": spec}
-        if not sampler.calls_network:  # then prior and noise source have no part in the result
-            used = {kind: used[kind] for kind in ("operator", "consistency", "sampler")}
-        options: dict[str, Any] = {**used}
-        if scores and operator.complex_volume:
-            options["complex"] = self.complex
+        runner = SampleRunner(
+            build,
+            operator,
+            count=self.num_samples,
+            keep=self.keep_samples,
+            seed=self.seed,
+            case=case,
+            checkpoint=checkpoint,
+            run_id=run_id,
+        )
+        point = None
+        if checkpoint is not None:
+            noise = composition.build_noise(self.specs["noise"], self.seed, case)
+            resumable = not (sampler.calls_network and noise.ordered)
+            point = checkpoint.open(self._identity(measured, case), resumable=resumable)
+        where = circumstances(self.device, self.sw_batch_size)
+        x, spread = runner.run(point, where)
+        totals = runner.totals
         if spread is not None:
-            options["num_samples"] = spread.count
             spread = spread.in_units(intensity.scale, intensity.to_physical)
         report = RunReport(
-            seconds=time.perf_counter() - started,
+            seconds=runner.seconds + time.perf_counter() - started,
             start_seconds=totals.start_seconds,
             denoiser_seconds=totals.denoiser_seconds,
             denoiser_calls=totals.denoiser_calls,
@@ -202,16 +227,70 @@ class DiffReconInferer(Inferer):
             seed=self.seed,
             options=options,
             weights=composition.weights_of(scores),
-            distributions=tuple(sorted(composition.distributions_of(used, scores))),
+            distributions=tuple(sorted(distributions)),
             unit=measured.unit,
             source_sha256=measured.source_sha256,
+            fallbacks=runner.fallbacks,
+            inferer=self.settings,
+            execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed},
+            resumed_from=runner.resumed_from,
         )
         return Reconstruction(intensity.to_physical(x), geometry, report, spread)
 
-    def _run(
+    def identity(self, measurement: Tensor, case: str = "") -> dict[str, str]:
+        """Return all that decides on the voxels of a reconstruction, as name -> value; nothing is computed.
+
+        Args:
+            measurement: the measurement, without a batch axis.
+            case: name of the case.
+        """
+        return self._identity(self._understand(measurement), case)
+
+    def _identity(self, measured: Measurement, case: str) -> dict[str, str]:
+        assert measured.operator is not None
+        calls_network = composition.build_sampler(self.specs["sampler"]).calls_network
+        specs = _used({**self.specs, "operator": measured.operator}, calls_network)
+        scores = (self.score, *self.auxiliaries) if calls_network else ()
+        return run_identity(
+            measurement=_described(measured),
+            config=specs,
+            inferer={k: v for k, v in self.settings.items() if k not in ("sw_batch_size", "spacing_tolerance")},
+            # The intensity map is the bundle's, with or without its network.
+            intensity=self.score.intensity,
+            weights=composition.weights_of(scores),
+            seed=self.seed,
+            case=case,
+            versions=versions_of(composition.distributions_of(specs, scores)),
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that are no plugins, as they were given."""
+        return {
+            "sw_batch_size": self.sw_batch_size,
+            "window": None if self.window is None else list(self.window),
+            "overlap": self.overlap,
+            "noise_std": self.noise_std,
+            "spacing_tolerance": self.spacing_tolerance,
+            "precision": self.precision,
+            "complex": self.complex,
+            "num_samples": self.num_samples,
+            "keep_samples": self.keep_samples,
+        }
+
+    def _options(self, spec: dict[str, Any], operator: Operator, calls_network: bool) -> dict[str, Any]:
+        """Return what had a part in the result: the plugins, and what else is worth a look."""
+        options: dict[str, Any] = _used({**self.specs, "operator": spec}, calls_network)
+        if calls_network and operator.complex_volume:
+            options["complex"] = self.complex
+        if self.num_samples > 1:
+            options["num_samples"] = self.num_samples
+        return options
+
+    def _engine(
         self, problem: Problem, network: nn.Module | None, case: str, index: int, handlers: Sequence[Any]
-    ) -> tuple[ReconstructionEngine, list[dict[str, float]]]:
-        """Run the engine for one sample; return it, and the numbers of its steps."""
+    ) -> ReconstructionEngine:
+        """Return the engine of one sample, with its handlers."""
         noise = composition.build_noise(self.specs["noise"], self.seed, case)
         sampler = composition.build_sampler(self.specs["sampler"])
         prior = None
@@ -223,13 +302,11 @@ class DiffReconInferer(Inferer):
                 composition.check_borrowed_spacing(scores, plane.plane, operator.geometry, self.spacing_tolerance)
         consistency = composition.build_consistency(self.specs["consistency"])
         engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
-        metrics = StepMetrics()
         label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
         bar = ProgressBar(label, disable=None if self.progress is None else not self.progress)
-        for handler in (NonFiniteGuard(), metrics, *self.handlers, *handlers, bar):
+        for handler in (NonFiniteGuard(), *handlers, bar):
             handler.attach(engine)
-        engine.reconstruct(seed=self.seed, case=case)
-        return engine, metrics.history
+        return engine
 
     def volume_geometry(self, measurement: Tensor) -> VolumeGeometry:
         """Return the geometry of the volume that a measurement will become; nothing is computed.
@@ -253,39 +330,6 @@ class DiffReconInferer(Inferer):
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
         return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std)
 
-    def _intensity(self, operator: Operator, y: Tensor, unit: str) -> IntensityMap:
-        """Return the map from network units to what the operator acts on; a bundle's window is in the volume's unit."""
-        if not y.numel():
-            return IntensityMap(scale=1.0)  # a sample has no unit but the network's
-        kind = dict(self.score.intensity)
-        if kind.pop("map") == "window":
-            window = IntensityMap.window(**kind)
-            if operator.complex_volume and window.offset != 0.0:
-                raise ConfigError(
-                    "a window that does not begin at 0 has no meaning for a complex volume",
-                    where=f"bundle {self.score.name}, diffrecon#intensity",
-                    expected="low 0, or a percentile",
-                    got=f"low {window.offset:g}",
-                )
-            if unit == "1/mm":
-                raise ConfigError(
-                    "a window in HU and a volume in attenuation",
-                    where=f"bundle {self.score.name}, diffrecon#intensity",
-                    expected="a measurement whose unit is HU",
-                    got=unit,
-                    mend="say the unit HU in the measurement's file: its line integrals stay the same",
-                )
-            return window.then(unit_map(operator, unit).inverse())
-        return IntensityMap.percentile(operator.initial(y).abs(), **kind)
-
-    @staticmethod
-    def _to_network_units(operator: Operator, y: Tensor, intensity: IntensityMap) -> Tensor:
-        """Return the measurement of ``(x - offset) / scale``, which a linear operator gives exactly."""
-        if intensity.offset != 0.0:
-            flat = torch.full(operator.volume_shape, intensity.offset, dtype=operator.volume_dtype)
-            y = y - operator(flat)
-        return y / intensity.scale
-
     def _planes(self, network: nn.Module | None) -> list[BatchedPlaneDenoiser]:
         planes = []
         for score in (self.score, *self.auxiliaries):
@@ -307,28 +351,21 @@ class DiffReconInferer(Inferer):
         return planes
 
 
-def _check_fits(y: Tensor, operator: Operator, where: str) -> None:
-    """Refuse a measurement that is not one of its operator."""
-    if tuple(y.shape) != operator.measurement_shape:
-        swapped = sorted(y.shape) == sorted(operator.measurement_shape)
-        axes = f" ({', '.join(operator.measurement_axes)})" if operator.measurement_axes else ""
-        raise InputError(
-            f"measurement of the wrong shape{axes}",
-            where=where,
-            expected=operator.measurement_shape,
-            got=tuple(y.shape),
-            mend="bring its axes into this order"
-            if swapped
-            else "check the operator's options against the acquisition",
-        )
-    if y.is_complex() != operator.complex_measurement:
-        kinds = ("real numbers", "complex numbers")
-        raise InputError(
-            "measurement of the wrong type",
-            where=where,
-            expected=kinds[operator.complex_measurement],
-            got=kinds[y.is_complex()],
-            mend="give both parts of every number, not its magnitude"
-            if operator.complex_measurement
-            else "name the operator that measured them",
-        )
+def _used(specs: dict[str, Any], calls_network: bool) -> dict[str, Any]:
+    """Return the plugins that have a part in the result: without a network, prior and noise source have none."""
+    return specs if calls_network else {kind: specs[kind] for kind in ("operator", "consistency", "sampler")}
+
+
+def _described(measured: Measurement) -> dict[str, Any]:
+    """Return what of a measurement decides on the voxels and is in no configuration."""
+    geometry = measured.geometry
+    return {
+        "data": measured.data,
+        "weights": measured.weights,
+        "noise_std": measured.noise_std,
+        "unit": measured.unit,
+        "shape": geometry.shape,
+        "spacing": geometry.spacing,
+        "affine": geometry.affine,
+        "gaps": geometry.gaps,
+    }

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
-from monai_diffrecon.numerics.running_moments import RunningMoments
 from monai_diffrecon.protocols import NoiseSource, Operator, Sampler
 
 #: Conjugate gradients of the split: most iterations, and the part of the residual that is left.
@@ -50,51 +49,6 @@ class PosteriorSpread:
             std_null=self.std_null * scale,
             samples=tuple(convert(sample) for sample in self.samples),
         )
-
-
-def draw_samples(
-    draw: Callable[[int], Tensor], operator: Operator, count: int, *, keep: bool = False
-) -> tuple[Tensor, PosteriorSpread | None]:
-    """Draw samples one after the other and return their mean and spread.
-
-    Only running sums are kept, unless ``keep``: memory does not grow with the number of samples.
-
-    Args:
-        draw: index of a sample -> the sample (C, X, Y, Z).
-        operator: what was measured, for the split of the deviations.
-        count: number of samples, 1 or more; of one there is no spread.
-        keep: keep every sample.
-
-    Raises:
-        ConfigError: two samples are one and the same.
-    """
-    first = draw(0)
-    if count == 1:
-        return first, None
-    samples = [first] if keep else []
-    # Differences from the first sample: they deviate from their mean as the samples do, and are exact where all agree.
-    whole, measured, null = RunningMoments(), RunningMoments(), RunningMoments()
-    for moments in (whole, measured, null):
-        moments.add(torch.zeros_like(first))
-    for index in range(1, count):
-        x = draw(index)
-        if index == 1 and torch.equal(x, first):
-            raise ConfigError(
-                "sampler and noise source give the same sample again",
-                where="inferer#num_samples",
-                expected="1",
-                got=count,
-                mend="take a sampler that draws noise, such as heun or ddim, and the noise independent",
-            )
-        difference = x - first
-        seen = seen_part(operator, difference)
-        whole.add(difference)
-        measured.add(seen)
-        null.add(difference - seen)
-        samples += [x] if keep else []
-    assert whole.mean is not None
-    spread = PosteriorSpread(count, whole.std(), measured.std(), null.std(), tuple(samples))
-    return first + whole.mean, spread
 
 
 def seen_part(operator: Operator, d: Tensor) -> Tensor:

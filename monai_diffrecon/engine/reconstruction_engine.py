@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor
 
+from monai_diffrecon.engine.memory_relief import MemoryRelief
+from monai_diffrecon.engine.plugin_checks import check_like, checked_call
 from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.errors import NumericalError, PluginError
 from monai_diffrecon.protocols import (
     ConsistencyStep,
     NoiseSource,
@@ -22,12 +26,18 @@ from monai_diffrecon.protocols import (
     ScorePrior,
 )
 
+_HOOKS = ("on_estimate", "on_iterate", "on_result")
+
 
 class ReconstructionEngine(Engine):
     """Composes a score prior, a consistency step and a sampler into a reconstruction.
 
     Handlers see ``engine.state.recon`` (:class:`SamplerState`), ``engine.state.estimate`` (the latest clean
-    estimate), ``engine.problem``, ``engine.ladder``, and ``engine.state.metrics``.
+    estimate), ``engine.problem``, ``engine.ladder``, and ``engine.state.metrics``. ``engine.recon`` is the state after
+    the last step that was completed with all its handlers: what a checkpoint holds.
+
+    A step that runs out of memory is tried again in less of it (:class:`MemoryRelief`). Plugins that break their
+    contract are named.
 
     Args:
         problem: the inverse problem, in network units.
@@ -35,6 +45,9 @@ class ReconstructionEngine(Engine):
         consistency: the consistency step.
         sampler: the sampler.
         noise: the noise source.
+
+    Attributes:
+        memory_estimate: what the run is thought to need, for the message when memory does not suffice.
     """
 
     def __init__(
@@ -53,44 +66,133 @@ class ReconstructionEngine(Engine):
         self.denoiser_calls = 0
         self.denoiser_seconds = 0.0
         self.start_seconds = 0.0
+        self.relief = MemoryRelief()
+        self.memory_estimate: Callable[[], Any] | None = None
+        self.recon: SamplerState | None = None
 
-    def reconstruct(self, *, seed: int, case: str) -> SamplerState:
-        """Run the sampler from its start to its end and return the last state."""
-        planes = self.prior.planes if self.prior is not None else ()
+    @property
+    def sigma(self) -> float:
+        """The noise level of the step under way."""
+        return self.ladder[min(self._completed.step, len(self.ladder) - 1)]
+
+    def reconstruct(self, *, seed: int, case: str, resume: SamplerState | None = None) -> SamplerState:
+        """Run the sampler from its start, or from a state that an earlier run has left, and return the last state.
+
+        Args:
+            seed: seed of the noise source.
+            case: name of the case.
+            resume: state of the same sampler on the same problem, after ``resume.step`` steps.
+
+        Raises:
+            PluginError: a plugin broke its contract.
+            ResourceError: memory does not suffice, whatever is done.
+        """
         started = time.perf_counter()
-        with torch.no_grad():
-            self.consistency.bind(self.problem, self.noise)
-            self.sampler.prepare(
-                self.problem,
-                sigma_min=max((p.sigma_min for p in planes), default=1e-4),
-                sigma_max=min((p.sigma_max for p in planes), default=1.0),
-                prior=self.prior,
-            )
-            recon = self.sampler.begin(self.noise, seed=seed, case=case)
-            self.ladder = self.sampler.schedule(recon)
+        self._watch_hooks()
+        self.recon = self._with_relief(lambda: self._begin(seed, case, resume))
+        self.ladder = self.sampler.schedule(self.recon)
         self.start_seconds = time.perf_counter() - started
-        self.recon = recon
+        remaining = list(range(self.recon.step, len(self.ladder)))
+        if remaining:
+            self.run(remaining, max_epochs=1, epoch_length=len(remaining))
         if self.ladder:
-            self.run(list(range(len(self.ladder))), max_epochs=1, epoch_length=len(self.ladder))
+            last = self._completed
             with torch.no_grad():
-                self.recon = replace(self.recon, x=self.consistency.on_result(self.recon.x, self.recon))
+                self.recon = replace(last, x=self.consistency.on_result(last.x, last))
         return self.recon
 
-    def _step(self, engine: Engine, index: int) -> dict[str, Any]:
-        self.state.recon = self.recon
+    def move_to_cpu(self) -> bool:
+        """Move problem and state to the CPU; return False when they are there already."""
+        devices = {self.problem.measurement.device.type}
+        devices |= set() if self.recon is None else {self.recon.x.device.type}
+        if devices == {"cpu"}:
+            return False
+        self.problem = replace(
+            self.problem, operator=self.problem.operator.cpu(), measurement=self.problem.measurement.cpu()
+        )
+        if self.recon is not None:
+            memory = {key: {n: t.cpu() for n, t in kept.items()} for key, kept in self.recon.memory.items()}
+            self.recon = replace(self.recon, x=self.recon.x.cpu(), memory=memory)
+            with torch.no_grad():
+                self._prepare()
+        return True
+
+    @property
+    def _completed(self) -> SamplerState:
+        assert self.recon is not None
+        return self.recon
+
+    def _prepare(self) -> None:
+        planes = self.prior.planes if self.prior is not None else ()
+        self.consistency.bind(self.problem, self.noise)
+        self.sampler.prepare(
+            self.problem,
+            sigma_min=max((p.sigma_min for p in planes), default=1e-4),
+            sigma_max=min((p.sigma_max for p in planes), default=1.0),
+            prior=self.prior,
+        )
+
+    def _begin(self, seed: int, case: str, resume: SamplerState | None) -> SamplerState:
         with torch.no_grad():
-            self.recon = self.sampler.step(self.recon, self._denoise, self.consistency, self.noise)
-        self.state.recon = self.recon
+            self._prepare()
+            return self.sampler.begin(self.noise, seed=seed, case=case) if resume is None else resume
+
+    def _step(self, engine: Engine, index: int) -> dict[str, Any]:
+        recon = self._with_relief(self._next)
+        self.state.recon = recon
         self.fire_event(StepEvents.CONSISTENT)
         self.fire_event(StepEvents.STEP_COMPLETED)
-        return {"step": self.recon.step, "sigma": self.ladder[index]}
+        self.recon = recon
+        return {"step": recon.step, "sigma": self.ladder[index]}
+
+    def _next(self) -> SamplerState:
+        before, where = self._completed, f"sampler {type(self.sampler).__name__}"
+        self.state.recon = before
+        version = before.x._version
+        with torch.no_grad():
+            after = self.sampler.step(before, self._denoise, self.consistency, self.noise)
+        if before.x._version != version:
+            raise PluginError("writes into the state it was given", where=where, mend="return a new state")
+        check_like(after.x, before.x, where)
+        if after.step != before.step + 1:
+            raise PluginError("a step that is not one", where=where, expected=before.step + 1, got=after.step)
+        return after
+
+    def _with_relief(self, attempt: Callable[[], SamplerState]) -> SamplerState:
+        while True:
+            try:
+                return attempt()
+            except Exception as error:
+                self.relief.relieve(error, self)
 
     def _denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
-        assert self.prior is not None
+        prior = self.prior
+        assert prior is not None
         started = time.perf_counter()
-        estimate = self.prior.denoise(x, sigma, state)
-        self.denoiser_calls += len(self.prior.planes_at(state.step))
+        try:
+            estimate = checked_call(lambda x: prior.denoise(x, sigma, state), x, f"prior {type(prior).__name__}")
+        except NumericalError as error:  # of a network, which does not know the step
+            what = f"step {self._completed.step + 1}: {error.what}"
+            raise NumericalError(what, where=error.where, mend=error.mend) from error
+        self.denoiser_calls += len(prior.planes_at(state.step))
         self.denoiser_seconds += time.perf_counter() - started
         self.state.recon, self.state.estimate = state, estimate
         self.fire_event(StepEvents.DENOISED)
         return estimate
+
+    def _watch_hooks(self) -> None:
+        """Check what the hooks that a consistency step overrides return, each time they are called."""
+        cls = type(self.consistency)
+        for name in _HOOKS:
+            if getattr(cls, name) is not getattr(ConsistencyStep, name):
+                hook = getattr(cls, name).__get__(self.consistency)
+                setattr(self.consistency, name, self._watched(hook, name, f"consistency {cls.__name__}"))
+
+    def _watched(self, hook: Callable[..., object], name: str, where: str) -> Callable[[Tensor, SamplerState], Tensor]:
+        def call(x: Tensor, state: SamplerState) -> Tensor:
+            corrected = checked_call(lambda x: hook(x, state), x, f"{where}, {name}")
+            self.state.corrected, self.state.hook = corrected, name
+            self.fire_event(StepEvents.CORRECTED)
+            return corrected
+
+        return call

@@ -10,6 +10,7 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Spacing
 
+from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.measurement import from_tensor
 from monai_diffrecon.protocols import PLANE_AXIS
@@ -27,7 +28,8 @@ class ResampleInPlaned(MapTransform):
 
     def __init__(self, keys: KeysCollection, plane: str, spacing: Sequence[float], *, enabled: bool = True) -> None:
         super().__init__(keys)
-        pixdim = [float(s) for s in spacing]
+        self.plane, self.spacing = plane, [float(s) for s in spacing]
+        pixdim = list(self.spacing)
         pixdim.insert(PLANE_AXIS[plane], -1.0)
         self.resample = Spacing(pixdim=pixdim, mode=3, padding_mode="nearest")
         self.enabled = enabled
@@ -47,4 +49,5 @@ class ResampleInPlaned(MapTransform):
                     mend="leave --resample out, and use networks of the measurement's voxel size",
                 )
             out[key] = self.resample(out[key])
+            note_preparation(out, key, {"resample": {"plane": self.plane, "spacing": self.spacing}})
         return out

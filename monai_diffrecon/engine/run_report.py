@@ -35,6 +35,10 @@ class RunReport:
         unit: unit of the volume's intensity.
         source_sha256: hash of the file or volume that the measurement came from, or None.
         fallbacks: what had to be done differently, in words.
+        inferer: the options of the inferer that are no plugins.
+        execution: where it ran: threads, device, instruction set, slices a network call for each plane, and how often
+            the run went on from a checkpoint.
+        resumed_from: MLflow run of the interrupted run before this one, or None.
     """
 
     seconds: float
@@ -53,6 +57,9 @@ class RunReport:
     unit: str = "arbitrary"
     source_sha256: str | None = None
     fallbacks: list[str] = field(default_factory=list)
+    inferer: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
+    resumed_from: str | None = None
 
 
 @dataclass

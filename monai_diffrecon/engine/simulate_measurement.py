@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.engine.simulation import Simulation, simulate
 from monai_diffrecon.io.measurement import affine_of, from_tensor, to_tensor
 
@@ -72,4 +73,5 @@ class SimulateMeasurementd(MapTransform):
             )
             out[key] = to_tensor(replace(measured, header=said.header), image=operator.measured_geometry())
             out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(said.geometry)))
+            note_preparation(out, key, {"simulate": asdict(self.simulation)})
         return out

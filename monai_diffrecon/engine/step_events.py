@@ -11,10 +11,13 @@ class StepEvents(EventEnum):
     """Fired by the reconstruction engine; ``engine.state`` holds what each says.
 
     DENOISED: the score prior was called; ``engine.state.estimate`` is the clean estimate.
+    CORRECTED: a hook of the consistency step was called; ``engine.state.corrected`` is what it returned, and
+        ``engine.state.hook`` its name.
     CONSISTENT: the step's measurement was enforced and the iterate updated.
     STEP_COMPLETED: the step is over and ``engine.state.recon`` is the sampler state after it.
     """
 
     DENOISED = "denoised"
+    CORRECTED = "corrected"
     CONSISTENT = "consistent"
     STEP_COMPLETED = "step_completed"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import monai_diffrecon
-from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
+from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference, checkpoint_path
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.evaluation.calibration import Coverage, interval_coverage
@@ -42,10 +42,16 @@ class CaseRunner:
     Args:
         spec: the cohort.
         output_dir: folder of the methods' folders.
+        resume: ``auto`` goes on where an interrupted run stopped and leaves alone what is done, ``require`` refuses to
+            start anew, ``never`` computes everything.
+        checkpoint_every: steps between checkpoints; None: as often as costs one hundredth of the wall time.
     """
 
-    def __init__(self, spec: CohortSpec, output_dir: Path) -> None:
+    def __init__(
+        self, spec: CohortSpec, output_dir: Path, *, resume: str = "auto", checkpoint_every: int | None = None
+    ) -> None:
         self.spec, self.output_dir = spec, output_dir
+        self.resume, self.checkpoint_every = resume, checkpoint_every
 
     def row(
         self, case: CohortCase, method: PreparedMethod, data: dict[str, Any], hashes: CaseHashes, run: Any
@@ -73,14 +79,10 @@ class CaseRunner:
                 check_reference(truth, method.inferer.volume_geometry(image).shape)
                 if mask is not None:
                     check_mask(mask, truth)
-            memory = PeakMemory()
-            done = method.inferer.reconstruct(image, case=case.name)
-            volume = magnitude(done.volume)
-            options = _options(method, done, image, memory)
-            folder.mkdir(parents=True, exist_ok=True)
-            with CaseRecorder(folder, track=False, tracking_uri=None, experiment="").case(case.name, run) as recorder:
-                known = recorder.finish(done, image, truth, reader=data.get("image_reader"), options=options)
+            volume, known = self._reconstruct(case, method, data, folder, run)
             record = json.loads(path.read_text(encoding="utf-8"))
+        else:  # a run that was killed after its record was written has left its checkpoint
+            checkpoint_path(folder, case.name).unlink(missing_ok=True)
         key = self._key(record, truth, hashes)
         kept = folder / f"{case.name}_metrics.json"
         row = CaseRow.read(kept, key)
@@ -117,13 +119,44 @@ class CaseRunner:
             run.log_artifact(path)
         return row
 
+    def _reconstruct(
+        self, case: CohortCase, method: PreparedMethod, data: dict[str, Any], folder: Path, run: Any
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Reconstruct a case, or go on with it, and write it; return the volume and its metrics."""
+        image = data["image"]
+        recorder = CaseRecorder(
+            folder,
+            track=False,
+            tracking_uri=None,
+            experiment="",
+            resume=self.resume,
+            checkpoint_every=self.checkpoint_every,
+            anatomy=method.inferer.score.anatomy,
+        )
+        with recorder.case(case.name, run) as record:
+            memory = PeakMemory()
+            done = method.inferer.reconstruct(
+                image, case=case.name, checkpoint=record.checkpoint, run_id=getattr(run, "run_id", None)
+            )
+            metrics = record.finish(
+                done,
+                image,
+                data.get("reference"),
+                reader=data.get("image_reader"),
+                preparation=json.loads(data.get("image_preparation", "[]")),
+                identity=method.inferer.identity(image, case.name),
+                options=_options(method, done, image, memory),
+            )
+        return magnitude(done.volume), metrics
+
     def _record(self, path: Path, method: PreparedMethod, image: Any) -> dict[str, Any] | None:
         """Return the record of what was computed before, if it verifies and is of the same inputs."""
+        if self.resume == "never":
+            return None
         try:
-            verify_record(path)
+            record = verify_record(path)
         except (InputError, IntegrityError):
             return None
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         versions = {n: v for n, v in record["versions"].items() if n not in ("python", "torch", "monai")}
         same = (
             record["options"].get("method_sha256") == method.fingerprint

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.evaluation.case_metrics import magnitude
 from monai_diffrecon.evaluation.case_row import CaseRow
@@ -23,6 +24,7 @@ from monai_diffrecon.evaluation.montage import montage
 from monai_diffrecon.evaluation.read_cohort import read_cohort, slug
 from monai_diffrecon.evaluation.report import write_report
 from monai_diffrecon.evaluation.tables import write_tables
+from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.tracking.open_run import open_run
 from monai_diffrecon.tracking.redaction import redact
@@ -48,6 +50,10 @@ class CohortEvaluation:
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
         parent_run_id: run of several cohorts that this one is nested under.
+        tracking_required: a fault of MLflow ends the cohort; else it is warned of, and the cohort goes on.
+        resume: ``auto`` goes on where an interrupted run stopped and leaves alone what is done, ``require`` refuses to
+            start a case anew, ``never`` computes everything.
+        checkpoint_every: steps between checkpoints; None: as often as costs one hundredth of the wall time.
 
     Raises:
         InputError: a file is missing or cannot be read.
@@ -65,15 +71,19 @@ class CohortEvaluation:
         tracking_uri: str | None = None,
         experiment: str = "monai_diffrecon",
         parent_run_id: str | None = None,
+        tracking_required: bool = False,
+        resume: str = "auto",
+        checkpoint_every: int | None = None,
     ) -> None:
         self.output_dir = Path(output_dir).expanduser()
+        self.tracking_required = tracking_required
         self.track, self.tracking_uri, self.experiment = track, tracking_uri, experiment
         self.parent_run_id = parent_run_id
         self.spec: CohortSpec = read_cohort(cohort, self.output_dir, default_bundle)
         self.methods = [PreparedMethod(method, self.spec) for method in self.spec.methods]
         self.hashes = {case.name: check_case(case, self.methods[0].reader) for case in self.spec.cases}
         self._check_truths()
-        self._runner = CaseRunner(self.spec, self.output_dir)
+        self._runner = CaseRunner(self.spec, self.output_dir, resume=resume, checkpoint_every=checkpoint_every)
         self.rows: list[CaseRow] = []
 
     @property
@@ -87,7 +97,11 @@ class CohortEvaluation:
         Raises:
             DiffReconError: some reconstructions failed; all others, tables and report are there.
         """
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with stop_on_sigterm():
+            return self._run()
+
+    def _run(self) -> list[CaseRow]:
+        remove_leftovers(make_folder(self.output_dir))
         self.rows = []
         data = cohort_digest(list(self.hashes.values()))
         with self._open("cohort", self.parent_run_id, {"title": self.spec.title}) as parent:
@@ -135,6 +149,7 @@ class CohortEvaluation:
             tracking_uri=self.tracking_uri,
             parent_run_id=parent,
             tags=tags,
+            required=self.tracking_required,
         )
 
     def _case(self, case: CohortCase, parent: Any) -> Path | None:

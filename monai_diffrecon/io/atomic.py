@@ -7,15 +7,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.errors import InputError, ResourceError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp[.\w]*")
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -45,23 +49,43 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in _FULL:
-            raise ResourceError(
-                "the disk is full", where=path.name, mend="free some space, or name another output_dir"
-            ) from error
-        if error.errno in _REFUSED:
-            raise InputError(
-                "may not be written",
-                where=path.name,
-                got=error.strerror,
-                mend="name a folder that you may write to",
-            ) from error
-        raise
+        raise _told(error, path.name) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if os.name != "nt":  # Windows cannot open a folder, and keeps a rename in its journal.
         _fsync(path.parent, os.O_RDONLY)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and those above it, unless it is there, and return it.
+
+    Raises:
+        InputError: it may not be made, or a file has its name.
+        ResourceError: the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _told(error, f"folder {path.name}") from error
+    return path
+
+
+def remove_leftovers(folder: str | Path, *, older_than: float = 3600.0) -> int:
+    """Remove the temporary files of writers that were killed, and return how many; they may hold a patient's voxels.
+
+    Args:
+        folder: where :func:`atomic_write` was writing.
+        older_than: seconds; younger ones may belong to a writer at work.
+    """
+    oldest, removed = time.time() - older_than, 0
+    for path in Path(folder).glob(".*.tmp*"):
+        with suppress(OSError):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < oldest:
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -80,6 +104,16 @@ def write_json(path: str | Path, obj: Any) -> None:
 def full_suffix(path: Path) -> str:
     """Return the suffix of a file, ``.nii.gz`` and its like in one piece."""
     return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+
+
+def _told(error: OSError, where: str) -> Exception:
+    """Return an error of ours for what a user can mend, else the error itself."""
+    if error.errno in _FULL:
+        return ResourceError("the disk is full", where=where, mend="free some space, or name another output_dir")
+    if error.errno in _REFUSED:
+        mend = "name a folder that you may write to"
+        return InputError("may not be written", where=where, got=error.strerror, mend=mend)
+    return error
 
 
 def _fsync(path: Path, flags: int) -> None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -40,3 +42,14 @@ class RunningMoments:
         if self._squares is None or self.count < 2:
             raise ValueError("a standard deviation needs two volumes")
         return (self._squares.clamp_min(0.0) / (self.count - 1)).sqrt()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the moments consist of, as tensors; nothing before the first volume."""
+        if self.mean is None or self._squares is None:
+            return {}
+        return {"count": torch.tensor(self.count), "mean": self.mean, "squares": self._squares}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the place of the moments that ``state`` was of."""
+        self.count = int(state["count"]) if state else 0
+        self.mean, self._squares = state.get("mean"), state.get("squares")

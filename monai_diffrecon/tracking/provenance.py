@@ -53,6 +53,12 @@ def build_record(
     network_calls: int = 0,
     distributions: Iterable[str] = (),
     source: Mapping[str, str | None] | None = None,
+    preparation: Sequence[Mapping[str, Any]] = (),
+    inferer: Mapping[str, Any] | None = None,
+    execution: Mapping[str, Any] | None = None,
+    identity: Mapping[str, str] | None = None,
+    notices: Sequence[str] = (),
+    case: str | None = None,
     key: str | bytes | None = None,
 ) -> dict[str, Any]:
     """Return the record of a written output.
@@ -75,6 +81,12 @@ def build_record(
         distributions: plugin distributions that took part, by name.
         source: where the measurement came from: ``reader``, ``unit`` of the volume, ``sha256`` of the file; each may
             be None.
+        preparation: what was done to what was read before it was reconstructed, in order.
+        inferer: options of the inferer that are no plugins.
+        execution: where it ran: threads, device, instruction set, slices a network call.
+        identity: all that decides on the voxels; its hash is recorded.
+        notices: what who shares the output should know.
+        case: pseudonym of the case, part of the noise's key.
         key: names paths by keyed hashes (see :func:`redact`); None only takes them out.
 
     Raises:
@@ -100,9 +112,17 @@ def build_record(
         "residuals": redact([float(r) for r in residuals]),
         "timings": {name: redact(round(float(s), 3)) for name, s in (timings or {}).items()},
         "network_calls": int(network_calls),
+        "preparation": redact([dict(step) for step in preparation], key),
+        "inferer": redact(inferer or {}, key),
+        "execution": redact(execution or {}, key),
+        "notices": redact(list(notices), key),
         "source": {name: (source or {}).get(name) for name in ("reader", "unit", "sha256")},
         "output": {"file": output.name, "sha256": sha256_file(output), "voxels_sha256": voxels},
     }
+    if case is not None:
+        record["case"] = case
+    if identity is not None:
+        record["identity_sha256"] = identity_sha256(identity)
     if dicom is not None:
         folder = Path(dicom).relative_to(output.parent).as_posix()
         record["output"]["dicom"] = {"folder": folder, "sha256": series_sha256(dicom)}
@@ -124,24 +144,41 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
     write_json(path, dict(record))
 
 
-def verify_record(path: str | Path) -> None:
-    """Check a record and the output beside it; return when all is well.
+def identity_sha256(identity: Mapping[str, str]) -> str:
+    """Return the hash of all that decides on the voxels of a reconstruction."""
+    return _canonical_sha256(dict(identity))
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Return a record that is what was written; its outputs are not looked at.
 
     Raises:
         InputError: no such record.
-        IntegrityError: the record is damaged or of another version, or the output is missing or was changed.
+        IntegrityError: it is damaged or of another version.
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError("no such record", where=path.name) from None
-    except ValueError as error:  # neither UTF-8 nor JSON
-        raise IntegrityError("not a record", where=path.name, expected="JSON", got=str(error)) from None
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
+        raise IntegrityError("not a record", where=path.name, expected="JSON", got=str(error)[:100]) from None
     _validate(record, path.name)
     rest = {name: value for name, value in record.items() if name != "record_sha256"}
     _require_same("the record was changed", path.name, record["record_sha256"], _canonical_sha256(rest))
     _require_same("its config was changed", path.name, record["config_sha256"], _canonical_sha256(record["config"]))
+    return record
+
+
+def verify_record(path: str | Path) -> dict[str, Any]:
+    """Check a record and all outputs beside it, every hash anew, and return the record when all is well.
+
+    Raises:
+        InputError: no such record.
+        IntegrityError: the record is damaged or of another version, or an output is missing or was changed.
+    """
+    path = Path(path)
+    record = read_record(path)
     output = path.with_name(record["output"]["file"])
     if not output.is_file():
         raise IntegrityError("the output is missing", where=output.name, mend="restore it, or reconstruct again")
@@ -160,6 +197,7 @@ def verify_record(path: str | Path) -> None:
     if series is not None:
         folder = path.parent / series["folder"]
         _require_same("the DICOM series was changed", series["folder"], series["sha256"], series_sha256(folder))
+    return record
 
 
 def _check_beside(name: str, path: Path, expected: str) -> None:

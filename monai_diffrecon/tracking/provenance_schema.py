@@ -18,6 +18,8 @@ _FILE = {
     "properties": {"file": {"type": "string", "pattern": r"^[^/\\]+$"}, "sha256": _SHA256},
 }
 
+_LATER = {"source", "case", "preparation", "inferer", "execution", "identity_sha256", "notices"}
+
 PROPERTIES: dict[str, Any] = {
     "schema_version": {"const": SCHEMA_VERSION},
     "created": {
@@ -56,6 +58,23 @@ PROPERTIES: dict[str, Any] = {
             "sha256": {"description": "of the file or volume", "type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"},
         },
     },
+    "case": {"description": "pseudonym of the case, part of the noise's key", "type": "string"},
+    "preparation": {
+        "description": "what was done to what was read, in order: {resample: {...}} or {simulate: {...}}",
+        "type": "array",
+        "items": {"type": "object", "minProperties": 1, "maxProperties": 1},
+    },
+    "inferer": {"description": "options of the inferer that are no plugins", "type": "object"},
+    "execution": {
+        "description": "where it ran: threads, device, instruction set, slices a network call, times it was resumed",
+        "type": "object",
+    },
+    "identity_sha256": {**_SHA256, "description": "of all that decides on the voxels, as canonical JSON"},
+    "notices": {
+        "description": "what who shares the output should know",
+        "type": "array",
+        "items": {"type": "string"},
+    },
     "output": {
         "type": "object",
         "required": ["file", "sha256", "voxels_sha256"],
@@ -89,8 +108,9 @@ RECORD_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "monai_diffrecon provenance record",
     "type": "object",
-    # Earlier records do not say their source.
-    "required": sorted(PROPERTIES.keys() - {"source"}),
+    "$id": "monai_diffrecon/provenance-1.schema.json",
+    # What came later: earlier records stay valid.
+    "required": sorted(PROPERTIES.keys() - _LATER),
     "additionalProperties": False,
     "properties": PROPERTIES,
 }

@@ -67,7 +67,7 @@ def test_events_fire_in_order(sampler: Sampler) -> None:
     run, diary = engine(sampler), Diary()
     diary.attach(run)
     run.reconstruct(seed=0, case="")
-    assert diary.lines == ["started", *["denoised", "consistent", "step_completed"] * 3, "completed"]
+    assert diary.lines == ["started", *["denoised", "corrected", "consistent", "step_completed"] * 3, "completed"]
     assert diary.steps == [1, 2, 3]
     assert run.denoiser_calls == 3
 
@@ -189,7 +189,7 @@ def test_the_guard_names_step_and_prior() -> None:
 def test_the_guard_names_the_consistency_step() -> None:
     run = engine(AnnealedSampler(5), Overflow())
     NonFiniteGuard().attach(run)
-    with pytest.raises(NumericalError, match=r"consistency Overflow: .* at step 1"):
+    with pytest.raises(NumericalError, match=r"consistency Overflow, on_estimate: .* at step 1"):
         run.reconstruct(seed=0, case="")
 
 

@@ -1,0 +1,73 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What counts as running out of memory, and the error that ends a run then."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+
+import torch
+
+from monai_diffrecon.engine.machine_memory import available_memory
+from monai_diffrecon.engine.memory_estimate import MemoryEstimate
+from monai_diffrecon.errors import ResourceError
+
+#: How RuntimeErrors of torch and its libraries say that memory does not suffice; they have no class for it.
+_MESSAGES = re.compile(
+    r"""
+    DefaultCPUAllocator:\ (can't\ allocate\ memory|not\ enough\ memory)
+    | \b(CUDA|HIP|XPU|MPS\ backend)\ (error:\ )?out\ of\ memory
+    | \bCU(BLAS|DNN|SOLVER|FFT|SPARSE)_(STATUS_)?ALLOC_FAILED
+    # What cuDNN says when no algorithm's workspace fits.
+    | [Uu]nable\ to\ find\ a\ valid\ cuDNN\ algorithm\ to\ run\ convolution
+    # oneDNN, when there is no room for its generated code or its workspace. What it does not support at all fails one
+    # step earlier: "could not create a primitive descriptor".
+    | \Acould\ not\ (create\ a\ (primitive|memory)|execute\ a\ primitive)(\ object)?\Z
+    | \Astd::bad_alloc\Z
+    """,
+    re.VERBOSE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory did not suffice, of the machine or of a GPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and _MESSAGES.search(str(error).strip()) is not None
+
+
+def release_memory(device: torch.device | str) -> None:
+    """Give back what torch keeps of freed GPU memory; the CPU's allocator keeps nothing that it could not use again."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.empty_cache()
+    elif kind == "mps":
+        torch.mps.empty_cache()
+
+
+def out_of_memory_error(
+    error: BaseException, estimate: MemoryEstimate | Callable[[], MemoryEstimate | None] | None = None
+) -> ResourceError:
+    """Return the error that ends a run in which memory does not suffice, whatever was done.
+
+    Args:
+        error: what the last try ended in.
+        estimate: what the run needs, or what finds out, or None when that is not known.
+    """
+    known = estimate() if callable(estimate) else estimate
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ ?(?:bytes|[KMGT]i?B))", str(error))
+    what = "memory does not suffice, even for one slice at a time"
+    if asked:
+        what += f"; the allocation of {asked.group(1)} failed"
+    free = available_memory()
+    return ResourceError(
+        what,
+        where="inferer",
+        expected=None if known is None else f"about {known.summary()} for the whole process",
+        got=None if known is None or free is None else f"{free / 1e9:.2f} GB free",
+        mend="end other programs, reconstruct a part of the volume, or take a machine with more memory",
+    )

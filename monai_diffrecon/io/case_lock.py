@@ -1,0 +1,45 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""One process a case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from monai_diffrecon.errors import ResourceError
+from monai_diffrecon.io.atomic import make_folder
+
+
+@contextmanager
+def case_lock(folder: str | Path, case: str) -> Iterator[None]:
+    """Hold the lock of a case in an output folder, so that no other process writes the same files.
+
+    The operating system frees it when the process ends, however it ends. The empty lock file stays: to remove it
+    would open a gap in which two processes hold a lock of the same name.
+
+    Args:
+        folder: the output folder.
+        case: name of the case.
+
+    Raises:
+        ResourceError: another process holds it.
+        InputError: the folder may not be written.
+    """
+    path = make_folder(Path(folder) / ".diffrecon" / "locks") / f"{case}.lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ResourceError(
+            "another process is reconstructing this case into the same folder",
+            where=f"case {case}",
+            mend="wait for it, or name another output_dir",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,144 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A process that has imported everything and forks a child for each command line it reads: a start in milliseconds.
+
+    python fork_server.py
+
+Each line on stdin is a JSON object: ``argv`` (of ``diffrecon``) or ``bundle`` (arguments of ``monai.bundle.run``);
+``log``, a file for the child's stdout and stderr; ``die_at``, to end in a SIGKILL of its own: ``{"write": n, "when":
+"before" | "during" | "after"}`` at the n-th file written, or ``{"step": n}``; ``warm``, to run in the server itself, so
+that all that is imported late is there for the children. Answers on stdout are lines: ``pid N``,
+``step N`` after each step, ``end STATUS`` (negative: the signal that ended it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import torch
+
+import monai_diffrecon.engine.evaluator
+import monai_diffrecon.evaluation.cohort_runner
+from monai_diffrecon import cli
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.errors import DiffReconError
+from monai_diffrecon.io import atomic
+from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.tracking.mlflow_client import mlflow_module
+
+
+def die() -> None:
+    """End like a process that the operating system kills."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def report_steps(answers: Any, die_at: dict[str, Any]) -> None:
+    """Tell the parent of each step that is completed."""
+    step, count = ReconstructionEngine._step, [0]
+
+    def told(self: ReconstructionEngine, engine: Any, index: int) -> Any:
+        result = step(self, engine, index)
+        count[0] += 1
+        answers.write(f"step {count[0]}\n")
+        answers.flush()
+        if count[0] == die_at.get("step"):
+            die()
+        return result
+
+    ReconstructionEngine._step = told  # type: ignore[method-assign]
+
+
+def die_at_write(number: int, when: str) -> None:
+    """Die at the n-th file that is written: before, with half of it on the disk, or when it has its name."""
+    replace, count = os.replace, [0]
+
+    def counted(source: Any, target: Any) -> None:
+        count[0] += 1
+        if count[0] != number:
+            replace(source, target)
+            return
+        if when == "during":
+            with open(source, "r+b") as file:
+                file.truncate(max(Path(source).stat().st_size // 2, 1))
+        if when == "after":
+            replace(source, target)
+        die()
+
+    atomic.os.replace = counted  # type: ignore[attr-defined]
+
+
+def call(job: dict[str, Any]) -> int:
+    """Do what a command line would, and return its exit code."""
+    if "argv" in job:
+        return cli.main(job["argv"])
+    try:
+        monai.bundle.run(**job["bundle"])
+    except Exception as error:
+        for cause in chain_of(error):
+            if isinstance(cause, DiffReconError):
+                sys.stderr.write(f"error: {cause}\n")
+                return cause.exit_code
+        raise
+    return 0
+
+
+def child(job: dict[str, Any], answers: Any) -> int:
+    """Run one job with its output in the log."""
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(1)
+    die_at = job.get("die_at", {})
+    report_steps(answers, die_at)
+    if "write" in die_at:
+        die_at_write(die_at["write"], die_at["when"])
+    os.environ.update(job.get("environment", {}))
+    run: Callable[[dict[str, Any]], int] = call
+    try:
+        return run(job)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    mlflow_module()
+    answers = os.fdopen(os.dup(1), "w")
+    answers.write("ready\n")
+    answers.flush()
+    for line in sys.stdin:
+        job = json.loads(line)
+        if job.get("warm"):
+            call(job)
+            answers.write("warm\n")
+            answers.flush()
+            continue
+        pid = os.fork()
+        if pid == 0:
+            os._exit(child(job, answers))
+        answers.write(f"pid {pid}\n")
+        answers.flush()
+        _, status = os.waitpid(pid, 0)
+        answers.write(f"end {os.waitstatus_to_exitcode(status)}\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    # Modules that only register plugins and commands.
+    assert monai_diffrecon.engine.evaluator
+    assert monai_diffrecon.evaluation.cohort_runner
+    main()
