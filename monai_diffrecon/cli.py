@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from monai_diffrecon import __version__
 from monai_diffrecon.engine.record_commands import rerun, verify
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
+from monai_diffrecon.evaluation.check_command import check
 from monai_diffrecon.evaluation.reader_study_command import reader_study
 from monai_diffrecon.io.cases_command import cases
-from monai_diffrecon.trust.check_command import check
 
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo

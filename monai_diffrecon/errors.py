@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+#: Characters of a line, and of each part of a longer one.
+_LONGEST_LINE, _LONGEST_PART = 590, 110
+
 
 class DiffReconError(Exception):
     """Base of all errors raised on purpose; the command line turns it into one line and an exit code.
@@ -30,14 +33,24 @@ class DiffReconError(Exception):
         mend: str | None = None,
     ) -> None:
         self.what, self.where, self.expected, self.got, self.mend = what, where, expected, got, mend
-        line = f"{where}: {what}" if where else what
-        if expected is not None:
-            line += f"; expected {expected}"
-        if got is not None:
-            line += f"{',' if expected is not None else ';'} got {got}"
-        if mend:
-            line += f". To mend: {mend}"
-        super().__init__(" ".join(line.split()))
+        parts = [_one_line(part) for part in (what, where, expected, got, mend)]
+        line = _joined(*parts)
+        if len(line) > _LONGEST_LINE:  # what someone else wrote is in it, a value of a config or of a file
+            line = _joined(*(p if p is None or len(p) <= _LONGEST_PART else f"{p[:_LONGEST_PART]}..." for p in parts))
+        super().__init__(line)
+
+
+def _one_line(part: object) -> str | None:
+    return None if part is None else " ".join(str(part).split())
+
+
+def _joined(what: str | None, where: str | None, expected: str | None, got: str | None, mend: str | None) -> str:
+    line = f"{where}: {what}" if where else f"{what}"
+    if expected is not None:
+        line += f"; expected {expected}"
+    if got is not None:
+        line += f"{',' if expected is not None else ';'} got {got}"
+    return line + (f". To mend: {mend}" if mend else "")
 
 
 class InputError(DiffReconError):

@@ -23,7 +23,7 @@ from typing import Any
 import entrypoints
 
 from monai_diffrecon import plugin_contract as contract
-from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
+from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
 from monai_diffrecon.plugin_contract import KINDS, check_kind
 
 __all__ = ["KINDS", "KNOWN_PROVIDERS", "PluginInfo", "available", "build", "check_options", "create", "load", "refresh"]
@@ -308,7 +308,10 @@ def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any],
         return cls(**{**options, **nested}, **context)
     except DiffReconError:
         raise
-    except (TypeError, ValueError) as error:  # a plugin's author may not know our exceptions
+    except MemoryError as error:
+        raise ResourceError(f"{cls.__name__} needs more memory than there is for these options", where=where) from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
+        # A plugin's author may not know our exceptions.
         raise ConfigError(f"{cls.__name__} refused its options: {error}", where=where) from error
 
 

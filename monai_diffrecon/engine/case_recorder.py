@@ -109,6 +109,8 @@ class CaseRecorder:
             ResourceError: another process is at the same case.
         """
         with case_lock(self.output_dir, name):
+            for folder in (self.output_dir, self.output_dir / name):
+                remove_leftovers(folder)
             if run is not None:
                 yield self._record(name, run)
                 return
@@ -214,6 +216,7 @@ class _CaseRecord:
         reference = None if reference is None else _magnitude(reference)
         self.affine = torch.as_tensor(affine_of(done.geometry))
         write_volume(self.output, volume, done.geometry)
+        record_path(self.output).unlink(missing_ok=True)  # an earlier one, which does not speak of this volume
         phase = None
         if done.volume.is_complex():
             phase = self.folder / f"{self.name}_phase.nii.gz"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import ConfigError, InputError
@@ -117,6 +118,8 @@ class ReconstructionEvaluator(Evaluator):
                 metrics = record.metrics(volume, reference)
                 record.track_kept(metrics)
             else:
+                for line in memory_warnings(self.inferer, image, self.network):
+                    logger.warning("case %s: %s", case, line)
                 done = self.inferer.reconstruct(
                     image,
                     self.network,

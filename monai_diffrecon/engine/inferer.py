@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
 from monai_diffrecon.engine.complex_plane_denoiser import MODES, planes_for
+from monai_diffrecon.engine.machine_memory import resident_memory
+from monai_diffrecon.engine.memory_estimate import estimate_memory
 from monai_diffrecon.engine.network_units import check_fits, intensity_map, to_network_units
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.posterior_samples import check_can_sample
@@ -170,7 +173,7 @@ class DiffReconInferer(Inferer):
         Raises:
             ResumeMismatchError: the checkpoint is of another run.
         """
-        started = time.perf_counter()
+        started, base = time.perf_counter(), resident_memory()
         measured = self._understand(measurement)
         spec, geometry, y = measured.operator, measured.geometry, measured.data
         assert spec is not None
@@ -192,7 +195,9 @@ class DiffReconInferer(Inferer):
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, scores)
 
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
-            return self._engine(problem, network, sample, index, (metrics, *self.handlers, *handlers))
+            engine = self._engine(problem, network, sample, index, (metrics, *self.handlers, *handlers))
+            engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
+            return engine
 
         runner = SampleRunner(
             build,
@@ -346,6 +351,7 @@ class DiffReconInferer(Inferer):
                     overlap=self.overlap,
                     device=self.device,
                     precision=self.precision,
+                    name=score.name,
                 )
             )
         return planes

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai_diffrecon.engine.out_of_memory import is_out_of_memory, out_of_memory_error
+from monai_diffrecon.engine.out_of_memory import is_out_of_memory, out_of_memory_error, release_memory
 
 
 class MemoryRelief:
@@ -39,7 +39,9 @@ class MemoryRelief:
         halved = [plane.halve() for plane in planes if hasattr(plane, "halve")]
         if any(halved):
             return
+        device = engine.problem.measurement.device
         if engine.move_to_cpu():
+            release_memory(device)
             self.notes.append("out of memory: the volume was moved to the CPU")
             return
         raise out_of_memory_error(error, engine.memory_estimate) from error

@@ -4,11 +4,44 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
-from monai_diffrecon.errors import PluginError
+from monai_diffrecon.engine.out_of_memory import is_out_of_memory
+from monai_diffrecon.errors import DiffReconError, PluginError
+
+T = TypeVar("T")
+
+
+def named_call(call: Callable[[], T], where: str) -> T:
+    """Return ``call()``; what it raises for no reason of a user's names the plugin.
+
+    Args:
+        call: calls a method of the plugin.
+        where: the plugin, for messages.
+
+    Raises:
+        DiffReconError: what the call raises, as it is; so does want of memory.
+        PluginError: any other exception, by its kind and place: its text may quote what it was given.
+    """
+    try:
+        return call()
+    except DiffReconError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise PluginError(
+            "fails",
+            where=where,
+            got=f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}",
+            mend="report it to its author, or name another plugin",
+        ) from error
 
 
 def checked_call(call: Callable[[Tensor], object], x: Tensor, where: str) -> Tensor:
@@ -20,10 +53,10 @@ def checked_call(call: Callable[[Tensor], object], x: Tensor, where: str) -> Ten
         where: the plugin, for messages.
 
     Raises:
-        PluginError: no tensor, another shape, data type or device, or ``x`` was written to.
+        PluginError: it fails, no tensor, another shape, data type or device, or ``x`` was written to.
     """
     version = x._version
-    out = call(x)
+    out = named_call(lambda: call(x), where)
     if x._version != version:
         raise PluginError(
             "writes into the volume it was given", where=where, mend="work on a copy: x.clone(), or out of place"

@@ -14,7 +14,7 @@ from ignite.engine import Engine
 from torch import Tensor
 
 from monai_diffrecon.engine.memory_relief import MemoryRelief
-from monai_diffrecon.engine.plugin_checks import check_like, checked_call
+from monai_diffrecon.engine.plugin_checks import check_like, checked_call, named_call
 from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.errors import NumericalError, PluginError
 from monai_diffrecon.protocols import (
@@ -69,6 +69,7 @@ class ReconstructionEngine(Engine):
         self.relief = MemoryRelief()
         self.memory_estimate: Callable[[], Any] | None = None
         self.recon: SamplerState | None = None
+        self._in_handler = False
 
     @property
     def sigma(self) -> float:
@@ -149,14 +150,36 @@ class ReconstructionEngine(Engine):
         before, where = self._completed, f"sampler {type(self.sampler).__name__}"
         self.state.recon = before
         version = before.x._version
+        self._in_handler = False
         with torch.no_grad():
-            after = self.sampler.step(before, self._denoise, self.consistency, self.noise)
+            after = self._sampled(before, where)
         if before.x._version != version:
             raise PluginError("writes into the state it was given", where=where, mend="return a new state")
         check_like(after.x, before.x, where)
         if after.step != before.step + 1:
             raise PluginError("a step that is not one", where=where, expected=before.step + 1, got=after.step)
         return after
+
+    def _sampled(self, before: SamplerState, where: str) -> SamplerState:
+        """Let the sampler take its step; an exception of a handler, in the middle of it, is none of the sampler."""
+
+        def step() -> SamplerState | Exception:
+            try:
+                return self.sampler.step(before, self._denoise, self.consistency, self.noise)
+            except Exception as error:
+                if self._in_handler:
+                    return error
+                raise
+
+        after = named_call(step, where)
+        if isinstance(after, Exception):
+            raise after
+        return after
+
+    def _fire(self, event: Any) -> None:
+        self._in_handler = True
+        self.fire_event(event)
+        self._in_handler = False
 
     def _with_relief(self, attempt: Callable[[], SamplerState]) -> SamplerState:
         while True:
@@ -177,7 +200,7 @@ class ReconstructionEngine(Engine):
         self.denoiser_calls += len(prior.planes_at(state.step))
         self.denoiser_seconds += time.perf_counter() - started
         self.state.recon, self.state.estimate = state, estimate
-        self.fire_event(StepEvents.DENOISED)
+        self._fire(StepEvents.DENOISED)
         return estimate
 
     def _watch_hooks(self) -> None:
@@ -186,13 +209,17 @@ class ReconstructionEngine(Engine):
         for name in _HOOKS:
             if getattr(cls, name) is not getattr(ConsistencyStep, name):
                 hook = getattr(cls, name).__get__(self.consistency)
-                setattr(self.consistency, name, self._watched(hook, name, f"consistency {cls.__name__}"))
+                vars(self.consistency)[name] = self._watched(hook, name, f"consistency {cls.__name__}")
+        if cls.guidance is not ConsistencyStep.guidance:
+            guidance = cls.guidance.__get__(self.consistency)
+            where = f"consistency {cls.__name__}, guidance"
+            vars(self.consistency)["guidance"] = lambda *given: named_call(lambda: guidance(*given), where)
 
     def _watched(self, hook: Callable[..., object], name: str, where: str) -> Callable[[Tensor, SamplerState], Tensor]:
         def call(x: Tensor, state: SamplerState) -> Tensor:
             corrected = checked_call(lambda x: hook(x, state), x, f"{where}, {name}")
             self.state.corrected, self.state.hook = corrected, name
-            self.fire_event(StepEvents.CORRECTED)
+            self._fire(StepEvents.CORRECTED)
             return corrected
 
         return call

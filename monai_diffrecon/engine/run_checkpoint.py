@@ -12,6 +12,7 @@ from pathlib import Path
 from monai_diffrecon.engine.run_identity import differences
 from monai_diffrecon.engine.run_point import RunPoint
 from monai_diffrecon.errors import DiffReconError, InputError, IntegrityError, ResumeMismatchError
+from monai_diffrecon.io.atomic import make_folder
 from monai_diffrecon.io.state_file import read_state, write_state
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer
 
@@ -124,7 +125,7 @@ class RunCheckpoint:
         if self._off or at == self._latest:
             return
         started = time.perf_counter()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         write_state(self.path, {"format": _FORMAT, "identity": self._identity, "point": point.state_dict()})
         self._written, self._latest = time.perf_counter(), at
         self._cost = self._written - started

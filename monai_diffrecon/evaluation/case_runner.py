@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import monai_diffrecon
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference, checkpoint_path
+from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.evaluation.calibration import Coverage, interval_coverage
@@ -30,6 +32,8 @@ from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.tracking.provenance import record_path, verify_record
+
+logger = logging.getLogger(__name__)
 
 #: Changes when a metric is computed in another way, so that kept rows are computed anew.
 METRICS_VERSION = 2
@@ -134,6 +138,8 @@ class CaseRunner:
             anatomy=method.inferer.score.anatomy,
         )
         with recorder.case(case.name, run) as record:
+            for line in memory_warnings(method.inferer, image):
+                logger.warning("case %s, %s: %s", case.name, method.label, line)
             memory = PeakMemory()
             done = method.inferer.reconstruct(
                 image, case=case.name, checkpoint=record.checkpoint, run_id=getattr(run, "run_id", None)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from monai_diffrecon.errors import InputError, ResourceError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_PROBE = 1 << 20  # bytes
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp[.\w]*")
 
 
@@ -49,7 +51,13 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _told(error, path.name) from error
+        raise told(error, path.name) from error
+    except RuntimeError as error:
+        refused = _refusal(temporary)
+        temporary.unlink(missing_ok=True)
+        if refused is None:
+            raise
+        raise told(refused, path.name) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -68,22 +76,22 @@ def make_folder(path: str | Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _told(error, f"folder {path.name}") from error
+        raise told(error, f"folder {path.name}") from error
     return path
 
 
 def remove_leftovers(folder: str | Path, *, older_than: float = 3600.0) -> int:
-    """Remove the temporary files of writers that were killed, and return how many; they may hold a patient's voxels.
+    """Remove what writers that were killed have left, and return how many; it may hold a patient's voxels.
 
     Args:
-        folder: where :func:`atomic_write` was writing.
+        folder: where :func:`atomic_write` was writing files, or ``write_series`` folders.
         older_than: seconds; younger ones may belong to a writer at work.
     """
     oldest, removed = time.time() - older_than, 0
     for path in Path(folder).glob(".*.tmp*"):
         with suppress(OSError):
-            if _TEMPORARY.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < oldest:
-                path.unlink()
+            if _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed += 1
     return removed
 
@@ -106,14 +114,31 @@ def full_suffix(path: Path) -> str:
     return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
 
 
-def _told(error: OSError, where: str) -> Exception:
-    """Return an error of ours for what a user can mend, else the error itself."""
+def told(error: OSError, where: str) -> Exception:
+    """Return an error of ours for what a user can mend, else the error itself.
+
+    Args:
+        error: what the operating system said.
+        where: what was to be written, without its folder.
+    """
     if error.errno in _FULL:
         return ResourceError("the disk is full", where=where, mend="free some space, or name another output_dir")
     if error.errno in _REFUSED:
         mend = "name a folder that you may write to"
         return InputError("may not be written", where=where, got=error.strerror, mend=mend)
     return error
+
+
+def _refusal(temporary: Path) -> OSError | None:
+    """Return why the disk takes no more, or None when it does: ``torch.save`` raises a RuntimeError that does not say."""
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def _fsync(path: Path, flags: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from monai_diffrecon.errors import ResourceError
-from monai_diffrecon.io.atomic import make_folder
+from monai_diffrecon.io.atomic import make_folder, told
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def case_lock(folder: str | Path, case: str) -> Iterator[None]:
         case: name of the case.
 
     Raises:
-        ResourceError: another process holds it.
+        ResourceError: another process holds it, or the disk is full.
         InputError: the folder may not be written.
     """
     path = make_folder(Path(folder) / ".diffrecon" / "locks") / f"{case}.lock"
@@ -39,6 +39,8 @@ def case_lock(folder: str | Path, case: str) -> Iterator[None]:
             where=f"case {case}",
             mend="wait for it, or name another output_dir",
         ) from None
+    except OSError as error:
+        raise told(error, f"lock of case {case}") from error
     try:
         yield
     finally:

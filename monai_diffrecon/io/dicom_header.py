@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +16,17 @@ from typing import Any, BinaryIO
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.dicom_template import ALLOWED
 
+#: Transfer syntax of files that are compressed as a whole.
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
 _MAGIC_AT, _MAGIC = 128, b"DICM"
+#: Group of the file meta information.
+_META = 2
+#: How many times its size a file may inflate to.
+_LARGEST_RATIO = 100
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 #: Storage of CT and MR images: single-frame, enhanced, and enhanced from single frames.
 _IMAGES = [f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2", "4", "4.1", "4.4")]
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXELS = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
@@ -90,6 +98,53 @@ def quiet_pydicom() -> Iterator[None]:
         yield
 
 
+class _WholeFile(io.BufferedReader):
+    """A file that is never asked for more than it has: a damaged length would be allocated before it is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self.size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@contextmanager
+def open_dicom(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for pydicom, which believes whatever lengths it declares.
+
+    Raises:
+        InputError: compressed as a whole, to a size that no images have.
+    """
+    from pydicom.filereader import read_dataset
+
+    with _WholeFile(path) as file:
+        file.seek(_MAGIC_AT + len(_MAGIC))
+        with quiet_pydicom():
+            meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != _META)
+            if meta.get("TransferSyntaxUID") == DEFLATED:
+                _check_deflated(file, path)
+        file.seek(0)
+        yield file
+
+
+def _check_deflated(file: BinaryIO, path: Path) -> None:
+    """Refuse what would inflate to more than :data:`_LARGEST_RATIO` times the file."""
+    inflate, size, limit = zlib.decompressobj(-zlib.MAX_WBITS), 0, max(_LARGEST_RATIO * path.stat().st_size, 1 << 20)
+    waiting = file.read()  # what follows the file meta information (PS3.5 A.5)
+    while waiting and not inflate.eof:
+        size += len(inflate.decompress(waiting, 1 << 20))
+        waiting = inflate.unconsumed_tail
+        if size > limit:
+            raise InputError(
+                "compressed data that grows too large",
+                where=path.name,
+                expected=f"at most {_LARGEST_RATIO} times the file",
+                mend="decompress the series first",
+            )
+
+
 def read_header(path: Path) -> DicomHeader:
     """Read the header of a file, not its pixels.
 
@@ -101,9 +156,12 @@ def read_header(path: Path) -> DicomHeader:
     if not is_dicom(path):
         raise InputError("not a DICOM file", where=path.name, expected="DICM at byte 128")
     try:
-        with path.open("rb") as file, quiet_pydicom():
+        with open_dicom(path) as file, quiet_pydicom():
             dataset = dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, *ALLOWED])
             syntax = dataset.file_meta.TransferSyntaxUID
+            for tag in ("SOPClassUID", "SeriesInstanceUID", "ImageType", "Modality", "Rows", "Columns"):
+                dataset.get(tag)  # pydicom converts only now
+            int(dataset.get("NumberOfFrames") or 1)
             header = DicomHeader(path, dataset, syntax, _pixel_bytes(file, syntax, path))
     except InputError:
         raise
@@ -131,7 +189,7 @@ def _pixel_bytes(file: BinaryIO, syntax: Any, path: Path) -> int:
     Raises:
         InputError: compressed pixel data without its end.
     """
-    if syntax.is_private or syntax == _DEFLATED:
+    if syntax.is_private or syntax == DEFLATED:
         return -1
     size = path.stat().st_size
     start = file.tell()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.io.dicom_header import quiet_pydicom
+from monai_diffrecon.io.dicom_header import DEFLATED, open_dicom, quiet_pydicom
 
 #: Compressed transfer syntaxes that itk's GDCM decodes: JPEG (8 and 12 bits, lossless), JPEG-LS, JPEG 2000.
 _ITK = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91)}
@@ -44,10 +44,12 @@ def read_pixels(path: Path, syntax: Any) -> np.ndarray:
     try:
         if not _by_pydicom(syntax):
             return _read_by_itk(path)
+        from pydicom import dcmread
         from pydicom.pixels import pixel_array
 
-        with quiet_pydicom():
-            return np.asarray(pixel_array(path))
+        with open_dicom(path) as file, quiet_pydicom():
+            # From a file pydicom reads frame by frame, at offsets that a deflated one does not have.
+            return np.asarray(dcmread(file).pixel_array if syntax == DEFLATED else pixel_array(file))
     except Exception as error:  # decoders raise whatever damaged data provokes
         raise InputError(
             "the pixel data cannot be decoded",

@@ -79,8 +79,9 @@ def slices_of(header: DicomHeader) -> list[DicomSlice]:
                 )
                 for i, frame in enumerate(frames)
             ]
-        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
-            # A value that is not of its type; the error would quote it.
+        except InputError:
+            raise
+        except Exception as error:  # pydicom raises whatever a value that is not of its type provokes, and quotes it
             raise InputError(
                 "a header that cannot be understood", where=where, got=type(error).__name__, mend="repair the header"
             ) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
+from monai_diffrecon.io.measurement_checks import check_measurement
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 #: The spec that asks every installed reader.
@@ -39,12 +40,16 @@ def read_scan(path: str | Path, spec: Any = AUTO) -> tuple[str, Measurement]:
     """Return the name of the reader of a file or folder, and what it read.
 
     Raises:
-        InputError: as :func:`find_reader`, or the scan is damaged, incomplete, or not of the reader's kind.
+        InputError: as :func:`find_reader`, or the scan is damaged, incomplete, or not of the reader's kind; or what
+            was read is no valid measurement.
         PluginError: no such reader.
         ConfigError: an option that the reader does not have.
     """
-    name, reader = _choose(Path(path), spec)
-    return name, reader.read(Path(path))
+    path = Path(path)
+    name, reader = _choose(path, spec)
+    measurement = reader.read(path)
+    check_measurement(measurement, path.name)
+    return name, measurement
 
 
 def readers_of(spec: Any = AUTO) -> dict[str, MeasurementReader]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.atomic import atomic_write, full_suffix
 from monai_diffrecon.io.measurement import affine_of, geometry_of
+from monai_diffrecon.io.measurement_checks import check_affine
 from monai_diffrecon.protocols import VolumeGeometry
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,11 @@ logger = logging.getLogger(__name__)
 DTYPES = ("float32", "int16")
 _SUFFIXES = (".nii", ".nii.gz")
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError)
+#: First number of a NIfTI-2 header: its size.
+_NIFTI_2 = 540
+#: Deflate makes nothing smaller than this; bytes that may follow the voxels.
+_SMALLEST_RATIO, _TRAILING = 1032, 1 << 20
+_UNREADABLE = (ImageFileError, HeaderDataError, WrapStructError, OverflowError, OSError, EOFError, ValueError)
 
 
 def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
@@ -49,10 +56,9 @@ def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
     if not path.is_file():
         raise InputError("no such file", where=where)
     try:
-        if path.suffix.lower() == ".gz":
-            _check_gzip(path)
-        image = nib.load(path, mmap=False)
+        image = _open(path)
         _check_header(image, where)
+        _check_size(image, path)
         # Without trailing axes, and in RAS+ with the affine that belongs to it.
         image = nib.as_closest_canonical(nib.funcs.squeeze_image(image))
         array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
@@ -122,11 +128,43 @@ def _check_suffix(path: Path) -> None:
         raise InputError("not a NIfTI file", where=path.name, expected=" or ".join(_SUFFIXES), got=full_suffix(path))
 
 
-def _check_gzip(path: Path) -> None:
-    """Read to the end, where the checksum stands: nibabel stops at the last voxel and would miss a damage."""
+def _open(path: Path) -> Any:
+    """Return the image, its voxels not yet read; as what its header says, never as one of nibabel's other formats."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        first = stream.read(4)
+    sizes = (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
+    kind = nib.Nifti2Image if _NIFTI_2 in sizes else nib.Nifti1Image
+    return kind.from_filename(path, mmap=False)
+
+
+def _check_size(image: Any, path: Path) -> None:
+    """Compare what the header declares with what the file holds, before that is allocated."""
+    offset = int(image.dataobj.offset)
+    needed = offset + math.prod(int(n) for n in image.shape) * image.get_data_dtype().itemsize
+    packed, size = path.suffix.lower() == ".gz", path.stat().st_size
+    held = size
+    if packed and needed <= size * _SMALLEST_RATIO:
+        held = _unpacked_size(path, needed + _TRAILING)
+    if offset < 0 or needed > held or (packed and held > needed + _TRAILING):
+        raise InputError(
+            "cannot be read as NIfTI: truncated, or of a damaged header",
+            where=path.name,
+            expected=f"{needed} bytes",
+            got=f"{held} bytes" if held <= needed else "more",
+            mend="copy the file again",
+        )
+
+
+def _unpacked_size(path: Path, limit: int) -> int:
+    """Return how many bytes are compressed in a file, read to the end, where the checksum stands, or beyond a limit.
+
+    nibabel stops at the last voxel and would miss a damage.
+    """
+    size = 0
     with gzip.open(path) as stream:
-        while stream.read(1 << 20):
-            pass
+        while size <= limit and (part := stream.read(1 << 20)):
+            size += len(part)
+    return size
 
 
 def _check_header(image: Any, where: str) -> None:
@@ -137,9 +175,7 @@ def _check_header(image: Any, where: str) -> None:
         raise InputError("not a volume", where=where, expected="three axes", got=f"shape {shape}", mend=mend)
     if image.get_data_dtype().kind not in "iuf":
         raise InputError("not real numbers", where=where, got=str(image.get_data_dtype()))
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError("an affine that spans no space", where=where, mend="repair the header")
+    check_affine(np.asarray(image.affine, dtype=np.float64), where)
     header = image.header
     if "sform_code" in header and not header["sform_code"] and not header["qform_code"]:
         logger.warning("%s: the header says no orientation (qform and sform code 0); it may be mirrored", where)

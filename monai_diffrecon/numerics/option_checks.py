@@ -27,7 +27,10 @@ def check_number(
         ConfigError: no number (a bool is none), not finite, or out of range.
     """
     if not isinstance(value, bool) and isinstance(value, Real):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond all floats
+            number = math.inf
         if math.isfinite(number) and low <= number <= high and not (open_low and number == low):
             return number
     lower = f" {'above' if open_low else 'from'} {low:g}" if low > -math.inf else ""
@@ -35,14 +38,15 @@ def check_number(
     raise ConfigError("out of range", where=where, expected=f"a finite number{lower}{upper}", got=repr(value))
 
 
-def check_integer(value: object, where: str, *, low: int) -> int:
-    """Return a whole number of at least ``low``.
+def check_integer(value: object, where: str, *, low: int, high: int | None = None) -> int:
+    """Return a whole number from ``low`` to ``high``.
 
     Raises:
-        ConfigError: no integer (neither a bool nor 2.0 is one), or too small.
+        ConfigError: no integer (neither a bool nor 2.0 is one), or out of the range.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
-        raise ConfigError("out of range", where=where, expected=f"an integer from {low}", got=repr(value))
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low or int(value) > (high or value):
+        upper = "" if high is None else f" up to {high}"
+        raise ConfigError("out of range", where=where, expected=f"an integer from {low}{upper}", got=repr(value))
     return int(value)
 
 

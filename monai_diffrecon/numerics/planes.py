@@ -23,7 +23,7 @@ def check_plane(plane: str, where: str = "plane") -> str:
     Raises:
         ConfigError: it does not.
     """
-    if plane not in PLANE_AXIS:
+    if not isinstance(plane, str) or plane not in PLANE_AXIS:
         raise ConfigError("unknown plane", where=where, expected="sagittal, coronal or axial", got=repr(plane))
     return plane
 

@@ -13,6 +13,9 @@ from monai_diffrecon.numerics.option_checks import check_choice, check_integer, 
 #: How near, relative, an arc in degrees must be to a quarter, half or whole turn in radians to look like one.
 _NEAR = 1e-3
 
+#: Views of the longest scans, and more.
+MOST_VIEWS = 1_000_000
+
 _UNITS = ("degrees", "radians")
 
 
@@ -46,7 +49,7 @@ def scan_angles(
         return tuple(a * scale for a in listed)
     if views is None:
         raise ConfigError("no view", where="operator#views", expected="a number of views, or operator#angles")
-    count = check_integer(views, "operator#views", low=1)
+    count = check_integer(views, "operator#views", low=1, high=MOST_VIEWS)
     turn = 360.0 if unit == "degrees" else 2.0 * math.pi * (1.0 + 1e-9)
     whole = check_number(arc, "operator#arc", low=0.0, high=turn, open_low=True)
     first = check_number(first_angle, "operator#first_angle")

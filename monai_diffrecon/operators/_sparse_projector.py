@@ -28,6 +28,9 @@ _MOST_ENTRIES = 2**31 - 1
 #: Rebuilt views are kept this small (GB): larger parts are not faster.
 _PART_GB = 0.25
 
+#: Bytes that planning takes for each ray at its peak; memory (GB) that it may take in any case.
+_RAY_BYTES, _RAYS_GB = 100, 0.5
+
 
 class _Symmetric(torch.autograd.Function):
     """Differentiate a symmetric linear map by itself instead of through its inner steps."""
@@ -55,6 +58,7 @@ class SparseProjector(Operator):
         geometry: the volume.
         views: views.
         bins: detector bins of a view.
+        memory_limit_gb: the option, for what grows with views and bins alone.
     """
 
     slice_plane = "axial"
@@ -63,7 +67,17 @@ class SparseProjector(Operator):
     #: The plugin's name, for messages.
     name: ClassVar[str]
 
-    def __init__(self, geometry: VolumeGeometry, views: int, bins: int) -> None:
+    def __init__(self, geometry: VolumeGeometry, views: int, bins: int, memory_limit_gb: object = 4.0) -> None:
+        limit = max(check_number(memory_limit_gb, "operator#memory_limit_gb", low=0.0, open_low=True), _RAYS_GB)
+        needed = _RAY_BYTES * views * bins / 1e9
+        if needed > limit:
+            raise ResourceError(
+                "too many rays",
+                where=f"operator {self.name}",
+                expected=f"at most {limit:g} GB for their directions",
+                got=f"{views} views of {bins} bins, about {needed:.2g} GB",
+                mend="use fewer views or detectors, or raise operator#memory_limit_gb",
+            )
         super().__init__(geometry, (views, bins, geometry.shape[2]))
         self.matrix: SparseMatrix | None = None
         self.transposed: SparseMatrix | None = None

@@ -95,7 +95,7 @@ class FanCT(SparseProjector):
             half = far * (edge if curved else math.tan(edge))
             detectors = math.ceil(2.0 * (half + abs(offset)) / width) + 1
         bins = check_integer(detectors, "operator#detectors", low=1)
-        super().__init__(geometry, len(degrees), bins)
+        super().__init__(geometry, len(degrees), bins, memory_limit_gb)
         self.filter, self.degrees = window, degrees
         angles_in_radians = tuple(float(a) for a in np.deg2rad(degrees))
         self.fan = FanGeometry(angles_in_radians, source, far, bins, width, offset, curved)

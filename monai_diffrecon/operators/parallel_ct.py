@@ -87,7 +87,7 @@ class ParallelCT(SparseProjector):
         if detectors is None:
             detectors = math.ceil((diagonal + 2.0 * abs(offset)) / width) + 1
         bins = check_integer(detectors, "operator#detectors", low=1)
-        super().__init__(geometry, len(degrees), bins)
+        super().__init__(geometry, len(degrees), bins, memory_limit_gb)
         self.filter, self.degrees = window, degrees
         self.detector_spacing, self.detector_offset = width, offset
         self.pixel_area = spacing[0] * spacing[1]

@@ -20,6 +20,7 @@ from monai_diffrecon.numerics.rotation_geometry import (
     rotation_entries,
     rotation_matrix,
 )
+from monai_diffrecon.numerics.scan_angles import MOST_VIEWS
 from monai_diffrecon.numerics.sparse import SparseMatrix
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.protocols import VolumeGeometry
@@ -67,7 +68,7 @@ class RotationCT(SparseProjector):
     ) -> None:
         degrees = _angles(views, angles)
         width = _square_width(geometry)
-        super().__init__(geometry, len(degrees), padded_size(width)[0])
+        super().__init__(geometry, len(degrees), padded_size(width)[0], memory_limit_gb)
         self.degrees = degrees
         self.smear: SparseMatrix | None = None
         radians = np.deg2rad(np.asarray(degrees, dtype=np.float64))
@@ -150,5 +151,5 @@ def _angles(views: int | None, angles: object) -> tuple[float, ...]:
         return listed
     if views is None:
         raise ConfigError("no view", where="operator#views", expected="a number of views, or operator#angles")
-    count = check_integer(views, "operator#views", low=2)
+    count = check_integer(views, "operator#views", low=2, high=MOST_VIEWS)
     return tuple(180.0 * i / count for i in range(count))

@@ -18,6 +18,10 @@ from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
 
 #: Largest drift of the last slice (mm) that is put down to rounding in an image's header.
 _DRIFT = 0.1
+#: No slice is so thick (mm).
+_WIDEST = 1e6
+#: Most thin slices: the operator's matrices have the square of their number of entries.
+_MOST_SLICES = 8192
 
 
 class SliceThickness(Operator):
@@ -50,12 +54,12 @@ class SliceThickness(Operator):
         axis = PLANE_AXIS[check_plane(plane, "operator#plane")]
         if thickness is None:
             raise ConfigError("not known", where="operator#thickness", expected="mm", mend="give operator#thickness")
-        thickness = check_number(thickness, "operator#thickness", low=0.0, open_low=True)
-        gap = check_number(gap, "operator#gap", low=0.0)
+        thickness = check_number(thickness, "operator#thickness", low=0.0, high=_WIDEST, open_low=True)
+        gap = check_number(gap, "operator#gap", low=0.0, high=_WIDEST)
         check_choice(profile, "operator#profile", ("boxcar", "gaussian"))
         fine, spacing = geometry.shape[axis], geometry.spacing[axis]
         if target_spacing is not None:
-            target = check_number(target_spacing, "operator#target_spacing", low=0.0, open_low=True)
+            target = check_number(target_spacing, "operator#target_spacing", low=0.0, high=_WIDEST, open_low=True)
             if abs(target / spacing - 1.0) > 0.02:
                 raise ConfigError(
                     "the volume has other thin slices",
@@ -64,8 +68,10 @@ class SliceThickness(Operator):
                     got=f"{target:g} mm",
                     mend="resample the volume first",
                 )
-        count = slice_count(fine * spacing, thickness, gap)
-        if count < 1 or thickness < spacing * (1 - 1e-6):
+        _check_count(fine)
+        fits = thickness >= spacing * (1 - 1e-6)
+        count = slice_count(fine * spacing, thickness, gap) if fits else 0
+        if count < 1:
             raise ConfigError(
                 "slices of this thickness do not fit the volume",
                 where="operator#thickness",
@@ -110,12 +116,14 @@ class SliceThickness(Operator):
                 mend=f"give operator#thickness {distance:g} to take them for slices that touch",
             )
         options = {"gap": said, **options} if said > 0.0 else options
-        gap = check_number(options.get("gap", 0.0), "operator#gap", low=0.0)
+        gap = check_number(options.get("gap", 0.0), "operator#gap", low=0.0, high=_WIDEST)
         thickness, target = options.get("thickness"), options.get("target_spacing")
         thickness = check_number(
             distance - gap if thickness is None else thickness, "operator#thickness", low=0.0, open_low=True
         )
-        target = check_number(1.0 if target is None else target, "operator#target_spacing", low=0.0, open_low=True)
+        target = check_number(
+            1.0 if target is None else target, "operator#target_spacing", low=0.0, high=_WIDEST, open_low=True
+        )
         if abs(thickness + gap - distance) * count > _DRIFT:
             raise ConfigError(
                 "the image has slices at another distance",
@@ -150,6 +158,7 @@ class SliceThickness(Operator):
             )
         extent = measurement.shape[axis] * (thickness + gap) - gap
         shape, voxel = list(measurement.shape), list(measurement.spacing)
+        _check_count(extent / spacing)
         # A remainder is rounded up: the thin slices must hold every whole thick slice.
         shape[axis] = int(np.ceil(extent / spacing - 1e-6))
         voxel[axis] = spacing
@@ -197,6 +206,18 @@ class SliceThickness(Operator):
     def norm(self) -> float:
         """Return ||A^T A||, the largest eigenvalue of the Gram matrix along the axis."""
         return float(torch.linalg.matrix_norm(self.weights.double(), 2) ** 2)
+
+
+def _check_count(slices: float) -> None:
+    """Refuse more thin slices than there is memory for, or than any scan has."""
+    if not slices <= _MOST_SLICES:
+        raise ConfigError(
+            "too many thin slices",
+            where="operator#target_spacing",
+            expected=f"at most {_MOST_SLICES}",
+            got=f"{slices:.6g}",
+            mend="check the voxel size of the image, or raise operator#target_spacing",
+        )
 
 
 def _rescale(

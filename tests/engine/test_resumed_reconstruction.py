@@ -314,7 +314,7 @@ class Rude(ConsistencyStep):
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ("raise", ValueError, "something else"),
+        ("raise", PluginError, r"consistency Rude, on_estimate: fails; got ValueError at test_resumed.*\.py:\d+"),
         ("write", PluginError, r"consistency Rude, on_estimate: writes into the volume it was given"),
         (
             "shape",

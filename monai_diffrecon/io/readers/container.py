@@ -23,6 +23,8 @@ class ContainerReader(MeasurementReader):
     def recognises(self, path: Path) -> bool:
         """Say whether it is HDF5 and names the format near its beginning."""
         try:
+            if not path.is_file():  # a pipe would never end
+                return False
             with Path(path).open("rb") as stream:
                 head = stream.read(_BEGINNING)
         except (OSError, ValueError):

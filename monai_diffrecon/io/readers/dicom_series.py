@@ -14,16 +14,19 @@ import torch
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.dicom_header import DicomHeader, dicom_files, is_dicom, read_header
 from monai_diffrecon.io.dicom_pixels import read_pixels
-from monai_diffrecon.io.dicom_slices import slices_of
+from monai_diffrecon.io.dicom_slices import DicomSlice, slices_of
 from monai_diffrecon.io.dicom_stack import DicomStack, stack_slices
 from monai_diffrecon.io.dicom_template import allowed_header
 from monai_diffrecon.io.hashing import sha256_file
 from monai_diffrecon.io.measurement import check_finite, geometry_of
+from monai_diffrecon.io.measurement_checks import check_affine
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 _MODALITIES = ("CT", "MR")
 #: Storage of media directories, which stand beside series.
 _DIRECTORY = "1.2.840.10008.1.3.10"
+#: So many times the files' size their images may have, black and compressed, and so many pixels in any case.
+_LARGEST_RATIO, _FEW_PIXELS = 1000, 1 << 27
 
 
 class DicomSeriesReader(MeasurementReader):
@@ -67,7 +70,9 @@ class DicomSeriesReader(MeasurementReader):
         slices = [s for header in chosen for s in slices_of(header)]
         if path.is_file() and len(slices) == 1:
             raise InputError("one slice of a series", where=path.name, mend="name the folder that holds all of them")
+        _check_amount(slices, chosen, path.name)
         stack = stack_slices(slices, path.name)
+        check_affine(stack.affine, path.name)
         volume = _volume(stack, chosen)
         turn = nib.orientations.io_orientation(stack.affine)
         array = np.ascontiguousarray(nib.orientations.apply_orientation(volume, turn))
@@ -118,7 +123,7 @@ def _is_image(header: DicomHeader) -> bool:
 def _series_number(header: DicomHeader) -> int:
     try:
         return int(header.dataset.get("SeriesNumber") or 0)
-    except (ValueError, TypeError):
+    except Exception:  # pydicom raises whatever a value that is not of its type provokes
         return 0
 
 
@@ -156,6 +161,18 @@ def _check_kind(headers: list[DicomHeader], where: str) -> None:
     if any("MOSAIC" in _image_type(header) for header in headers):
         raise InputError(
             "slices side by side in one image (mosaic)", where=where, mend="export the series one slice a file"
+        )
+
+
+def _check_amount(slices: list[DicomSlice], headers: list[DicomHeader], where: str) -> None:
+    """Refuse images that declare far more than their files can hold, before they are allocated."""
+    pixels, size = sum(s.shape[0] * s.shape[1] for s in slices), sum(h.path.stat().st_size for h in headers)
+    if not pixels or pixels > max(_LARGEST_RATIO * size, _FEW_PIXELS):
+        raise InputError(
+            "declares another number of pixels than the files can hold",
+            where=where,
+            got=f"{pixels} pixels in {size} bytes",
+            mend="copy the series again",
         )
 
 

@@ -16,6 +16,9 @@ from diffrecon_mri.orientation import closest_ras, flip_kspace, ras_affine, reve
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement, VolumeGeometry
 
+#: No receiver counts so far.
+_LARGEST = 1e15
+
 
 @dataclass(frozen=True)
 class Acquired:
@@ -76,6 +79,9 @@ def to_measurement(acquired: Acquired, *, method: str, width: int, source: str, 
     Raises:
         InputError: several coils without a calibration region.
     """
+    check_samples(acquired.kspace, where)
+    if acquired.calibration is not None:
+        check_samples(acquired.calibration, where)
     shape = acquired.kspace.shape[1:]
     order, _ = closest_ras(acquired.affine[:3, :3])
     affine = ras_affine(acquired.affine, (shape[0], shape[1], shape[2]))
@@ -105,6 +111,16 @@ def to_measurement(acquired: Acquired, *, method: str, width: int, source: str, 
         unit="arbitrary",
         source_sha256=source,
     )
+
+
+def check_samples(kspace: Tensor, where: str) -> None:
+    """Refuse samples whose transforms and squares single precision cannot hold.
+
+    Raises:
+        InputError: some of them are.
+    """
+    if not bool((kspace.abs() < _LARGEST).all()):
+        raise InputError("samples that are no signal", where=where, expected=f"numbers below {_LARGEST:g}")
 
 
 def _to_ras(a: Acquired) -> Acquired:

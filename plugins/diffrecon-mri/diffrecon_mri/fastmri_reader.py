@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffrecon_mri.acquired import Acquired, to_measurement
-from diffrecon_mri.hdf5_files import has_members, opened, sha256
+from diffrecon_mri.hdf5_files import find_dataset, has_members, opened, read_text, sha256
 from diffrecon_mri.kspace_level import estimated_noise_std
 from diffrecon_mri.mrd_cartesian import without_oversampling
 from diffrecon_mri.mrd_header import parse_header
@@ -85,9 +85,9 @@ class FastMRIReader(MeasurementReader):
 
 def _members(file: h5py.File, where: str) -> tuple[np.ndarray, np.ndarray | None, Any]:
     """Return k-space (slices, coils, readout, phase), the mask or None, and the header or None."""
-    if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
+    member = find_dataset(file, "kspace", where)
+    if member is None:
         raise InputError("not a fastMRI file", where=where, expected="a member 'kspace'", got=", ".join(sorted(file)))
-    member = file["kspace"]
     if member.dtype.kind != "c" or member.ndim not in (3, 4) or 0 in member.shape:
         raise InputError(
             "not k-space of fastMRI's layout",
@@ -96,8 +96,11 @@ def _members(file: h5py.File, where: str) -> tuple[np.ndarray, np.ndarray | None
             got=f"{member.dtype} {member.shape}",
         )
     kspace = member[:].astype(np.complex64)
-    mask = file["mask"][:] if "mask" in file else None
-    header = file["ismrmrd_header"][()] if "ismrmrd_header" in file else None
+    stored = find_dataset(file, "mask", where)
+    mask = None if stored is None else np.atleast_1d(stored[()])
+    if mask is not None and mask.dtype.kind not in "biuf":
+        raise InputError("a mask of no numbers", where=where, got=mask.dtype)
+    header = read_text(file, "ismrmrd_header", where)
     return kspace if kspace.ndim == 4 else kspace[:, None], mask, header
 
 

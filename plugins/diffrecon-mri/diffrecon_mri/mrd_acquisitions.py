@@ -11,8 +11,9 @@ from typing import Any
 import ismrmrd
 import numpy as np
 import torch
+from ismrmrd.hdf5 import acquisition_header_dtype
 
-from diffrecon_mri.hdf5_files import opened
+from diffrecon_mri.hdf5_files import opened, read_table, read_text
 from diffrecon_mri.mrd_header import Encoding, parse_header
 from diffrecon_mri.orientation import lps_to_ras
 from monai_diffrecon.errors import InputError
@@ -29,6 +30,10 @@ _OTHER = (
     ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
     ismrmrd.ACQ_IS_PHASE_STABILIZATION,
 )
+
+
+#: No coordinate (mm) and no dwell time (microseconds) is so large.
+_FAR = 1e9
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,16 @@ def read_acquisitions(path: Path, counters: dict[str, int]) -> Acquisitions:
     """
     where = path.name
     with opened(path) as file:
-        if "dataset/xml" not in file or "dataset/data" not in file:
-            raise InputError("not an ISMRMRD file", where=where, expected="/dataset/xml and /dataset/data")
-        encoding = parse_header(file["dataset/xml"][0], where)
-        table = file["dataset/data"][:]
-    if table.dtype.names is None or not {"head", "traj", "data"} <= set(table.dtype.names):
+        xml, table = read_text(file, "dataset/xml", where), read_table(file, "dataset/data", where)
+    if xml is None or table is None:
+        raise InputError("not an ISMRMRD file", where=where, expected="/dataset/xml and /dataset/data")
+    encoding = parse_header(xml, where)
+    if not _holds_acquisitions(table.dtype):
         raise InputError("not an ISMRMRD file", where=where, expected="acquisitions with head, traj and data")
     heads, flags = table["head"], table["head"]["flags"]
+    for field in ("position", "read_dir", "phase_dir", "slice_dir", "sample_time_us"):
+        if not (np.abs(heads[field]) < _FAR).all():
+            raise InputError(f"{field} of an acquisition is no number of a scan", where=where)
     noise = _flagged(flags, ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
     other = np.zeros(len(table), bool)
     for flag in _OTHER:
@@ -129,6 +137,20 @@ def directions_ras(heads: np.ndarray, where: str) -> np.ndarray | None:
     # Single precision and the writer's rounding: the closest orthogonal matrix.
     u, _, vt = np.linalg.svd(columns[0])
     return lps_to_ras(u @ vt)
+
+
+def _holds_acquisitions(dtype: np.dtype) -> bool:
+    """Say whether a table has the fields of acquisitions, of their shapes."""
+
+    def alike(found: np.dtype, known: np.dtype) -> bool:
+        if known.names is None:
+            return found.shape == known.shape and (found.base.kind == "f") == (known.base.kind == "f")
+        names = found.names or ()
+        return all(name in names and alike(found[name], known[name]) for name in known.names)
+
+    names = dtype.names or ()
+    whole = {"head", "traj", "data"} <= set(names) and alike(dtype["head"], np.dtype(acquisition_header_dtype))
+    return whole and all(dtype[name].kind == "O" for name in ("traj", "data"))
 
 
 def _flagged(flags: np.ndarray, flag: int) -> np.ndarray:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from diffrecon_mri.acquired import Acquired, centred_fft_along, centred_ifft_along
 from diffrecon_mri.mrd_acquisitions import Acquisitions, directions_ras
-from diffrecon_mri.mrd_header import Limits
+from diffrecon_mri.mrd_header import Limits, check_amount
 from diffrecon_mri.orientation import lps_to_ras
 from monai_diffrecon.errors import InputError
 
@@ -31,6 +33,7 @@ def assemble(acquisitions: Acquisitions, *, allow_missing: bool, where: str) -> 
     volumetric = e.encoded.matrix[2] > 1
     positions, slice_of = slice_positions(a.heads, volumetric=volumetric, where=where)
     shape = (e.encoded.matrix[0], e.encoded.matrix[1], e.encoded.matrix[2] if volumetric else len(positions))
+    check_amount(a.data[0].shape[0] * math.prod(shape), sum(d.size for d in a.data), where)
     kspace, counts = _gridded(a, a.heads, a.data, shape, slice_of, volumetric=volumetric, where=where)
     _check_complete(a, counts, volumetric=volumetric, allow_missing=allow_missing, where=where)
     kept = kept_readout(a, where)

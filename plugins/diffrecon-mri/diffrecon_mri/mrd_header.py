@@ -12,6 +12,11 @@ from xml.etree import ElementTree
 
 from monai_diffrecon.errors import InputError
 
+#: Most samples along an axis, and the widest field of view (mm).
+_MOST_SAMPLES, _WIDEST = 65535, 1e5
+#: So many more entries than samples an encoded space may have, and so many in any case.
+_MOST_ACCELERATION, _FEW_ENTRIES = 256, 1 << 20
+
 N = TypeVar("N", int, float)
 
 
@@ -107,14 +112,32 @@ def parse_header(xml: str | bytes, where: str) -> Encoding:
     )
 
 
+def check_amount(entries: int, samples: int, where: str) -> None:
+    """Refuse an array that is far too large for what was measured of it, before it is made.
+
+    Raises:
+        InputError: it is.
+    """
+    limit = max(_MOST_ACCELERATION * samples, _FEW_ENTRIES)
+    if entries > limit:
+        raise InputError(
+            "the header declares far more than was measured",
+            where=where,
+            expected=f"at most {limit} entries for {samples} samples",
+            got=entries,
+        )
+
+
 def _space(encoding: ElementTree.Element, name: str, where: str) -> Space:
     element = encoding.find(name)
     if element is None:
         raise InputError(f"no {name} in the XML header", where=where)
     matrix = [_number(element, f"matrixSize/{axis}", int, where) for axis in "xyz"]
     fov = [_number(element, f"fieldOfView_mm/{axis}", float, where) for axis in "xyz"]
-    if min(matrix) < 1 or min(fov) <= 0:
+    if min(matrix) < 1 or min(fov) < 1.0 / _WIDEST:
         raise InputError(f"{name} is empty", where=where, got=f"{matrix} samples, {fov} mm")
+    if max(matrix) > _MOST_SAMPLES or max(fov) > _WIDEST:
+        raise InputError(f"{name} is too large for a scan", where=where, got=f"{matrix} samples, {fov} mm")
     return Space((matrix[0], matrix[1], matrix[2]), (fov[0], fov[1], fov[2]))
 
 
@@ -132,8 +155,9 @@ def _number(element: ElementTree.Element, name: str, kind: Callable[[str], N], w
 def _parsed(text: str, kind: Callable[[str], N], name: str, where: str) -> N:
     try:
         value = kind(text.strip())
-    except ValueError as error:
+        finite = math.isfinite(value)
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{name.replace('/', '.')} in the XML header is no number", where=where) from error
-    if not math.isfinite(value):
+    if not finite:
         raise InputError(f"{name.replace('/', '.')} in the XML header is not finite", where=where)
     return value

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffrecon_mri.acquired import geometry_of
+from diffrecon_mri.acquired import check_samples, geometry_of
 from diffrecon_mri.coil_maps import SMALLEST_CALIBRATION, calibration_width, espirit_maps, low_resolution_maps
 from diffrecon_mri.mrd_acquisitions import Acquisitions
 from diffrecon_mri.mrd_cartesian import slice_positions, stack_affine
+from diffrecon_mri.mrd_header import check_amount
 from diffrecon_mri.noncartesian_mri import NoncartesianMRI
 from diffrecon_mri.orientation import closest_ras, flip_phase, ras_affine
 from monai_diffrecon.errors import InputError
@@ -47,7 +48,9 @@ def to_measurement(
         raise InputError("a non-Cartesian 3D acquisition", where=where, expected="2D slices")
     positions, slice_of = slice_positions(a.heads, volumetric=False, where=where)
     size = [max(round(e.encoded.matrix[i] * e.recon.fov[i] / e.encoded.fov[i]), 1) for i in range(2)]
+    check_amount(math.prod(size) * len(positions), sum(d.size for d in a.data), where)
     k, data = _stacked(a, slice_of, where)
+    check_samples(data, where)
     if unit == "cycles_per_voxel" or (unit == "auto" and float(k.abs().max()) <= 0.5 + 1e-6):
         k = k * torch.tensor(size, dtype=torch.float64)
     else:

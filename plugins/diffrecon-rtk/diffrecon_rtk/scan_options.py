@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from diffrecon_rtk.trajectory import Detector
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.option_checks import check_integer, check_number
-from monai_diffrecon.numerics.scan_angles import scan_angles
+from monai_diffrecon.numerics.scan_angles import MOST_VIEWS, scan_angles
 from monai_diffrecon.protocols import VolumeGeometry
 
 #: Largest side of a detector that is not asked for.
 _MOST_PIXELS = 4096
+#: Largest side of any detector.
+_LARGEST_SIDE = 65536
 
 
 def view_angles(
@@ -28,7 +30,7 @@ def view_angles(
     if not turns or angles is not None or views is None:
         return scan_angles(views, angles, arc, first_angle, angles_unit)
     # A part of the arc that is no turn says whether the options are right.
-    count = check_integer(views, "operator#views", low=1)
+    count = check_integer(views, "operator#views", low=1, high=MOST_VIEWS)
     whole = check_number(arc, "operator#arc", low=0.0, open_low=True)
     (first,) = scan_angles(1, None, min(whole, 6.0), first_angle, angles_unit)
     step = (math.degrees(whole) if angles_unit == "radians" else whole) / count
@@ -79,7 +81,7 @@ def detector_of(
     u, v = (check_number(d, "operator#detector_offset") for d in shift)
     if detectors is not None:
         pixels = check_pair(detectors, "operator#detectors", "[nu, nv]")
-        nu, nv = (check_integer(n, "operator#detectors", low=1) for n in pixels)
+        nu, nv = (check_integer(n, "operator#detectors", low=1, high=_LARGEST_SIDE) for n in pixels)
     elif may_guess and u == v == 0.0:
         radius, half = radius_of(geometry), geometry.shape[2] * geometry.spacing[2] / 2
         nu = math.ceil(2.0 * to_detector * math.tan(math.asin(radius / to_axis)) / du) + 1

@@ -126,7 +126,7 @@ def test_other_files(tmp_path: Path) -> None:
         ({"detector_distance": 33.0, "detector_radius": 33.0}, r"not behind the volume; .*above 34.2426 mm, got 33 mm"),
         ({"detectors": 8}, r"operator#detectors: wrong number of values; expected \[nu, nv\], got 8"),
         ({"detectors": [8, 9, 1]}, "operator#detectors: wrong number of values"),
-        ({"detectors": [8, 9.0]}, "operator#detectors: out of range; expected an integer from 1, got 9.0"),
+        ({"detectors": [8, 9.0]}, "operator#detectors: out of range; expected an integer from 1 up to 65536, got 9.0"),
         ({"detector_spacing": 1.5}, "operator#detector_spacing: wrong number of values"),
         ({"detector_spacing": [1.5, 0.0]}, "operator#detector_spacing: out of range"),
         ({"detector_offset": 1.5}, "operator#detector_offset: wrong number of values"),
