@@ -1,0 +1,100 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Run every test of the table of faults, and write what was seen.
+
+    python scripts/report_reliability.py [--output FILE.md]
+
+The table is ``tests/faults/faults.json``. All its tests are part of the suite; one that was skipped is told with its
+reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+FAULTS = ROOT / "tests" / "faults" / "faults.json"
+
+INTRODUCTION = """\
+# What happens when something goes wrong
+
+Written by `scripts/report_reliability.py`, which runs the test of every row (`tests/faults/faults.json`); all of them
+are part of the suite. *Observed* is what this run saw: the tests hold what is expected, and fail otherwise.
+
+Exit codes: 2 input or configuration, 3 resume mismatch, 4 integrity or security, 5 numbers, 6 resources, 7 plugins;
+143 after SIGTERM. Every one of them comes with one line on stderr that says what, where, what was expected, what was
+found, and how to mend it.
+
+See also: [resume.md](resume.md), [provenance.md](provenance.md), [privacy.md](privacy.md), [security.md](security.md);
+what it costs: [results/safety.md](results/safety.md), [results/memory.md](results/memory.md).
+"""
+
+
+def outcomes(tests: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return test (without parameters) -> outcome and detail of each of its cases."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
+        subprocess.run(command, cwd=ROOT, check=False)
+        cases = ElementTree.parse(report).getroot().iter("testcase")
+        found: dict[str, list[tuple[str, str]]] = {}
+        for case in cases:
+            name = str(case.get("name")).partition("[")[0]
+            file = str(case.get("classname")).replace(".", "/") + ".py"
+            state, detail = "passed", ""
+            for tag in ("failure", "error", "skipped"):
+                if (child := case.find(tag)) is not None:
+                    state, detail = tag, str(child.get("message"))
+            found.setdefault(f"{file}::{name}", []).append((state, detail))
+    return found
+
+
+def observed(row: dict[str, Any], found: dict[str, list[tuple[str, str]]]) -> str:
+    """Return what was seen of a row, in words."""
+    cases = [case for test in row["tests"] for case in found.get(test, [("error", "did not run")])]
+    states = Counter(state for state, _ in cases)
+    words = []
+    if states["passed"]:
+        words.append("as expected" + (f" ({states['passed']} cases)" if states["passed"] > 1 else ""))
+    if bad := states["failure"] + states["error"]:
+        words.append(f"**{bad} NOT as expected**")
+    reasons = {detail for state, detail in cases if state == "skipped"}
+    return "; ".join([*words, *(f"skipped: {reason}" for reason in sorted(reasons))])
+
+
+def main() -> int:
+    """Run, write, and return 1 when something was not as expected."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "reliability.md")
+    args = parser.parse_args()
+    rows = json.loads(FAULTS.read_text(encoding="utf-8"))
+    tests = list(dict.fromkeys(test for row in rows for test in row["tests"]))
+    found = outcomes(tests)
+    lines = [INTRODUCTION]
+    for group, members in groupby(rows, lambda row: row["group"]):
+        lines += [f"## {group}", "", "| fault | expected | observed | test |", "|---|---|---|---|"]
+        for row in members:
+            names = ", ".join(f"[`{t.partition('::')[2]}`](../{t.partition('::')[0]})" for t in row["tests"])
+            lines.append(f"| {row['fault']} | {row['expected']} | {observed(row, found)} | {names} |")
+        lines.append("")
+    python = f"Python {platform.python_version()}, torch {version('torch')}, MLflow {version('mlflow')}"
+    lines.append(f"{platform.system()} on {platform.machine()}, {python}.\n")
+    args.output.write_text("\n".join(lines), encoding="utf-8")
+    bad = [row["fault"] for row in rows if "NOT" in observed(row, found)]
+    print(f"{len(rows)} faults, {len(tests)} tests, not as expected: {bad or 'none'}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
