@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.engine import batched_plane_denoiser, case_recorder, inferer, plugin_checks
+from monai_diffrecon.engine import batched_plane_denoiser, case_record, inferer, plugin_checks
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 
@@ -77,7 +77,7 @@ def watch() -> Stopwatch:
     watch.around(plugin_checks, "check_like", "guard")
     watch.around(inferer.DiffReconInferer, "identity", "provenance")
     for name in ("build_record", "write_record", "sha256_tensor", "face_notice"):
-        watch.around(case_recorder, name, "provenance")
+        watch.around(case_record, name, "provenance")
     return watch
 
 

@@ -158,8 +158,7 @@ the estimate.
 
 The tensors are counted exactly. What the process takes beyond them is the allocator's: glibc keeps freed blocks of less
 than 32 MiB, and a heap of blocks of many sizes is larger than what is in it. The estimate multiplies what such blocks
-take by 1.7, found from these runs. With `MALLOC_MMAP_THRESHOLD_=4000000` in the environment freed volumes go back to
-the system at once: the peak of the whole head's thick slices falls by 0.28 GB, and more time goes into clearing pages.
+take by 1.7, found from runs of these kinds, and errs rather upwards.
 """
 
 

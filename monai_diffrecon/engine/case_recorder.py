@@ -1,42 +1,24 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is written of a case."""
+"""Locks, runs and records of cases."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.face_notice import face_notice
-from monai_diffrecon.engine.posterior_samples import PosteriorSpread
+from monai_diffrecon.engine.case_record import CaseRecord, checkpoint_path, magnitude_of
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
-from monai_diffrecon.engine.run_report import Reconstruction
-from monai_diffrecon.errors import InputError, IntegrityError
-from monai_diffrecon.evaluation.metrics import default_data_range, volume_metrics
-from monai_diffrecon.evaluation.montage import montage, preview
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.evaluation.metrics import default_data_range
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.io.case_lock import case_lock
-from monai_diffrecon.io.dicom_writer import write_series
-from monai_diffrecon.io.hashing import sha256_tensor
-from monai_diffrecon.io.measurement import affine_of, from_tensor
-from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag
 from monai_diffrecon.tracking.open_run import open_run
-from monai_diffrecon.tracking.provenance import (
-    build_record,
-    identity_sha256,
-    record_path,
-    verify_record,
-    write_record,
-)
-
-logger = logging.getLogger(__name__)
 
 #: What a case is written as.
 FORMATS = ("nifti", "dicom", "both")
@@ -102,7 +84,7 @@ class CaseRecorder:
         self._parent = None
 
     @contextmanager
-    def case(self, name: str, run: Any = None) -> Iterator[_CaseRecord]:
+    def case(self, name: str, run: Any = None) -> Iterator[CaseRecord]:
         """Hold the lock of one case and open its run, or record into a ``run`` that is open.
 
         Raises:
@@ -117,215 +99,11 @@ class CaseRecorder:
             with self._run(name, None if self._parent is None else self._parent.run_id) as own:
                 yield self._record(name, own)
 
-    def _record(self, name: str, run: Any) -> _CaseRecord:
+    def _record(self, name: str, run: Any) -> CaseRecord:
         checkpoint = RunCheckpoint(
             checkpoint_path(self.output_dir, name), resume=self.resume, every=self.checkpoint_every
         )
-        return _CaseRecord(name, self.output_dir, run, checkpoint, self.unit if self.dicom else None, self.anatomy)
-
-
-def checkpoint_path(folder: Path, case: str) -> Path:
-    """Return where the checkpoint of a case stands while it is under way."""
-    return folder / f"{case}_checkpoint.pt"
-
-
-class _CaseRecord:
-    """One case: its file names, run and checkpoint; with a unit for volumes that do not say theirs, a DICOM series too.
-
-    Attributes:
-        output: the file of the volume.
-        checkpoint: the state of the run while it is under way.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        run: Any,
-        checkpoint: RunCheckpoint,
-        dicom_unit: str | None,
-        anatomy: str | None,
-    ) -> None:
-        self.name, self.folder, self.run, self.dicom_unit = name, folder, run, dicom_unit
-        self.checkpoint, self.anatomy = checkpoint, anatomy
-        self.output = folder / f"{name}_recon.nii.gz"
-        self.dicom = None if dicom_unit is None else folder / name / "dicom"
-        self.affine = torch.eye(4, dtype=torch.float64)
-
-    def kept(self, identity: Mapping[str, str]) -> Tensor | None:
-        """Return the volume (1, X, Y, Z) that was written before, or None when there is none to be kept.
-
-        Its record must verify and be of the same identity, and an output that is asked for must be there.
-
-        Args:
-            identity: all that decides on the voxels, see ``DiffReconInferer.identity``.
-        """
-        path = record_path(self.output)
-        if self.checkpoint.resume == "never" or not path.is_file():
-            return None
-        try:
-            record = verify_record(path)
-        except (InputError, IntegrityError) as error:
-            logger.warning("case %s is computed again: %s", self.name, error.what)
-            return None
-        if record.get("identity_sha256") != identity_sha256(identity) or (
-            self.dicom and "dicom" not in record["output"]
-        ):
-            return None
-        self.checkpoint.remove()  # a run that was killed after its record was written has left it
-        volume, geometry = read_volume(self.output)
-        self.affine = torch.as_tensor(affine_of(geometry))
-        return volume
-
-    def track_kept(self, metrics: Mapping[str, float]) -> None:
-        """Say in the case's run that nothing was computed."""
-        self.run.set_tags({"computed": "false"})
-        self.run.log_metrics(dict(metrics))
-        self.run.log_artifact(record_path(self.output))
-
-    def finish(
-        self,
-        done: Reconstruction,
-        measurement: Tensor,
-        reference: Tensor | None,
-        *,
-        reader: str | None = None,
-        preparation: Sequence[Mapping[str, Any]] = (),
-        identity: Mapping[str, str] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> dict[str, float]:
-        """Write and track the reconstruction; return its metrics (empty without a reference).
-
-        Of several samples the mean is the output; their spread is written beside it as ``<case>_std.nii.gz``,
-        ``<case>_std_measured.nii.gz`` and ``<case>_std_null.nii.gz``, the samples that were kept as
-        ``<case>_sample000.nii.gz`` and so on.
-
-        Of a complex volume the magnitude is the output, which metrics and pictures show; its phase (radians, -pi to pi)
-        is written beside it as ``<case>_phase.nii.gz``.
-
-        Args:
-            done: the reconstruction.
-            measurement: what it was made from.
-            reference: the truth, or None.
-            reader: name of what read the measurement, or None.
-            preparation: what was done to what was read, in order, for the provenance record.
-            identity: all that decides on the voxels, for :meth:`kept`.
-            options: what else to put into the provenance record.
-        """
-        volume, report = _magnitude(done.volume), done.report
-        reference = None if reference is None else _magnitude(reference)
-        self.affine = torch.as_tensor(affine_of(done.geometry))
-        write_volume(self.output, volume, done.geometry)
-        record_path(self.output).unlink(missing_ok=True)  # an earlier one, which does not speak of this volume
-        phase = None
-        if done.volume.is_complex():
-            phase = self.folder / f"{self.name}_phase.nii.gz"
-            write_volume(phase, done.volume.angle(), done.geometry)
-        if self.dicom is not None:
-            self._write_series(self.dicom, done, volume, measurement)
-        metrics = self.metrics(volume, reference)
-        spread = None if done.spread is None else self._write_spread(done.spread, done)
-        picture = self.folder / f"{self.name}_montage.png"
-        if reference is None:
-            preview(volume, picture, spacing=done.geometry.spacing)
-            if done.spread is not None:
-                preview(done.spread.std, self.folder / f"{self.name}_std.png", spacing=done.geometry.spacing)
-        else:
-            truth = torch.as_tensor(reference).as_subclass(Tensor)
-            montage(
-                {"reconstruction": volume},
-                truth,
-                picture,
-                spacing=done.geometry.spacing,
-                metrics={"reconstruction": metrics},
-                std=None if done.spread is None else done.spread.std,
-            )
-        notice = face_notice(volume, done.geometry.spacing, self.anatomy)
-        if notice is not None:
-            logger.warning("case %s: %s", self.name, notice)
-            self.run.set_tags({"face": "true"})
-        record = build_record(
-            output=self.output,
-            volume=volume,
-            phase=phase,
-            spread=spread,
-            dicom=self.dicom,
-            measurement_sha256=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
-            weights=report.weights,
-            config=report.options,
-            seeds={"noise": report.seed},
-            fallbacks=[*report.fallbacks, *self.run.problems],
-            residuals=[row["residual"] for row in report.steps],
-            timings={
-                "seconds": report.seconds,
-                "start_seconds": report.start_seconds,
-                "denoiser_seconds": report.denoiser_seconds,
-            },
-            network_calls=report.network_calls,
-            distributions=report.distributions,
-            options=options,
-            source={"reader": reader, "unit": report.unit, "sha256": report.source_sha256},
-            preparation=preparation,
-            inferer=report.inferer,
-            execution=report.execution,
-            identity=identity,
-            case=self.name,
-            notices=() if notice is None else (notice,),
-        )
-        write_record(record_path(self.output), record)
-        self.checkpoint.remove()
-        self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})
-        self.run.log_params({"versions": record["versions"]})
-        if report.resumed_from is not None:
-            self.run.set_tags({"resumed_from": report.resumed_from})
-        for row in report.steps:
-            self.run.log_metrics({k: row[k] for k in ("sigma", "residual")}, step=int(row["step"]))
-        self.run.log_metrics(
-            {
-                **metrics,
-                "seconds": report.seconds,
-                "denoiser_calls": report.denoiser_calls,
-                "network_calls": report.network_calls,
-            }
-        )
-        self.run.log_artifact(picture)
-        self.run.log_artifact(record_path(self.output))
-        return metrics
-
-    def _write_spread(self, spread: PosteriorSpread, done: Reconstruction) -> dict[str, Path]:
-        """Write the spread of the samples, and those that were kept; return name -> file."""
-        volumes = {"std": spread.std, "std_measured": spread.std_measured, "std_null": spread.std_null}
-        for index, sample in enumerate(spread.samples):
-            volumes[f"sample{index:03d}"] = _magnitude(sample)
-            if sample.is_complex():
-                volumes[f"sample{index:03d}_phase"] = sample.angle()
-        files = {name: self.folder / f"{self.name}_{name}.nii.gz" for name in volumes}
-        for name, volume in volumes.items():
-            write_volume(files[name], volume, done.geometry)
-        return files
-
-    def _write_series(self, folder: Path, done: Reconstruction, volume: Tensor, measurement: Tensor) -> None:
-        """Write the volume as a DICOM series that says how it came about."""
-        said, used = from_tensor(measurement), done.report.options
-        names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler") if kind in used)
-        make_folder(folder.parent)
-        write_series(
-            folder,
-            volume,
-            done.geometry,
-            case=self.name,
-            unit=self.dicom_unit if said.unit == "arbitrary" and self.dicom_unit else said.unit,
-            template=said.header,
-            derivation=f"Reconstructed by monai_diffrecon ({names}); for research, not for clinical use",
-            entropy=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
-        )
-
-    @staticmethod
-    def metrics(volume: Tensor, reference: Tensor | None) -> dict[str, float]:
-        """Return the metrics of a volume, empty without a reference."""
-        if reference is None:
-            return {}
-        return volume_metrics(volume, _magnitude(torch.as_tensor(reference).as_subclass(Tensor)))
+        return CaseRecord(name, self.output_dir, run, checkpoint, self.unit if self.dicom else None, self.anatomy)
 
 
 def check_reference(reference: Tensor, shape: Sequence[int]) -> None:
@@ -346,8 +124,4 @@ def check_reference(reference: Tensor, shape: Sequence[int]) -> None:
             got=tuple(reference.shape),
             mend="resample it to the reconstruction's grid",
         )
-    default_data_range(_magnitude(reference.as_subclass(Tensor)))
-
-
-def _magnitude(volume: Tensor) -> Tensor:
-    return volume.abs() if volume.is_complex() else volume
+    default_data_range(magnitude_of(reference.as_subclass(Tensor)))

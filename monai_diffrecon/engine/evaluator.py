@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +15,15 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from monai_diffrecon.bundle import check_device
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.io.path_option import path_option
+from monai_diffrecon.numerics.option_checks import check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class ReconstructionEvaluator(Evaluator):
         val_handlers: further handlers, for this evaluator.
 
     Raises:
+        InputError: ``output_dir`` is no path.
         ConfigError: an option out of its range, or MONAI's own MLflow handler, which would merge cases in one run.
     """
 
@@ -78,13 +81,14 @@ class ReconstructionEvaluator(Evaluator):
     ) -> None:
         _refuse_monai_tracking(val_handlers)
         super().__init__(
-            device=torch.device(device),
+            device=torch.device(check_device(device, "device") or "cpu"),
             val_data_loader=val_data_loader,
             val_handlers=val_handlers,
             decollate=False,
         )
         self.network, self.inferer = network, inferer
-        self.output_dir, self.preview_every = Path(output_dir), preview_every
+        self.output_dir = path_option(output_dir, "output_dir")
+        self.preview_every = check_integer(preview_every, "evaluator#preview_every", low=0)
         self.recorder = CaseRecorder(
             self.output_dir,
             track=track,
@@ -111,7 +115,7 @@ class ReconstructionEvaluator(Evaluator):
         with self.recorder.case(case) as record:
             if reference is not None:
                 check_reference(reference, self.inferer.volume_geometry(image).shape)
-            identity = self.inferer.identity(image, case)
+            identity = self.inferer.identity(image, case, self.network)
             volume, report, spread = record.kept(identity), None, None
             if volume is not None:
                 logger.info("case %s: its record verifies, nothing is computed", case)

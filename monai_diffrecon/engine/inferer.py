@@ -16,16 +16,15 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from monai_diffrecon import registry
-from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.bundle import ScoreNetwork, check_device
 from monai_diffrecon.engine import composition
-from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
-from monai_diffrecon.engine.complex_plane_denoiser import MODES, planes_for
+from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS
+from monai_diffrecon.engine.build_engine import build_engine
+from monai_diffrecon.engine.complex_plane_denoiser import MODES
 from monai_diffrecon.engine.machine_memory import resident_memory
 from monai_diffrecon.engine.memory_estimate import estimate_memory
 from monai_diffrecon.engine.network_units import check_fits, intensity_map, to_network_units
-from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.posterior_samples import check_can_sample
-from monai_diffrecon.engine.progress_bar import ProgressBar
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_identity import run_identity, versions_of
@@ -36,7 +35,8 @@ from monai_diffrecon.engine.volume_units import unit_map
 from monai_diffrecon.engine.whitened_operator import WhitenedOperator
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer
+from monai_diffrecon.io.score_metadata import check_window
+from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
 
 
@@ -70,6 +70,9 @@ class DiffReconInferer(Inferer):
         keep_samples: hand over every sample too.
         progress: show a progress bar; None: on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
+
+    Raises:
+        ConfigError: an option of the wrong type, or out of its range.
     """
 
     def __init__(
@@ -105,9 +108,14 @@ class DiffReconInferer(Inferer):
             "sampler": composition.as_spec(sampler, "sampler"),
             "noise": composition.as_spec(noise, "noise"),
         }
-        self.sw_batch_size, self.window, self.overlap = sw_batch_size, window, overlap
-        self.seed, self.noise_std, self.spacing_tolerance = int(seed), noise_std, spacing_tolerance
-        self.device, self.progress, self.handlers = device, progress, tuple(handlers)
+        self.sw_batch_size = check_integer(sw_batch_size, "inferer#sw_batch_size", low=1)
+        self.window = check_window(window, "inferer#window")
+        self.overlap = check_number(overlap, "inferer#overlap", low=0.0, high=0.99)
+        self.seed = check_integer(seed, "seed", low=0)
+        self.noise_std = None if noise_std is None else check_number(noise_std, "inferer#noise_std", low=0.0)
+        self.spacing_tolerance = check_number(spacing_tolerance, "inferer#spacing_tolerance", low=0.0)
+        self.device, self.progress = check_device(device, "inferer#device"), progress
+        self.handlers = tuple(handlers)
         self.precision = check_choice(precision, "inferer#precision", PRECISIONS)
         self.complex = check_choice(complex, "inferer#complex", MODES)
         self.num_samples = check_integer(num_samples, "inferer#num_samples", low=1)
@@ -195,7 +203,7 @@ class DiffReconInferer(Inferer):
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, scores)
 
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
-            engine = self._engine(problem, network, sample, index, (metrics, *self.handlers, *handlers))
+            engine = build_engine(self, problem, network, sample, index, (metrics, *self.handlers, *handlers))
             engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
             return engine
 
@@ -213,7 +221,7 @@ class DiffReconInferer(Inferer):
         if checkpoint is not None:
             noise = composition.build_noise(self.specs["noise"], self.seed, case)
             resumable = not (sampler.calls_network and noise.ordered)
-            point = checkpoint.open(self._identity(measured, case), resumable=resumable)
+            point = checkpoint.open(self._identity(measured, case, network), resumable=resumable)
         where = circumstances(self.device, self.sw_batch_size)
         x, spread = runner.run(point, where)
         totals = runner.totals
@@ -242,20 +250,22 @@ class DiffReconInferer(Inferer):
         )
         return Reconstruction(intensity.to_physical(x), geometry, report, spread)
 
-    def identity(self, measurement: Tensor, case: str = "") -> dict[str, str]:
+    def identity(self, measurement: Tensor, case: str = "", network: nn.Module | None = None) -> dict[str, str]:
         """Return all that decides on the voxels of a reconstruction, as name -> value; nothing is computed.
 
         Args:
             measurement: the measurement, without a batch axis.
             case: name of the case.
+            network: the primary network; None takes the bundle's.
         """
-        return self._identity(self._understand(measurement), case)
+        return self._identity(self._understand(measurement), case, network)
 
-    def _identity(self, measured: Measurement, case: str) -> dict[str, str]:
+    def _identity(self, measured: Measurement, case: str, network: nn.Module | None) -> dict[str, str]:
         assert measured.operator is not None
         calls_network = composition.build_sampler(self.specs["sampler"]).calls_network
         specs = _used({**self.specs, "operator": measured.operator}, calls_network)
         scores = (self.score, *self.auxiliaries) if calls_network else ()
+        other = network is not None and network is not self.score.network and calls_network
         return run_identity(
             measurement=_described(measured),
             config=specs,
@@ -263,6 +273,8 @@ class DiffReconInferer(Inferer):
             # The intensity map is the bundle's, with or without its network.
             intensity=self.score.intensity,
             weights=composition.weights_of(scores),
+            network=network.state_dict() if network is not None and other else None,
+            bundles={s.name: [s.plane, s.spacing, s.denoiser, s.window, s.channels] for s in scores},
             seed=self.seed,
             case=case,
             versions=versions_of(composition.distributions_of(specs, scores)),
@@ -292,27 +304,6 @@ class DiffReconInferer(Inferer):
             options["num_samples"] = self.num_samples
         return options
 
-    def _engine(
-        self, problem: Problem, network: nn.Module | None, case: str, index: int, handlers: Sequence[Any]
-    ) -> ReconstructionEngine:
-        """Return the engine of one sample, with its handlers."""
-        noise = composition.build_noise(self.specs["noise"], self.seed, case)
-        sampler = composition.build_sampler(self.specs["sampler"])
-        prior = None
-        if sampler.calls_network:
-            scores, operator = (self.score, *self.auxiliaries), problem.operator
-            prior = composition.build_prior(self.specs["prior"])
-            prior.bind(planes_for(operator, self._planes(network), scores, self.complex), noise)
-            for plane in prior.planes:
-                composition.check_borrowed_spacing(scores, plane.plane, operator.geometry, self.spacing_tolerance)
-        consistency = composition.build_consistency(self.specs["consistency"])
-        engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
-        label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
-        bar = ProgressBar(label, disable=None if self.progress is None else not self.progress)
-        for handler in (NonFiniteGuard(), *handlers, bar):
-            handler.attach(engine)
-        return engine
-
     def volume_geometry(self, measurement: Tensor) -> VolumeGeometry:
         """Return the geometry of the volume that a measurement will become; nothing is computed.
 
@@ -334,27 +325,6 @@ class DiffReconInferer(Inferer):
         if spec is None:
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
         return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std)
-
-    def _planes(self, network: nn.Module | None) -> list[BatchedPlaneDenoiser]:
-        planes = []
-        for score in (self.score, *self.auxiliaries):
-            net = network if network is not None and score is self.score else score.network
-            denoiser = registry.build(
-                "denoisers", score.denoiser, where=f"bundle {score.name}, diffrecon#denoiser", network=net
-            )
-            planes.append(
-                BatchedPlaneDenoiser(
-                    denoiser,
-                    score.plane,
-                    batch_size=self.sw_batch_size,
-                    window=self.window if self.window is not None else score.window,
-                    overlap=self.overlap,
-                    device=self.device,
-                    precision=self.precision,
-                    name=score.name,
-                )
-            )
-        return planes
 
 
 def _used(specs: dict[str, Any], calls_network: bool) -> dict[str, Any]:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.evaluation.montage import preview
+from monai_diffrecon.io.path_option import path_option
+from monai_diffrecon.numerics.option_checks import check_integer
 
 
 class PreviewPictures:
@@ -16,11 +17,16 @@ class PreviewPictures:
 
     Args:
         folder: folder of the pictures ``step_0005.png``.
-        every: steps between pictures.
+        every: steps between pictures, 1 or more.
+
+    Raises:
+        ConfigError: ``every`` is out of range.
+        InputError: ``folder`` is no path.
     """
 
     def __init__(self, folder: str, every: int = 5) -> None:
-        self.folder, self.every = Path(folder), max(int(every), 1)
+        self.folder = path_option(folder, "preview folder")
+        self.every = check_integer(every, "preview_every", low=1)
 
     def attach(self, engine: Any) -> None:
         """Attach to a reconstruction engine."""

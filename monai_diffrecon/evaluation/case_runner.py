@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import monai_diffrecon
-from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference, checkpoint_path
+from monai_diffrecon.engine.case_record import checkpoint_path
+from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError, IntegrityError
