@@ -78,14 +78,15 @@ def rerun(parser: argparse.ArgumentParser) -> Run:
 
 
 def records_of(paths: list[str]) -> list[Path]:
-    """Return the records that are named, or lie below a folder that is.
+    """Return the records that are named, or lie below a folder that is; not the copies among MLflow's artifacts.
 
     Raises:
         InputError: none.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        found += sorted(path.rglob("*.provenance.json")) if path.is_dir() else [path]
+        below = sorted(path.rglob("*.provenance.json")) if path.is_dir() else [path]
+        found += [record for record in below if "mlartifacts" not in record.relative_to(path).parts]
     if not found:
         raise InputError("no record", where="RECORD", expected="*.provenance.json, or a folder with some")
     return found
