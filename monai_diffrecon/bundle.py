@@ -14,7 +14,17 @@ import torch
 from torch import nn
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.io.path_option import path_option
+from monai_diffrecon.io.score_metadata import (
+    channels_of,
+    check_anatomy,
+    check_denoiser,
+    check_intensity,
+    check_spacing,
+    check_window,
+)
 from monai_diffrecon.io.weights_file import read_weights
+from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.trust.require_trusted import require_trusted
 
@@ -58,8 +68,9 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: no bundle there, or the block lacks an entry.
+        ConfigError: no such plane.
     """
-    root = Path(bundle_root)
+    root = path_option(bundle_root, "bundle_root")
     path = root / "configs" / "metadata.json"
     if not path.is_file():
         raise InputError(
@@ -87,13 +98,15 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
         )
     check_plane(block["plane"], f"bundle {root.name}, diffrecon#plane")
     for key in ("file", "sha256"):
-        if not isinstance(block["weights"], dict) or not block["weights"].get(key):
+        said = block["weights"].get(key) if isinstance(block["weights"], dict) else None
+        if not isinstance(said, str) or not said:
             raise InputError(
                 "metadata does not say its weights",
                 where=f"bundle {root.name}, diffrecon#weights#{key}",
                 expected='{"file": ..., "sha256": ...}',
                 got=block["weights"],
             )
+    path_option(root / block["weights"]["file"], f"bundle {root.name}, diffrecon#weights#file")
     return metadata
 
 
@@ -111,13 +124,22 @@ def load_score_network(
 
     Raises:
         InputError: no bundle, or the weights do not fit the network.
+        ConfigError: the metadata say something impossible of the network, or there is no such device.
         IntegrityError: the weights' file is not the one the metadata names, wants to run something, or is not finite;
             or the network has to be built, and the configuration would run what is not trusted.
     """
-    root = Path(bundle_root)
+    device = check_device(device, "device")
+    root = path_option(bundle_root, "bundle_root")
     metadata = read_metadata(root)
     block = metadata["diffrecon"]
     where = f"bundle {root.name}"
+    of = f"{where}, diffrecon#"
+    # Before the weights are read, which may take long.
+    spacing, window = check_spacing(block["spacing"], f"{of}spacing"), check_window(block.get("window"), f"{of}window")
+    denoiser = check_denoiser(block["denoiser"], f"{of}denoiser")
+    intensity = check_intensity(block["intensity"], f"{of}intensity")
+    channels = channels_of(metadata, f"{where}, metadata.json")
+    anatomy = check_anatomy(block.get("anatomy"), f"{of}anatomy")
     state, digest = read_weights(root, block["weights"], where)
     net = network if network is not None else _network_def(root)
     try:
@@ -128,19 +150,18 @@ def load_score_network(
         ) from None
     net = net.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     net.requires_grad_(False)
-    window = block.get("window")
     return ScoreNetwork(
         name=root.resolve().name,
         version=str(metadata.get("version", "?")),
         network=net,
         plane=block["plane"],
-        spacing=(float(block["spacing"][0]), float(block["spacing"][1])),
-        denoiser=dict(block["denoiser"]),
-        intensity=dict(block["intensity"]),
+        spacing=spacing,
+        denoiser=denoiser,
+        intensity=intensity,
         sha256=digest,
-        window=None if window is None else (int(window[0]), int(window[1])),
-        channels=_channels(metadata),
-        anatomy=block.get("anatomy"),
+        window=window,
+        channels=channels,
+        anatomy=anatomy,
     )
 
 
@@ -159,11 +180,12 @@ def load_auxiliaries(
         device: where to put them.
 
     Raises:
+        InputError: not a path or a list of them.
         ConfigError: a plane twice, or another intensity map. (Spacing is checked against the volume, later.)
     """
-    names = [paths] if isinstance(paths, str) else list(paths or ())
+    names = paths if isinstance(paths, list | tuple) else [] if paths is None else [paths]
     loaded: list[ScoreNetwork] = []
-    for name in names:
+    for name in (path_option(name, "auxiliary_bundle") for name in names):
         beside = Path(bundle_root) / name
         auxiliary = load_score_network(beside if beside.is_dir() else name, device=device)
         where = f"auxiliary_bundle {auxiliary.name}"
@@ -181,12 +203,6 @@ def load_auxiliaries(
             )
         loaded.append(auxiliary)
     return tuple(loaded)
-
-
-def _channels(metadata: dict[str, Any]) -> int:
-    """Return the channels of the network's input; 1 when the metadata does not say."""
-    inputs = metadata.get("network_data_format", {}).get("inputs", {})
-    return int(inputs.get("image", {}).get("num_channels", 1))
 
 
 def _network_def(root: Path) -> nn.Module:

@@ -158,7 +158,7 @@ def test_a_baseline_of_another_task_is_refused(
     (error,) = [e for e in chain_of(caught.value) if isinstance(e, ConfigError)]
     assert message in str(error)
     assert error.exit_code == 2
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".diffrecon"]
 
 
 def test_photon_noise_does_not_hide_the_operator(run: Callable[..., Any]) -> None:

@@ -108,6 +108,53 @@ def test_an_unknown_plane(bundle: Path) -> None:
         read_metadata(bundle)
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("spacing", [1.0, "1x1", [1.0], [1.0, 0.0], [1.0, None], [1.0, float("nan")], {}]),
+        ("denoiser", ["direct", None, {}, {"name": 3}, [1]]),
+        ("intensity", ["percentile", {}, {"map": ["window"]}, {"map": "percentile", "q": 0}, {"map": "window"}]),
+        ("intensity", [{"map": "window", "low": 1, "high": 0}, {"map": "percentile", "low": 1}]),
+        ("window", [64, [64], [0, 64], [64.0, 64.0], "64", {}]),
+        ("anatomy", [3, ["head"], {}]),
+    ],
+)
+def test_metadata_of_the_wrong_type_is_refused(bundle: Path, key: str, values: list[Any]) -> None:
+    for value in values:
+        edit(bundle, lambda m, v=value: m["diffrecon"].update({key: v}))  # type: ignore[misc]
+        with pytest.raises(ConfigError, match=f"^bundle axial, diffrecon#{key}") as caught:
+            load_score_network(bundle)
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("value", [None, [], {"inputs": 3}, {"inputs": {"image": {"num_channels": "1"}}}])
+def test_channels_of_the_wrong_type_are_refused(bundle: Path, value: Any) -> None:
+    edit(bundle, lambda m: m.update(network_data_format=value))
+    with pytest.raises(ConfigError, match=r"^bundle axial, metadata.json#network_data_format"):
+        load_score_network(bundle)
+
+
+@pytest.mark.parametrize("value", [{"x": 1}, ["model.pt"], 7, "x" * 300, "a\0b"])
+def test_weights_that_are_no_file_name_are_refused(bundle: Path, value: Any) -> None:
+    edit(bundle, lambda m: m["diffrecon"]["weights"].update(file=value))
+    with pytest.raises(InputError, match=r"^bundle axial, diffrecon#weights#file: "):
+        load_score_network(bundle)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", [], "cuda:0"])
+def test_a_device_that_is_not_there_is_refused(bundle: Path, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^device: no such device"):
+        load_score_network(bundle, device=device)
+
+
+@pytest.mark.parametrize("paths", [7, {}, "", [None], ["../coronal", 3], "x" * 300, "a\0b", [["coronal"]]])
+def test_auxiliaries_that_are_no_paths_are_refused(bundle: Path, make_bundle: Callable[..., Path], paths: Any) -> None:
+    make_bundle(bundle.parent / "coronal", plane="coronal")
+    with pytest.raises(InputError, match=r"^auxiliary_bundle: not a path"):
+        load_auxiliaries(paths, load_score_network(bundle), bundle)
+
+
 def test_what_is_no_bundle(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="bundle nowhere: no bundle"):
         read_metadata(tmp_path / "nowhere")

@@ -15,7 +15,6 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from monai_diffrecon.bundle import check_device
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.memory_estimate import memory_warnings
@@ -23,6 +22,7 @@ from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.path_option import path_option
+from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_integer
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from monai_diffrecon import registry
-from monai_diffrecon.bundle import ScoreNetwork, check_device
+from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS
 from monai_diffrecon.engine.build_engine import build_engine
@@ -36,6 +36,7 @@ from monai_diffrecon.engine.whitened_operator import WhitenedOperator
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
 from monai_diffrecon.io.score_metadata import check_window
+from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
 

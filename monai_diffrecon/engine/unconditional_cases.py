@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,11 @@ from monai.data import Dataset
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement import to_tensor
+from monai_diffrecon.numerics.option_checks import check_integer, check_number
 from monai_diffrecon.protocols import Measurement, VolumeGeometry
+
+#: Voxels along an axis, and samples, beyond which a number is a slip of the pen.
+_LONGEST, _MOST = 4096, 1_000_000
 
 
 class UnconditionalCases(Dataset):
@@ -35,15 +40,18 @@ class UnconditionalCases(Dataset):
         count: int = 1,
         name: str = "sample",
     ) -> None:
-        if len(shape) != 3 or min(shape) < 1:
-            raise ConfigError("not a shape", where="shape", expected="[X, Y, Z]", got=shape)
-        if len(spacing) != 3 or not min(spacing) > 0:
-            raise ConfigError("not a voxel size", where="spacing", expected="[x, y, z] in mm", got=spacing)
-        if count < 1:
-            raise ConfigError("no sample", where="count", expected="1 or more", got=count)
-        x, y, z = (int(n) for n in shape)
-        dx, dy, dz = (float(s) for s in spacing)
+        x, y, z = (check_integer(n, "shape", low=1, high=_LONGEST) for n in _three(shape, "shape"))
+        dx, dy, dz = (check_number(s, "spacing", low=0.0, open_low=True) for s in _three(spacing, "spacing"))
+        count = check_integer(count, "count", low=1, high=_MOST)
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.\-]*", name, flags=re.ASCII):
+            raise ConfigError("not a name of files", where="name", expected="letters, digits, '.', '_', '-'")
         geometry = VolumeGeometry((x, y, z), (dx, dy, dz))
         empty = to_tensor(Measurement(torch.zeros(0), geometry, operator={"name": "unmeasured"}))
         cases: list[dict[str, Any]] = [{"image": empty, "case": f"{name}{i:03d}"} for i in range(count)]
         super().__init__(cases)
+
+
+def _three(value: object, where: str) -> Sequence[object]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
+        raise ConfigError("not three numbers", where=where, expected="[X, Y, Z]", got=repr(value)[:60])
+    return value

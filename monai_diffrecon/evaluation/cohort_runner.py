@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ class CohortEvaluation:
         """Compute what is not there yet, and write tables and report.
 
         Raises:
-            DiffReconError: some reconstructions failed; all others, tables and report are there.
+            DiffReconError: some reconstructions failed, of their kind if they have but one; all others, tables and
+                report are there.
         """
         with stop_on_sigterm():
             return self._run()
@@ -120,7 +121,7 @@ class CohortEvaluation:
                     parent.log_metric(f"psnr/{method.folder}", sum(values) / len(values))
             failed = [row for row in self.rows if row.failed]
             if failed:
-                raise DiffReconError(
+                raise _kind_of(failed)(
                     f"{len(failed)} of {len(self.rows)} reconstructions failed",
                     where="cohort",
                     got="; ".join(f"{r.case} {r.method}: {r.error}" for r in failed[:3]),
@@ -197,6 +198,13 @@ class CohortEvaluation:
             metrics = {title: row.metrics for title, row in zip(volumes, rows, strict=True)}
             montage(volumes, truth, path, spacing=spacing, metrics=metrics)
         return path
+
+
+def _kind_of(failed: Sequence[CaseRow]) -> type[DiffReconError]:
+    """Return the kind of error that all failures are of, or the most general one."""
+    codes = {row.exit_code for row in failed}
+    kinds = (kind for kind in DiffReconError.__subclasses__() if {kind.exit_code} == codes)
+    return next(kinds, DiffReconError)
 
 
 def _column(label: str, taken: Collection[str]) -> str:

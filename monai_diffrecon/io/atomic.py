@@ -130,7 +130,7 @@ def told(error: OSError, where: str) -> Exception:
 
 
 def _refusal(temporary: Path) -> OSError | None:
-    """Return why the disk takes no more, or None when it does: ``torch.save`` raises a RuntimeError that does not say."""
+    """Return why the disk takes no more, or None when it does: the RuntimeError of ``torch.save`` does not say."""
     try:
         with temporary.open("ab") as file:
             file.write(bytes(_PROBE))

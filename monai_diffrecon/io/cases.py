@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.errors import InputError, IntegrityError
+from monai_diffrecon.io.atomic import told
 from monai_diffrecon.io.find_reader import AUTO, readers_of, recognisers
 from monai_diffrecon.io.hashing import keyed_name
+from monai_diffrecon.io.path_option import path_option
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +47,17 @@ def list_cases(
         reader: ``auto``, or the reader of all scans (not of the reference).
 
     Raises:
-        InputError: nothing to reconstruct, a file is missing, or a folder holds a scan twice, by a link.
+        InputError: nothing to reconstruct, a file is missing, a folder holds a scan twice, by a link, or what should be
+            a path is none.
         IntegrityError: the key is lost or damaged.
+        ResourceError: the disk has no room for the key.
         PluginError: no such reader.
     """
-    if image is not None:
-        paths = [Path(image).expanduser()]
-    elif dataset_dir is not None:
-        paths = _scans(Path(dataset_dir).expanduser(), reader)
-    else:
-        paths = []
+    folder = None if dataset_dir is None else path_option(dataset_dir, "dataset_dir")
+    truth = None if reference is None else path_option(reference, "reference")
+    scan = None if image is None else path_option(image, "image")
+    paths = [scan] if scan is not None else [] if folder is None else _scans(folder, reader)
     if not paths:
-        folder = None if dataset_dir is None else Path(dataset_dir).expanduser()
         there = "neither" if folder is None else "a folder without scans" if folder.is_dir() else "no such folder"
         raise InputError(
             "nothing to reconstruct",
@@ -65,7 +66,7 @@ def list_cases(
             got=there,
             mend="pass --image scan.nii.gz or --dataset_dir folder",
         )
-    named = [("image", p) for p in paths] + ([("reference", Path(reference).expanduser())] if reference else [])
+    named = [("image", p) for p in paths] + ([] if truth is None else [("reference", truth)])
     for where, path in named:
         if not path.exists():
             raise InputError(
@@ -80,13 +81,13 @@ def list_cases(
         )
     if case_name is not None and len(paths) > 1:
         raise InputError("one name for several cases", where="case_name", expected="1 case", got=len(paths))
-    if reference and len(paths) > 1:
+    if truth is not None and len(paths) > 1:
         raise InputError("one reference for several cases", where="reference", expected="1 case", got=len(paths))
     # A number from the command line is a name too.
     names = case_names(paths, case_key(output_dir)) if case_name is None else [str(case_name)]
     cases = [{"image": str(path), "case": name} for path, name in zip(paths, names, strict=True)]
-    if reference:
-        cases[0]["reference"] = str(Path(reference).expanduser())
+    if truth is not None:
+        cases[0]["reference"] = str(truth)
     return cases
 
 
@@ -126,12 +127,23 @@ def case_key(output_dir: str | Path) -> str:
 
     Raises:
         IntegrityError: the file of the key is empty: cases would get other names than before.
+        InputError: ``output_dir`` is no folder that may be written.
+        ResourceError: the disk is full.
     """
     known = known_key(output_dir)
     if known is not None:
         return known
-    path = Path(output_dir) / _KEY_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path_option(output_dir, "output_dir") / _KEY_FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_key(path)
+    except OSError as error:
+        raise told(error, "output_dir") from error
+    return _read_key(path)
+
+
+def _make_key(path: Path) -> None:
+    """Put a random key into a file, unless it is there."""
     # Another process may make it at the same time: the first one wins, and no one sees half a key.
     whole = path.with_name(f".{secrets.token_hex(6)}.tmp")
     try:
@@ -143,16 +155,16 @@ def case_key(output_dir: str | Path) -> str:
             _put(whole, path)
     finally:
         whole.unlink(missing_ok=True)
-    return _read_key(path)
 
 
 def known_key(output_dir: str | Path) -> str | None:
     """Return the key of case names as :func:`case_key`, or None where there is none yet.
 
     Raises:
-        IntegrityError: the file of the key is empty.
+        IntegrityError: the file of the key is empty, or cannot be read.
+        InputError: ``output_dir`` is no path.
     """
-    path = Path(output_dir) / _KEY_FILE
+    path = path_option(output_dir, "output_dir") / _KEY_FILE
     return os.environ.get("DIFFRECON_CASE_KEY") or (_read_key(path) if path.exists() else None)
 
 
@@ -168,12 +180,15 @@ def _put(whole: Path, path: Path) -> None:
 
 
 def _read_key(path: Path) -> str:
-    key = path.read_text().strip()
+    try:
+        key, got = path.read_text(encoding="utf-8").strip(), "an empty file"
+    except (OSError, UnicodeDecodeError) as error:
+        key, got = "", (error.strerror if isinstance(error, OSError) else None) or "a file that is no text"
     if not key:
         raise IntegrityError(
             "the key of the cases' names is lost",
             where=_KEY_FILE,
-            got="an empty file",
+            got=got,
             mend="restore it, or delete it and take another output_dir",
         )
     if os.name == "posix" and path.stat().st_mode & 0o077:

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.atomic import atomic_write
+from monai_diffrecon.io.atomic import atomic_write, told
 from monai_diffrecon.io.dicom_attributes import common_attributes
 from monai_diffrecon.io.dicom_template import derived_uid
 from monai_diffrecon.io.dicom_values import quantized
@@ -102,6 +102,8 @@ def write_series(
             dataset = _dataset(image, np.ascontiguousarray(stored[::-1, ::-1, k].T))
             atomic_write(temporary / f"{k + 1:04d}.dcm", partial(dataset.save_as, enforce_file_format=True))
         _replace(temporary, folder)
+    except OSError as error:
+        raise told(error, f"DICOM series {folder.name}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return series_sha256(folder)

@@ -359,3 +359,23 @@ def test_cases_that_cannot_be_sampled(options: dict[str, Any], where: str) -> No
     with pytest.raises(ConfigError) as caught:
         UnconditionalCases(**options)
     assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        *(({"seed": v}, "seed") for v in ("3", None, 1.5, True, [1], -1)),
+        *(({"sw_batch_size": v}, "inferer#sw_batch_size") for v in (0, "8", None, 2.0, {})),
+        *(({"overlap": v}, "inferer#overlap") for v in (1.0, -0.1, "0.25", None, float("nan"))),
+        *(({"noise_std": v}, "inferer#noise_std") for v in (-1.0, "auto", [0.1], float("inf"))),
+        *(({"spacing_tolerance": v}, "inferer#spacing_tolerance") for v in (-1, "5%", None)),
+        *(({"window": v}, "inferer#window") for v in (64, "64x64", [64], [64, 64, 64], [64, 0], [64, 1.5], {})),
+        *(({"device": v}, "inferer#device") for v in ("gpu", "", ["cpu"], {})),
+    ],
+    ids=repr,
+)
+def test_an_option_of_the_wrong_type_is_refused_before_a_scan_is_read(options: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        inferer(**options)
+    assert caught.value.where == where
+    assert "expected" in str(caught.value)

@@ -29,7 +29,6 @@ class Server:
     """Starts command lines in forked processes, and kills them when told to."""
 
     def __init__(self) -> None:
-        self._pause: tuple[int, Callable[[], None]] | None = None
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
             stdin=subprocess.PIPE,
@@ -51,6 +50,7 @@ class Server:
         *,
         kill: tuple[int, float] | None = None,
         number: int = signal.SIGKILL,
+        pause: tuple[int, Callable[[], None]] | None = None,
         **job: Any,
     ) -> tuple[int, str]:
         """Run a job to its end; return its exit code (negative: a signal) and what it printed.
@@ -59,18 +59,22 @@ class Server:
             log: file for its output.
             kill: after so many steps, and then so many seconds, send a signal.
             number: the signal.
+            pause: after so many steps it stops, something else is done, and it goes on.
             job: as of ``fork_server``.
         """
         log.unlink(missing_ok=True)
-        self._send(log=str(log), **job)
+        self._send(log=str(log), stop_at=None if pause is None else pause[0], **job)
         pid = int(self._line().removeprefix("pid "))
         steps = 0
         if kill is not None and kill[0] == 0:
             self._kill(pid, kill[1], number)
         while not (line := self._line()).startswith("end "):
             steps += 1
-            if self._pause is not None and steps == self._pause[0]:
-                self._paused(pid)
+            if pause is not None and steps == pause[0]:
+                try:
+                    pause[1]()
+                finally:
+                    os.kill(pid, signal.SIGCONT)
             if kill is not None and steps == kill[0]:
                 self._kill(pid, kill[1], number)
         return int(line.removeprefix("end ")), log.read_text() if log.exists() else ""
@@ -79,19 +83,6 @@ class Server:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-
-    def pause_at(self, step: int, meanwhile: Callable[[], None]) -> None:
-        """Stop the next job after so many steps, do something else, and let it go on."""
-        self._pause = (step, meanwhile)
-
-    def _paused(self, pid: int) -> None:
-        assert self._pause is not None
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            self._pause[1]()
-        finally:
-            self._pause = None
-            os.kill(pid, signal.SIGCONT)
 
     @staticmethod
     def _kill(pid: int, after: float, number: int) -> None:

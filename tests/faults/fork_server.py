@@ -6,9 +6,9 @@
 
 Each line on stdin is a JSON object: ``argv`` (of ``diffrecon``) or ``bundle`` (arguments of ``monai.bundle.run``);
 ``log``, a file for the child's stdout and stderr; ``die_at``, to end in a SIGKILL of its own: ``{"write": n, "when":
-"before" | "during" | "after"}`` at the n-th file written, or ``{"step": n}``; ``warm``, to run in the server itself, so
-that all that is imported late is there for the children. Answers on stdout are lines: ``pid N``,
-``step N`` after each step, ``end STATUS`` (negative: the signal that ended it).
+"before" | "during" | "after"}`` at the n-th file written, or ``{"step": n}``; ``stop_at``, a step after which it waits
+for SIGCONT; ``warm``, to run in the server itself, so that all that is imported late is there for the children. Answers
+on stdout are lines: ``pid N``, ``step N`` after each step, ``end STATUS`` (negative: the signal that ended it).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def report_steps(answers: Any, die_at: dict[str, Any]) -> None:
-    """Tell the parent of each step that is completed."""
+def report_steps(answers: Any, die_at: dict[str, Any], stop_at: int | None) -> None:
+    """Tell the parent of each step that is completed; after one of them, wait to be continued."""
     step, count = ReconstructionEngine._step, [0]
 
     def told(self: ReconstructionEngine, engine: Any, index: int) -> Any:
@@ -51,6 +51,8 @@ def report_steps(answers: Any, die_at: dict[str, Any]) -> None:
         answers.flush()
         if count[0] == die_at.get("step"):
             die()
+        if count[0] == stop_at:
+            os.kill(os.getpid(), signal.SIGSTOP)
         return result
 
     ReconstructionEngine._step = told  # type: ignore[method-assign]
@@ -97,7 +99,7 @@ def child(job: dict[str, Any], answers: Any) -> int:
     os.dup2(log, 2)
     torch.set_num_threads(1)
     die_at = job.get("die_at", {})
-    report_steps(answers, die_at)
+    report_steps(answers, die_at, job.get("stop_at"))
     if "write" in die_at:
         die_at_write(die_at["write"], die_at["when"])
     os.environ.update(job.get("environment", {}))

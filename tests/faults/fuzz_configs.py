@@ -36,7 +36,10 @@ _KEPT = {
     "output_dir",
 }
 #: Folders that a user may type by mistake; within the one that may be written.
-_FOLDERS = ("a\0b", "x" * 300, "x/" * 40, "", " ", 7, None, [], {}, True, "scan.nii", "out/../other", "two\nlines")
+_FOLDERS = (
+    "a\0b", "x" * 300, "x/" * 40, "", " ", 7, None, [], {}, True, "scan.nii", "out/../other", "two\nlines", "\ud800",
+    "~no-such-user/x",
+)  # fmt: skip
 #: Larger numbers than this are work that was asked for, not a fault.
 _MUCH = 50
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_diffrecon.errors import DiffReconError, PluginError
-from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.errors import PluginError
+from monai_diffrecon.one_line_errors import chain_of, users_error
 
 #: Seconds of computing that an example may take, and of waiting.
 LONGEST, LONGEST_WAIT = 10.0, 60.0
@@ -128,21 +128,21 @@ def judge(index: int, example: Callable[[int], None], guard: WriteGuard, secret:
 
 
 def _verdict(error: BaseException, secret: str) -> tuple[str, str]:
-    ours = [e for e in chain_of(error) if isinstance(e, DiffReconError)]
-    if not ours and not _is_ours(error):
+    ours = users_error(error)
+    if ours is None and not _is_ours(error):
         return "not ours", f"{type(error).__name__}: {error!s:.300}"
-    if not ours:
+    if ours is None:
         return "failed", f"{type(error).__name__}: {error!s:.300} {_place(error)}"
-    line = str(ours[0])
+    line = str(ours)
     if "\n" in line or len(line) >= LONGEST_LINE:
         return "failed", f"not one line of {LONGEST_LINE} characters but {len(line)}: {line:.700}"
     if secret in line:
         return "failed", f"names the folder: {line}"
-    if isinstance(ours[0], PluginError) and "the reader failed" in line:
-        return "failed", f"a reader of ours raised what it should not: {line} {_place(ours[0].__cause__)}"
+    if isinstance(ours, PluginError) and "the reader failed" in line:
+        return "failed", f"a reader of ours raised what it should not: {line} {_place(ours.__cause__)}"
     if any(isinstance(e, MemoryError) for e in _every_cause(error)):
         return "failed", f"tried to allocate: {line} {_place(error)}"
-    return "refused", f"{type(ours[0]).__name__}: {line}"
+    return "refused", f"{type(ours).__name__}: {line}"
 
 
 def _is_ours(error: BaseException) -> bool:

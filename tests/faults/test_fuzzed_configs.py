@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -34,11 +33,9 @@ from .fuzz_mutations import mutate_bytes, mutate_tree
 from .fuzz_sandbox import Outcome, run_examples
 
 #: How many of each; FUZZ_CONFIGS and FUZZ_FIRST look for more, once and beyond what the suite tries.
-COUNT = int(os.environ.get("FUZZ_CONFIGS", "270"))
-METADATA, COHORTS = 80, 160
+COUNT = int(os.environ.get("FUZZ_CONFIGS", "620"))
+METADATA, COHORTS = 140, 240
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
-#: Modules that do not check the types of their options yet: what ends in them is no line of ours.
-UNCHECKED = ("bundle.py", "cases.py", "inferer.py", "evaluator.py", "preview_pictures.py", "sample_runner.py")
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +55,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., P
 def report(outcomes: list[Outcome], most_by_monai: float) -> None:
     """Fail with all that failed; the number of examples that reached our code must not shrink."""
     counted = Counter(o.status for o in outcomes)
-    found = [o for o in outcomes if o.status == "failed" and not _is_unchecked(o.text)]
-    failed = [f"{o.index + FIRST}: {o.text}" for o in found]
+    failed = [f"{o.index + FIRST}: {o.text}" for o in outcomes if o.status == "failed"]
     assert not failed, f"{len(failed)} of {len(outcomes)}, {counted}\n" + "\n".join(failed[:60])
     assert counted["not ours"] <= most_by_monai * len(outcomes), counted
     assert counted["refused"] > len(outcomes) / 4, counted
-
-
-def _is_unchecked(text: str) -> bool:
-    """Say whether a wrong type went through a module of :data:`UNCHECKED`; never so of a hang, a crash or a write."""
-    error = re.search(r"\[(\w+) at (.*)\]$", text)
-    kinds = (
-        "TypeError",
-        "ValueError",
-        "AttributeError",
-        "OverflowError",
-        "OSError",
-        "FileNotFoundError",
-        "FileExistsError",
-    )
-    return bool(
-        error and error[1] in kinds and any(f"{m}:" in error[2] or "pathlib.py:" in error[2] for m in UNCHECKED)
-    )
 
 
 def test_fuzzed_configs_end_in_one_line_or_build(place: SimpleNamespace) -> None:
@@ -101,7 +80,7 @@ def test_fuzzed_configs_end_in_one_line_or_build(place: SimpleNamespace) -> None
 
     before = sorted(p for p in place.root.iterdir())
     outcomes = run_examples(COUNT, example, place.folder)
-    report(outcomes, 0.3)
+    report(outcomes, 0.05)
     assert sum(o.status == "fine" for o in outcomes) > 30
     assert sorted(p for p in place.root.iterdir()) == before
 
@@ -157,8 +136,8 @@ def test_fuzzed_cohorts_end_in_one_line_or_a_cohort(place: SimpleNamespace) -> N
     report(run_examples(COHORTS, example, place.folder), 0.0)
 
 
-def test_at_least_500_configs_are_tried() -> None:
-    assert COUNT + METADATA + COHORTS >= 500
+def test_at_least_1000_configs_are_tried() -> None:
+    assert COUNT + METADATA + COHORTS >= 1000
 
 
 def hostile_nifti(path: Path) -> Path:

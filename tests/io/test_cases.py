@@ -7,12 +7,16 @@ import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.cases import case_key, list_cases
 from monai_diffrecon.io.cases_command import cases
+
+#: What cannot be a path.
+NO_PATHS = (7, ["Roe.nii"], {}, "", " ", "Roe\0", "Roe" * 100, "~Roe-nobody/x", "Roe\ud800")
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +121,38 @@ def test_a_scan_and_a_link_to_it_are_refused(scans: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"^dataset_dir: a scan twice; .* got 1 links") as caught:
         list_cases(dataset_dir=str(scans), output_dir=str(tmp_path / "out"))
     assert "Roe" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", NO_PATHS, ids=repr)
+@pytest.mark.parametrize("key", ["image", "dataset_dir", "reference", "output_dir"])
+def test_what_is_no_path_is_refused_without_naming_it(scans: Path, key: str, value: Any) -> None:
+    options: dict[str, Any] = {"image": str(scans / "Roe_Jane.nii"), "output_dir": str(scans / "out")}
+    if key == "dataset_dir":
+        del options["image"]
+    with pytest.raises(InputError, match=f"^{key}: not a path; expected") as caught:
+        list_cases(**options | {key: value})
+    assert "Roe" not in str(caught.value)
+    assert not (scans / "out").exists()
+
+
+def test_a_file_in_place_of_the_output_folder_is_refused(scans: Path) -> None:
+    image = str(scans / "Roe_Jane.nii")
+    for folder in (image, f"{image}/out"):
+        with pytest.raises(InputError, match=r"^output_dir: may not be written") as caught:
+            list_cases(image=image, output_dir=folder)
+        assert "Roe" not in str(caught.value)
+
+
+def test_a_key_that_cannot_be_read_is_not_replaced(scans: Path, tmp_path: Path) -> None:
+    key = tmp_path / ".case_key"
+    key.write_bytes(b"\xff\xfe")
+    key.chmod(0o600)
+    with pytest.raises(IntegrityError, match="got a file that is no text"):
+        list_cases(dataset_dir=str(scans), output_dir=str(tmp_path))
+    key.unlink()
+    key.mkdir()
+    with pytest.raises(IntegrityError, match="got Is a directory"):
+        list_cases(dataset_dir=str(scans), output_dir=str(tmp_path))
 
 
 def _cases_command(*arguments: str) -> int:
