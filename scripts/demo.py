@@ -90,6 +90,7 @@ def main() -> None:
         case_name="colin27",
         output_dir=str(output),
         auxiliary_bundle="../brain_mr_t1_coronal",
+        resume="never",  # the table has its time
     )
     evaluator = config.get_parsed_content("evaluator")
     evaluator.run()

@@ -33,7 +33,10 @@ class ProgressBar:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _open(self, engine: Any) -> None:
-        self.bar = tqdm(total=len(engine.ladder), desc=self.description, unit="step", disable=self.disable)
+        done = 0 if engine.recon is None else engine.recon.step  # of an interrupted run before
+        self.bar = tqdm(
+            total=len(engine.ladder), initial=done, desc=self.description, unit="step", disable=self.disable
+        )
 
     def _advance(self, engine: Any) -> None:
         if self.bar is None:

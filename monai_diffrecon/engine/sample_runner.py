@@ -71,6 +71,7 @@ class SampleRunner:
         self.batch_sizes: dict[str, int] = {}
         self.runs: list[str] = []
         self.seconds, self.resumed = 0.0, 0
+        self._circumstances: dict[str, Any] = {}
         self._started = time.perf_counter()
 
     @property
