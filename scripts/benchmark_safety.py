@@ -36,7 +36,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "thick slices, default": (["tasks/z_super_resolution"], {}),
     "MRI 8x, default": (["tasks/accelerated_mri"], {}),
     "MRI 8x, ADMM-TV": (["tasks/accelerated_mri", "methods/admm_tv"], {}),
-    "thick slices, DDS": (["tasks/z_super_resolution", "methods/dds"], {}),
+    "thick slices, DDS on two planes": (["tasks/z_super_resolution", "methods/dds_tpdm"], {}),
 }
 PARTS = ("checkpoints", "guard", "provenance")
 

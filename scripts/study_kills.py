@@ -79,7 +79,7 @@ def main() -> None:
     print(f"whole: {seconds:.0f} s", flush=True)
     chance, lives = random.Random(args.seed), []
     while len(lives) < args.kills:
-        code, lived = run(killed, chance.uniform(0.0, 0.25 * seconds))
+        code, lived = run(killed, chance.uniform(0.0, 0.2 * seconds))
         if code == 0:
             break
         lives.append(lived)
