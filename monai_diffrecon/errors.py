@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 #: Characters of a line, and of each part of a longer one.
@@ -89,7 +90,17 @@ class ResourceError(DiffReconError):
     exit_code = 6
 
 
+class BusyError(ResourceError):
+    """Another process is at the same work."""
+
+
 class PluginError(DiffReconError):
     """A plugin is missing, broken, clashing or breaks its contract."""
 
     exit_code = 7
+
+
+def common_kind(codes: Collection[int]) -> type[DiffReconError]:
+    """Return a kind of error with the exit code that several failures share, or the most general kind."""
+    kinds = (kind for kind in DiffReconError.__subclasses__() if {kind.exit_code} == set(codes))
+    return next(kinds, DiffReconError)

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.loaded_cases import LoadedCases, raise_for
 from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.termination import stop_on_sigterm
-from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_integer
@@ -33,7 +34,8 @@ class ReconstructionEvaluator(Evaluator):
 
     ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics``,
     ``report`` (None for a case that was done before) and ``spread`` (None for one sample); each case is written,
-    tracked and recorded by a :class:`CaseRecorder`.
+    tracked and recorded by a :class:`CaseRecorder`. A case that fails stops no other: ``failures`` keeps its error, and
+    ``state.output`` is then ``pred`` None and ``error``.
 
     Args:
         device: where the networks compute.
@@ -101,14 +103,38 @@ class ReconstructionEvaluator(Evaluator):
             checkpoint_every=checkpoint_every,
             anatomy=inferer.score.anatomy,
         )
+        self.data_loader = LoadedCases(val_data_loader)
         self.results: list[dict[str, Any]] = []
+        self.failures: list[DiffReconError] = []
 
     def run(self, global_epoch: int = 1) -> None:
-        """Reconstruct all cases that are not done, within one MLflow run for the cohort."""
+        """Reconstruct all cases that are not done, within one MLflow run for the cohort.
+
+        Raises:
+            ResourceError: memory or disk does not suffice; nothing more is tried.
+            DiffReconError: the one case failed, or some of several did: the others are done.
+        """
+        self.failures = []
         with stop_on_sigterm(), self.recorder.cohort():
             super().run(global_epoch)
+            raise_for(self.failures, len(self.failures) + len(self.results))
 
-    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
+        try:
+            if isinstance(batchdata, DiffReconError):
+                raise batchdata
+            return self._reconstruct(engine, batchdata)
+        except DiffReconError as error:
+            # A disk or a memory that is full is so for the next case as well; another process's case is only that.
+            hopeless = isinstance(error, ResourceError) and not isinstance(error, BusyError)
+            if hopeless or engine.state.epoch_length == 1:
+                raise
+            logger.error("%s", error)
+            self.failures.append(error)
+        engine.state.output = {CommonKeys.PRED: None, "error": str(self.failures[-1])}
+        return engine.state.output
+
+    def _reconstruct(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         case, image, reference = _single(batchdata)
         folder = self.output_dir / case
         handlers = [PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else []

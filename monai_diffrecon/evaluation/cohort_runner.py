@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from monai_diffrecon.engine.termination import stop_on_sigterm
-from monai_diffrecon.errors import ConfigError, DiffReconError
+from monai_diffrecon.errors import ConfigError, DiffReconError, common_kind
 from monai_diffrecon.evaluation.case_metrics import magnitude
 from monai_diffrecon.evaluation.case_row import CaseRow
 from monai_diffrecon.evaluation.case_runner import CaseRunner
@@ -121,7 +121,7 @@ class CohortEvaluation:
                     parent.log_metric(f"psnr/{method.folder}", sum(values) / len(values))
             failed = [row for row in self.rows if row.failed]
             if failed:
-                raise _kind_of(failed)(
+                raise common_kind([row.exit_code for row in failed])(
                     f"{len(failed)} of {len(self.rows)} reconstructions failed",
                     where="cohort",
                     got="; ".join(f"{r.case} {r.method}: {r.error}" for r in failed[:3]),
@@ -198,13 +198,6 @@ class CohortEvaluation:
             metrics = {title: row.metrics for title, row in zip(volumes, rows, strict=True)}
             montage(volumes, truth, path, spacing=spacing, metrics=metrics)
         return path
-
-
-def _kind_of(failed: Sequence[CaseRow]) -> type[DiffReconError]:
-    """Return the kind of error that all failures are of, or the most general one."""
-    codes = {row.exit_code for row in failed}
-    kinds = (kind for kind in DiffReconError.__subclasses__() if {kind.exit_code} == codes)
-    return next(kinds, DiffReconError)
 
 
 def _column(label: str, taken: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from monai_diffrecon.errors import ResourceError
+from monai_diffrecon.errors import BusyError
 from monai_diffrecon.io.atomic import make_folder, told
 
 
@@ -26,7 +26,8 @@ def case_lock(folder: str | Path, case: str) -> Iterator[None]:
         case: name of the case.
 
     Raises:
-        ResourceError: another process holds it, or the disk is full.
+        BusyError: another process holds it.
+        ResourceError: the disk is full.
         InputError: the folder may not be written.
     """
     path = make_folder(Path(folder) / ".diffrecon" / "locks") / f"{case}.lock"
@@ -34,7 +35,7 @@ def case_lock(folder: str | Path, case: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise ResourceError(
+        raise BusyError(
             "another process is reconstructing this case into the same folder",
             where=f"case {case}",
             mend="wait for it, or name another output_dir",

@@ -19,7 +19,7 @@ from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.load_volume import LoadVolumed
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.errors import InputError, NumericalError
+from monai_diffrecon.errors import InputError, NumericalError, ResourceError
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.io.cases import list_cases
 from monai_diffrecon.io.measurement import geometry_of
@@ -158,6 +158,46 @@ def test_a_case_that_fails_fails_its_run(cohort: Cohort, monkeypatch: pytest.Mon
     assert by_name["broken"].data.tags["error"] == "NumericalError"
     # No output, but the state before the step that failed.
     assert [path.name for path in cohort.output.glob("broken*")] == ["broken_checkpoint.pt"]
+
+
+def test_a_case_that_fails_stops_no_other(cohort: Cohort, make_bundle: Any, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for seed, name in enumerate(("a", "b", "d")):
+        write_volume(scans / f"{name}.nii.gz", volume(seed), geometry_of((14, 13, 12), AFFINE))
+    (scans / "c.nii.gz").write_bytes(b"damaged")
+    write_volume(scans / "b.nii.gz", volume(1) * 0, geometry_of((14, 13, 12), AFFINE))  # nothing is measured
+    cases = [{"image": str(scans / f"{name}.nii.gz"), "case": f"case-{name}"} for name in "abcd"]
+    evaluator = cohort.evaluate(cases, track=False)
+    evaluator.recorder.output_dir = tmp_path / "out"
+    with pytest.raises(
+        InputError, match=r"cases: 2 of 4 cases failed; got .*; case case-c: image: .*missing$"
+    ) as caught:
+        evaluator.run()
+    assert caught.value.exit_code == 2
+    assert [result["case"] for result in evaluator.results] == ["case-a", "case-d"]
+    assert len(evaluator.failures) == 2
+    for name in "ad":
+        verify_record(tmp_path / "out" / f"case-{name}_recon.provenance.json")
+    before = (tmp_path / "out" / "case-a_recon.nii.gz").stat().st_mtime_ns
+    write_volume(scans / "c.nii.gz", volume(2), geometry_of((14, 13, 12), AFFINE))
+    again = cohort.evaluate([cases[0], *cases[2:]], track=False)
+    again.recorder.output_dir = tmp_path / "out"
+    again.run()
+    assert [result["case"] for result in again.results] == ["case-a", "case-c", "case-d"]
+    assert (tmp_path / "out" / "case-a_recon.nii.gz").stat().st_mtime_ns == before
+
+
+def test_a_full_disk_stops_all(cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> None:
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr("monai_diffrecon.engine.case_record.write_volume", full)
+    evaluator = cohort.evaluate(track=False)
+    evaluator.recorder.output_dir = tmp_path / "out"
+    with pytest.raises(ResourceError, match=r"^the disk is full$"):
+        evaluator.run()
+    assert not evaluator.failures
 
 
 def test_without_reference_and_tracking(cohort: Cohort, tmp_path: Path) -> None:
