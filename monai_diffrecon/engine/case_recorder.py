@@ -78,7 +78,7 @@ class CaseRecorder:
     @contextmanager
     def cohort(self) -> Iterator[None]:
         """Open the run of the cohort."""
-        remove_leftovers(make_folder(self.output_dir))
+        make_folder(self.output_dir)
         with self._run("cohort", None) as self._parent:
             yield
         self._parent = None

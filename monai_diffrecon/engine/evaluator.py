@@ -114,10 +114,10 @@ class ReconstructionEvaluator(Evaluator):
             ResourceError: memory or disk does not suffice; nothing more is tried.
             DiffReconError: the one case failed, or some of several did: the others are done.
         """
-        self.failures = []
+        self.failures, before = [], len(self.results)
         with stop_on_sigterm(), self.recorder.cohort():
             super().run(global_epoch)
-            raise_for(self.failures, len(self.failures) + len(self.results))
+            raise_for(self.failures, len(self.failures) + len(self.results) - before)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
         try:

@@ -27,7 +27,7 @@ from monai_diffrecon.engine.network_units import check_fits, intensity_map, to_n
 from monai_diffrecon.engine.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
-from monai_diffrecon.engine.run_identity import run_identity, versions_of
+from monai_diffrecon.engine.run_identity import run_identity
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
 from monai_diffrecon.engine.sample_runner import SampleRunner, circumstances
 from monai_diffrecon.engine.step_metrics import StepMetrics
@@ -39,6 +39,7 @@ from monai_diffrecon.io.score_metadata import check_window
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
+from monai_diffrecon.tracking.versions import versions_of
 
 
 class DiffReconInferer(Inferer):

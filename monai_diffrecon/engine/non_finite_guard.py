@@ -38,7 +38,7 @@ class NonFiniteGuard:
 
     @staticmethod
     def _check(x: Tensor, where: str, engine: Any) -> None:
-        # A sum is twenty times as fast as a look at every voxel; of large numbers it may overflow, though.
+        # A sum is much quicker than a look at every voxel; of large numbers it may overflow, though.
         if bool(torch.isfinite(x.detach().sum())):
             return
         finite = torch.isfinite(x.detach())

@@ -97,9 +97,7 @@ class ReconstructionEngine(Engine):
         if remaining:
             self.run(remaining, max_epochs=1, epoch_length=len(remaining))
         if self.ladder:
-            last = self._completed
-            with torch.no_grad():
-                self.recon = replace(last, x=self.consistency.on_result(last.x, last))
+            self.recon = self._with_relief(self._finish)
         return self.recon
 
     def move_to_cpu(self) -> bool:
@@ -125,18 +123,29 @@ class ReconstructionEngine(Engine):
 
     def _prepare(self) -> None:
         planes = self.prior.planes if self.prior is not None else ()
-        self.consistency.bind(self.problem, self.noise)
-        self.sampler.prepare(
-            self.problem,
-            sigma_min=max((p.sigma_min for p in planes), default=1e-4),
-            sigma_max=min((p.sigma_max for p in planes), default=1.0),
-            prior=self.prior,
+        low = max((p.sigma_min for p in planes), default=1e-4)
+        high = min((p.sigma_max for p in planes), default=1.0)
+        consistency, sampler = self.consistency, self.sampler
+        named_call(
+            lambda: consistency.bind(self.problem, self.noise), f"consistency {type(consistency).__name__}, bind"
+        )
+        named_call(
+            lambda: sampler.prepare(self.problem, sigma_min=low, sigma_max=high, prior=self.prior),
+            f"sampler {type(sampler).__name__}, prepare",
         )
 
     def _begin(self, seed: int, case: str, resume: SamplerState | None) -> SamplerState:
         with torch.no_grad():
             self._prepare()
-            return self.sampler.begin(self.noise, seed=seed, case=case) if resume is None else resume
+            if resume is not None:
+                return resume
+            where = f"sampler {type(self.sampler).__name__}, begin"
+            return named_call(lambda: self.sampler.begin(self.noise, seed=seed, case=case), where)
+
+    def _finish(self) -> SamplerState:
+        last = self._completed
+        with torch.no_grad():
+            return replace(last, x=self.consistency.on_result(last.x, last))
 
     def _step(self, engine: Engine, index: int) -> dict[str, Any]:
         recon = self._with_relief(self._next)

@@ -20,7 +20,6 @@ from monai_diffrecon.engine.case_recorder import CaseRecorder
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.load_measurement import LoadMeasurementd
 from monai_diffrecon.engine.resample_in_plane import ResampleInPlaned
-from monai_diffrecon.engine.run_identity import versions_of
 from monai_diffrecon.engine.sample_runner import circumstances
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
@@ -29,6 +28,7 @@ from monai_diffrecon.io.find_reader import AUTO
 from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.measurement import from_tensor
 from monai_diffrecon.tracking.provenance import read_record
+from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,29 +4,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import monai_diffrecon
 from monai_diffrecon.io.hashing import sha256_file
 from monai_diffrecon.tracking.redaction import redact
-
-#: Distributions whose version can change a voxel, besides those of the plugins.
-_ALWAYS = ("torch", "monai")
-
-
-def versions_of(distributions: Iterable[str]) -> dict[str, str | None]:
-    """Return distribution -> installed version of all that has a part in the voxels; None when not installed."""
-    versions: dict[str, str | None] = {"monai_diffrecon": monai_diffrecon.__version__}
-    for name in (*_ALWAYS, *sorted(distributions)):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
 
 
 def run_identity(**parts: Any) -> dict[str, str]:

@@ -96,7 +96,9 @@ class SampleRunner:
     def _restore(self, point: RunPoint) -> None:
         if point.samples:
             self.samples.load_state_dict(point.samples)
-        self.totals, self.fallbacks, self.batch_sizes = point.totals, list(point.fallbacks), dict(point.batch_sizes)
+        self.totals, self.fallbacks = point.totals, list(point.fallbacks)
+        if self._circumstances.get("sw_batch_size") == point.circumstances.get("sw_batch_size"):
+            self.batch_sizes = dict(point.batch_sizes)
         self.seconds, self.runs, self.resumed = point.seconds, list(point.runs), point.resumed + 1
         for name, now in self._circumstances.items():
             was = point.circumstances.get(name)
@@ -110,8 +112,7 @@ class SampleRunner:
         engine = self.build(sample_case(self.case, index), index, metrics)
         if point is not None:
             metrics.history = list(point.steps)
-            if self._circumstances.get("sw_batch_size") == point.circumstances.get("sw_batch_size"):
-                self._limit_batches(engine)
+        self._limit_batches(engine)
         before = RunTotals(**vars(self.totals))
         if index == 0:  # ladder and steps are those of the first sample, which is yet to end
             before.ladder, before.steps = (), []
@@ -169,6 +170,7 @@ class SampleRunner:
         return totals
 
     def _limit_batches(self, engine: ReconstructionEngine) -> None:
+        """Let batches be as small as they came to be in the sample before, or in the interrupted run."""
         for plane in engine.prior.planes if engine.prior is not None else ():
             inner = getattr(plane, "inner", plane)
             if plane.plane in self.batch_sizes and hasattr(inner, "batch_size"):
@@ -187,13 +189,13 @@ def circumstances(device: torch.device | str | None, sw_batch_size: int) -> dict
 
 def _batch_sizes(engine: ReconstructionEngine) -> dict[str, int]:
     planes = engine.prior.planes if engine.prior is not None else ()
-    sizes = {plane.plane: getattr(getattr(plane, "inner", plane), "batch_size", None) for plane in planes}
+    sizes = {plane.plane: getattr(plane, "batch_size", None) for plane in planes}
     return {plane: int(size) for plane, size in sizes.items() if size is not None}
 
 
 def _notes(engine: ReconstructionEngine) -> list[str]:
     planes = engine.prior.planes if engine.prior is not None else ()
-    notes = [note for plane in planes for note in getattr(getattr(plane, "inner", plane), "fallbacks", ())]
+    notes = [note for plane in planes for note in getattr(plane, "fallbacks", ())]
     return [*engine.relief.notes, *notes]
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import math
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import monai_diffrecon
 from monai_diffrecon.engine.case_record import checkpoint_path
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.memory_estimate import memory_warnings
@@ -33,6 +31,7 @@ from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.tracking.provenance import record_path, verify_record
+from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +169,7 @@ class CaseRunner:
             and record["measurement_sha256"] == sha256_tensor(torch.as_tensor(image).as_subclass(Tensor))
             and all(method.weights.get(name) == sha for name, sha in record["weights"].items())
             and record["seeds"].get("noise") == self.spec.seed
-            and versions == {name: _version(name) for name in versions}
+            and versions.items() <= versions_of(versions).items()
         )
         return record if same else None
 
@@ -222,12 +221,3 @@ def _costs(record: dict[str, Any]) -> dict[str, float]:
         "data_residual": options.get("data_residual"),
     }
     return {name: float(value) for name, value in costs.items() if value is not None}
-
-
-def _version(name: str) -> str | None:
-    if name == "monai_diffrecon":
-        return monai_diffrecon.__version__
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

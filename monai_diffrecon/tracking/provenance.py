@@ -9,7 +9,6 @@ the volume.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 
 from torch import Tensor
 
-import monai_diffrecon
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.atomic import full_suffix, write_json
 from monai_diffrecon.io.dicom_writer import series_sha256
@@ -27,6 +25,7 @@ from monai_diffrecon.io.hashing import sha256_file, sha256_tensor
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.tracking.provenance_schema import RECORD_SCHEMA, SCHEMA_VERSION
 from monai_diffrecon.tracking.redaction import redact
+from monai_diffrecon.tracking.versions import versions_of
 
 
 def record_path(output: str | Path) -> Path:
@@ -101,7 +100,7 @@ def build_record(
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": _versions(distributions),
+        "versions": {"python": platform.python_version(), **versions_of(distributions)},
         "measurement_sha256": measurement_sha256,
         "weights": redact(weights or {}, key),
         "config": clean,
@@ -204,16 +203,6 @@ def _check_beside(name: str, path: Path, expected: str) -> None:
     if not path.is_file():
         raise IntegrityError(f"the {name} is missing", where=path.name, mend="restore it, or reconstruct again")
     _require_same(f"the {name} was changed", path.name, expected, sha256_file(path))
-
-
-def _versions(distributions: Iterable[str]) -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("torch", "monai", *sorted(distributions)):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions | {"monai_diffrecon": monai_diffrecon.__version__}
 
 
 def _canonical_sha256(value: Any) -> str:

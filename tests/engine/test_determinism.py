@@ -8,7 +8,6 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,17 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset, MetaTensor
-from torch import Tensor, nn
+from torch import Tensor
 
-from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.noises.slerp import SlerpNoise
 from monai_diffrecon.protocols import NoiseSource
 
+from .tiny_networks import CORONAL, SCORE
 
-def tiny(seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return BiasFreeUNet(channels=(4, 8), units=1, bottleneck_units=1).eval().requires_grad_(False)
-
-
-SCORE = ScoreNetwork(
-    name="axial_bundle",
-    version="1.2",
-    network=tiny(0),
-    plane="axial",
-    spacing=(1.0, 1.0),
-    denoiser={"name": "direct", "sigma_min": 0.003, "sigma_max": 2.0},
-    intensity={"map": "percentile", "q": 99.5},
-    sha256="0" * 64,
-)
-CORONAL = replace(SCORE, name="coronal_bundle", network=tiny(1), plane="coronal", sha256="1" * 64)
 THICK = {"name": "slice_thickness", "thickness": 3.0}
 SIMULATE = SimulateMeasurementd(["image"], THICK, noise=0.01)
 DDIM = {"name": "ddim", "steps": 4, "sigma_start": 0.5, "eta": 0.85}

@@ -18,14 +18,16 @@ from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.engine.unconditional_cases import UnconditionalCases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io.measurement import geometry_of, to_tensor
-from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Measurement
+
+from .tiny_networks import CORONAL, SCORE
 
 #: Thick slices of 3 mm behind an oblique affine.
 AFFINE = np.array(
     [[1.0, 0, 0, -9], [0, np.cos(0.2), -3 * np.sin(0.2), 5], [0, np.sin(0.2), 3 * np.cos(0.2), 2], [0, 0, 0, 1]]
 )
+
 SAMPLER = {"name": "annealed", "steps": 3, "sigma_start": 0.2}
 DDIM = {"name": "ddim", "steps": 3, "sigma_start": 0.5}
 
@@ -37,23 +39,6 @@ class Nothing(nn.Module):
         return x
 
 
-def tiny(seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return BiasFreeUNet(channels=(4, 8), units=1, bottleneck_units=1).eval().requires_grad_(False)
-
-
-SCORE = ScoreNetwork(
-    name="axial_bundle",
-    version="1.2",
-    network=tiny(0),
-    plane="axial",
-    spacing=(1.0, 1.0),
-    denoiser={"name": "direct", "sigma_min": 0.003, "sigma_max": 2.0},
-    intensity={"map": "percentile", "q": 99.5},
-    sha256="0" * 64,
-)
-CORONAL = replace(SCORE, name="coronal_bundle", network=tiny(1), plane="coronal", sha256="1" * 64)
 BELIEVER = replace(SCORE, network=Nothing())
 
 

@@ -15,7 +15,6 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
@@ -31,27 +30,10 @@ from monai_diffrecon.errors import (
 )
 from monai_diffrecon.io import state_file
 from monai_diffrecon.io.atomic import atomic_write
-from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 from monai_diffrecon.protocols import ConsistencyStep, SamplerState
 
+from .tiny_networks import CORONAL, SCORE, tiny
 
-def tiny(seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return BiasFreeUNet(channels=(4, 8), units=1, bottleneck_units=1).eval().requires_grad_(False)
-
-
-SCORE = ScoreNetwork(
-    name="axial_bundle",
-    version="1.2",
-    network=tiny(0),
-    plane="axial",
-    spacing=(1.0, 1.0),
-    denoiser={"name": "direct", "sigma_min": 0.003, "sigma_max": 2.0},
-    intensity={"map": "percentile", "q": 99.5},
-    sha256="0" * 64,
-)
-CORONAL = replace(SCORE, name="coronal_bundle", network=tiny(1), plane="coronal", sha256="1" * 64)
 THICK = {"name": "slice_thickness", "thickness": 3.0}
 CT = {"name": "parallel_ct", "views": 9}
 MRI = {"name": "cartesian_mri", "acceleration": 3.0, "complex_volume": True}
@@ -191,6 +173,29 @@ def test_another_batch_size_is_allowed_and_noted(tmp_path: Path) -> None:
         "resumed with sw_batch_size 3 instead of 8: the last bits of the voxels may differ"
     ]
     assert done.report.execution["batch_sizes"] == {"axial": 3, "coronal": 3}
+
+
+class Wide(nn.Module):
+    """A network for which four slices at a time are the most that memory holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.refused = tiny(0), 0
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if len(x) > 4:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(x, sigma)
+
+
+def test_batches_that_were_halved_stay_so_for_the_samples_that_follow(tmp_path: Path) -> None:
+    wide, path = Wide(), tmp_path / "checkpoint.pt"
+    maker = DiffReconInferer(replace(SCORE, network=wide), THICK, sampler=DDIM, num_samples=3, progress=False)
+    done = interrupted(maker, measured(THICK), path, [(StepEvents.STEP_COMPLETED, 8)])
+    assert wide.refused == 1
+    assert done.report.execution["batch_sizes"] == {"axial": 4}
+    assert done.report.fallbacks == ["out of memory: slices of the axial plane denoised 4 at a time instead of 8"]
 
 
 def test_resume_says_what_is_wanted(tmp_path: Path) -> None:
