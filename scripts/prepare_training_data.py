@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare volumes for training: RAS+, scaled to network units, cropped, one .npy each.
 
-    python scripts/prepare_training_data.py {brain,heads,body_ct} DATA OUT
+    python scripts/prepare_training_data.py {brain_mr,ct,brain,heads,body_ct} DATA OUT
 
 DATA holds the folders ``mr/``, ``mr_lowres/`` and ``ct/`` (images) and ``mr_labels/`` (label maps). Written to OUT: the
 volumes and ``datalist.json`` with the sections ``training`` and ``validation`` that ``SlicePatches`` reads.
+
+brain_mr, ct: every volume at the voxel size of its scan, for networks of a range of pixel sizes; three validation
+subjects each. The others are what the bundles of one voxel size were trained on.
 
 brain: heads and brains at 1 mm, cropped. heads: whole heads at 2 mm, each in a frame of 104 voxels a side, what a
 network that draws whole slices is trained on. body_ct: chests and abdomens at 1.5 mm, -1000..1000 HU to 0..1.
@@ -15,8 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Spacing
@@ -58,6 +64,49 @@ VALIDATION_BODY = "totalseg_aorta_thorax"
 WINDOW = (-1000.0, 1000.0)
 
 
+@dataclass(frozen=True)
+class Scan:
+    """A volume to train on or to validate with: file below DATA, how often it is drawn, and whether slices are thick.
+
+    Of a scan with thick slices only the slices themselves are used, in the plane they were measured in.
+    """
+
+    file: str
+    weight: float = 1.0
+    thick: bool = False
+    validation: bool = False
+
+
+#: Brain MR at any voxel size. Volumes that may show one person are on one side: brainchop, niimath, clinical; cstar,
+#: M2208, M2307, clinical. Colin27, the public example, is on none.
+BRAIN_MR = (
+    *(Scan(f"mr/{n}") for n in ("ljubx07_T1", "niimath_T1_brain", "cstar_T1_brain")),
+    *(Scan(f"mr/{n}", 2.0) for n in ("brainchop_T1", "seg3d_T1")),
+    *(Scan(f"mr/{n}", 0.7) for n in ("niivue_fsnorm_T1_brain", "niivue_fsbrain_T1_brain")),
+    Scan("mr/vsseg_001_T1c", 1.5),
+    *(Scan(f"mr/{n}", 0.7, thick=True) for n in ("ljubl01_T1W", "ljubl03_T1W", "ljubl19_T1W", "ljubl20_T1W")),
+    *(Scan(f"mr/{n}", 0.7) for n in ("ljubx07_T2", "clinical_T2", "cstar_T2_brain", "M2208_T2_brain")),
+    Scan("mr/M2307_T2_brain", 0.7),
+    Scan("mr/ljubl01_T2W", 1.5, thick=True),
+    *(Scan(f"mr/{n}", 0.8) for n in ("ljubx07_FLAIR", "cstar_FLAIR_brain")),
+    *(Scan(f"mr/{n}", 0.8, thick=True) for n in ("ljubl01_FLAIR", "ljubl03_FLAIR", "ljubl20_FLAIR")),
+    *(Scan(f"mr/{n}", validation=True) for n in ("ljubx19_T1", "fnndsc_eun_T1", "fsformats_T1_brain")),
+    *(Scan(f"mr/{n}", validation=True) for n in ("ljubx19_T2", "upenngbm_00002_T2_brain", "ljubx19_FLAIR")),
+    *(Scan(f"mr/{n}", thick=True, validation=True) for n in ("ljubl04_T1W", "ljubl04_FLAIR")),
+)
+#: CT at any voxel size. The halves of nsclcrg_R01001 are one subject.
+CT = (
+    *(Scan(f"ct/{n}", 2.0) for n in ("cmbcrc_01068_chest", "lungfcp_0001_chest", "rider_0117_chest")),
+    *(Scan(f"ct/{n}", 1.0) for n in ("sts_002", "sts_015", "sts_018", "sts_028", "sts_036", "sts_040", "sts_044")),
+    Scan("ct/sts_051"),
+    *(Scan(f"ct/{n}", thick=True) for n in ("cptacpda_C3L00189_abdomen", "acrinflt_013_thorax", "lungdx_A0002_chest")),
+    *(Scan(f"ct/{n}", thick=True) for n in ("crlm_1004_abdomen", "rider_0109_chestabdomen", "tcgalusc_342605_chest")),
+    *(Scan(f"ct/{n}", validation=True) for n in ("totalseg_aorta_thorax", "4dlung_113HM10395_chest")),
+    *(Scan(f"ct/{n}", validation=True) for n in ("nsclcrg_R01001_upper", "nsclcrg_R01001_lower")),
+    Scan("ct/crlm_1006_abdomen", thick=True, validation=True),
+)
+
+
 def load(path: Path, spacing: tuple[float, float, float], mode: str | int) -> np.ndarray:
     """Return a volume (X, Y, Z) in RAS+ at ``spacing`` mm; -1 keeps an axis as it is."""
     read = Compose(
@@ -69,6 +118,12 @@ def load(path: Path, spacing: tuple[float, float, float], mode: str | int) -> np
         ]
     )
     return np.asarray(torch.as_tensor(read(path)))[0]
+
+
+def load_native(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a volume (X, Y, Z) in RAS+ and its voxel size in mm."""
+    image = nib.as_closest_canonical(nib.load(path))
+    return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.header.get_zooms()[:3])
 
 
 def crop(volume: np.ndarray, mask: np.ndarray, margin: int = 6) -> np.ndarray:
@@ -133,14 +188,21 @@ def prepare_brain(data: Path, out: Path) -> dict[str, list[dict]]:
         spacing = (1.0, 1.0, 1.0 if planes == every else -1.0)
         np.save(out / f"{name}.npy", image(data / "mr" / f"{name}.nii.gz", spacing))
         sections[section].append({"file": f"{name}.npy", "planes": planes, "weight": weight})
+    sections["training"] += prepare_labels(data, out)
+    return sections
+
+
+def prepare_labels(data: Path, out: Path) -> list[dict]:
+    """Write label maps at 1 mm, cropped, and return their rows."""
+    rows = []
     for path in tqdm(sorted((data / "mr_labels").glob("*.nii.gz")), desc="label maps"):
         labels = load(path, (1.0, 1.0, 1.0), "nearest").astype(np.int64)
         values, index = np.unique(labels, return_inverse=True)
         index = index.reshape(labels.shape).astype(np.uint8)
         name = path.name.removesuffix(".nii.gz")
         np.save(out / f"{name}.npy", np.ascontiguousarray(crop(index, labels > 0)))
-        sections["training"].append({"file": f"{name}.npy", "planes": every, "labels": values.tolist()})
-    return sections
+        rows.append({"file": f"{name}.npy", "planes": ["sagittal", "coronal", "axial"], "labels": values.tolist()})
+    return rows
 
 
 def prepare_body(data: Path, out: Path) -> dict[str, list[dict]]:
@@ -162,7 +224,48 @@ def prepare_body(data: Path, out: Path) -> dict[str, list[dict]]:
     return sections
 
 
-SETS = {"brain": prepare_brain, "heads": prepare_heads, "body_ct": prepare_body}
+def prepare_scans(scans: Iterable[Scan], data: Path, out: Path) -> dict[str, list[dict]]:
+    """Write each scan at its own voxel size in network units and return the data list."""
+    every = ["sagittal", "coronal", "axial"]
+    sections: dict[str, list[dict]] = {"training": [], "validation": []}
+    low, high = WINDOW
+    for scan in tqdm(tuple(scans), desc="scans"):
+        path = data / f"{scan.file}.nii.gz"
+        volume, spacing = load_native(path)
+        if scan.file.startswith("ct/"):
+            scaled = np.clip((volume - low) / (high - low), 0.0, 2.0)
+            body = crop(scaled, median_filter(scaled, 3) > 0.3, margin=10)
+        else:
+            volume = np.clip(volume, 0, None)
+            scaled = volume / np.percentile(volume[volume > 0.02 * volume.max()], 99.5)
+            body = crop(scaled, scaled > 0.05)
+        file = f"{Path(scan.file).name}.npy"
+        np.save(out / file, np.ascontiguousarray(body).astype(np.float16))
+        thickest = ("sagittal", "coronal", "axial")[int(np.argmax(spacing))]
+        sections["validation" if scan.validation else "training"].append(
+            {
+                "file": file,
+                "planes": [thickest] if scan.thick else every,
+                "spacing": [round(float(s), 4) for s in spacing],
+                "weight": scan.weight,
+            }
+        )
+    return sections
+
+
+def prepare_brain_mr(data: Path, out: Path) -> dict[str, list[dict]]:
+    """Write heads and brains at their own voxel sizes, and label maps at 1 mm."""
+    sections = prepare_scans(BRAIN_MR, data, out)
+    sections["training"] += [row | {"spacing": [1.0, 1.0, 1.0]} for row in prepare_labels(data, out)]
+    return sections
+
+
+def prepare_ct(data: Path, out: Path) -> dict[str, list[dict]]:
+    """Write CT scans at their own voxel sizes."""
+    return prepare_scans(CT, data, out)
+
+
+SETS = {"brain_mr": prepare_brain_mr, "ct": prepare_ct, "brain": prepare_brain, "heads": prepare_heads, "body_ct": prepare_body}
 
 
 def main() -> None:

@@ -1,23 +1,28 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Random 2D patches of prepared volumes, in one anatomical plane."""
+"""Random 2D patches of prepared volumes, in one anatomical plane or in all of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import affine_transform
 from torch.utils.data import Dataset
 
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols.geometry import PLANE_AXIS
 from monai_diffrecon.training.label_contrast import random_means, render_labels
+
+#: Smallest pixel that a scan is resampled to, in its own pixels: finer ones would be smooth images only.
+FINEST = 0.6
 
 
 class SlicePatches(Dataset):
@@ -25,7 +30,7 @@ class SlicePatches(Dataset):
 
     Args:
         datalist: file written by ``scripts/prepare_training_data.py``; its folder holds the volumes.
-        plane: plane of the slices.
+        plane: plane of the slices, or ``any``: each patch of a random plane of its volume.
         patch_size: height and width of a patch.
         length: items an epoch.
         section: ``training`` or ``validation``.
@@ -36,6 +41,9 @@ class SlicePatches(Dataset):
         t1_probability: part of those rendered with a T1-weighted contrast; the others have any contrast.
         contrast: strength of the random gamma, gain and shading, 1 for full.
         warp: largest relative change of size; turns go up to as many radians. 0 for none.
+        spacing_range: smallest and largest pixel size in mm: half of the patches keep the pixels of their scan, the
+            others are resampled to a random size, sometimes another one along each axis; pixels are refined by up to
+            ``1 / FINEST``. None: every patch keeps its pixels. Needs ``spacing`` in the data list.
     """
 
     def __init__(
@@ -52,8 +60,11 @@ class SlicePatches(Dataset):
         t1_probability: float = 0.7,
         contrast: float = 1.0,
         warp: float = 0.0,
+        spacing_range: Sequence[float] | None = None,
     ) -> None:
-        self.plane = check_plane(plane, "dataset#plane")
+        self.planes = tuple(PLANE_AXIS) if plane == "any" else (check_plane(plane, "dataset#plane"),)
+        if spacing_range is not None and not 0 < spacing_range[0] < spacing_range[1]:
+            raise ConfigError("not a range", where="dataset#spacing_range", expected="low < high", got=spacing_range)
         path = Path(datalist)
         if not path.is_file():
             raise InputError(
@@ -63,21 +74,30 @@ class SlicePatches(Dataset):
                 got=path.name,
                 mend="run that script and pass --datalist",
             )
-        rows = [r for r in json.loads(path.read_text()).get(section, ()) if plane in r["planes"]]
+        sections = json.loads(path.read_text())
+        rows = [r for r in sections.get(section, ()) if set(self.planes) & set(r["planes"])]
         if not rows:
             raise InputError(f"no volume with {plane} slices in section {section}", where="dataset#datalist")
+        if spacing_range is not None and any("spacing" not in r for r in rows):
+            raise InputError("spacing_range needs the spacing of every volume", where="dataset#datalist")
         self.images = [self._load(path.parent, r) for r in rows if "labels" not in r]
-        self.label_maps = [(self._load(path.parent, r), np.asarray(r["labels"])) for r in rows if "labels" in r]
+        self.label_maps = [self._load(path.parent, r) for r in rows if "labels" in r]
+        self.spacing_range = spacing_range
         weights = np.array([r.get("weight", 1.0) for r in rows if "labels" not in r])
         self.weights = weights / weights.sum()
         self.patch_size, self.length, self.seed = patch_size, length, seed
-        self.flip = flip and plane != "sagittal"
+        self.flip = flip
         self.foreground, self.label_fraction, self.t1_probability = foreground, label_fraction, t1_probability
         self.contrast, self.warp = contrast, warp
         self.epoch = 0
 
-    def _load(self, folder: Path, row: dict[str, Any]) -> np.ndarray:
-        return np.moveaxis(np.load(folder / row["file"], mmap_mode="r"), PLANE_AXIS[self.plane], 0)
+    def _load(self, folder: Path, row: dict[str, Any]) -> _Volume:
+        return _Volume(
+            np.load(folder / row["file"], mmap_mode="r"),
+            tuple(p for p in self.planes if p in row["planes"]),
+            row.get("spacing", (1.0, 1.0, 1.0)),
+            np.asarray(row.get("labels", ())),
+        )
 
     def __len__(self) -> int:
         return self.length
@@ -85,27 +105,63 @@ class SlicePatches(Dataset):
     def __getitem__(self, index: int) -> torch.Tensor:
         """Return one patch (1, H, W) in network units."""
         rng = np.random.Generator(np.random.PCG64((self.seed, self.epoch, int(index))))
-        if self.label_maps and (not self.images or rng.random() < self.label_fraction):
-            volume, labels = self.label_maps[rng.integers(len(self.label_maps))]
-            patch = render_labels(
-                self._crop(volume, rng), random_means(labels, rng, t1_probability=self.t1_probability), rng
-            )
+        rendered = bool(self.label_maps) and (not self.images or rng.random() < self.label_fraction)
+        if rendered:
+            volume = self.label_maps[rng.integers(len(self.label_maps))]
         else:
             volume = self.images[rng.choice(len(self.images), p=self.weights)]
-            patch = self._crop(volume, rng).astype(np.float32)
+        # One plane draws nothing, so that the patches of a network of one plane stay what they were.
+        plane = volume.planes[rng.integers(len(volume.planes))] if len(volume.planes) > 1 else volume.planes[0]
+        native = tuple(s for axis, s in enumerate(volume.spacing) if axis != PLANE_AXIS[plane])
+        wanted = native if self.spacing_range is None else _draw_spacing(native, self.spacing_range, rng)
+        patch = self._crop(np.moveaxis(volume.voxels, PLANE_AXIS[plane], 0), rng, native, wanted)
+        if rendered:
+            patch = render_labels(patch, random_means(volume.labels, rng, t1_probability=self.t1_probability), rng)
+        patch = patch.astype(np.float32)
+        if wanted != native:
+            patch = _resampled(patch, (self.patch_size, self.patch_size))
         if self.warp:
             patch = _warped(patch, rng, self.warp)
-        return torch.from_numpy(_augment(patch, rng, flip=self.flip, contrast=self.contrast))[None]
+        flip = self.flip and plane != "sagittal"
+        return torch.from_numpy(_augment(patch, rng, flip=flip, contrast=self.contrast))[None]
 
-    def _crop(self, volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        size = self.patch_size
+    def _crop(
+        self, volume: np.ndarray, rng: np.random.Generator, native: tuple[float, ...], wanted: tuple[float, ...]
+    ) -> np.ndarray:
+        size = [max(round(self.patch_size * w / n), 2) for n, w in zip(native, wanted, strict=True)]
         for attempt in range(8):
             plane = volume[rng.integers(volume.shape[0])]
-            top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in plane.shape)
-            patch = plane[top : top + size, left : left + size]
-            if attempt == 7 or np.count_nonzero(patch > 0.02) >= self.foreground * size * size:
+            top, left = (int(rng.integers(max(n - m, 0) + 1)) for n, m in zip(plane.shape, size, strict=True))
+            patch = plane[top : top + size[0], left : left + size[1]]
+            if attempt == 7 or np.count_nonzero(patch > 0.02) >= self.foreground * size[0] * size[1]:
                 break
-        return _pad(np.asarray(patch), (size, size))
+        return _pad(np.asarray(patch), size)
+
+
+@dataclass(frozen=True)
+class _Volume:
+    voxels: np.ndarray
+    planes: tuple[str, ...]
+    spacing: Sequence[float]
+    labels: np.ndarray
+
+
+def _draw_spacing(native: tuple[float, ...], limits: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:
+    """Return a pixel size: that of the scan half of the time, otherwise log-uniform, one in three not square."""
+    if rng.random() < 0.5:
+        return native
+    low, high = max(limits[0], FINEST * max(native)), limits[1]
+    first = float(np.exp(rng.uniform(np.log(low), np.log(max(low, high)))))
+    drawn = [first, first]
+    if rng.random() < 1 / 3:
+        drawn[rng.integers(2)] *= float(rng.uniform(1.0, 2.5))
+    return tuple(min(s, max(high, n)) for s, n in zip(drawn, native, strict=True))
+
+
+def _resampled(patch: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return ``patch`` on a grid of ``shape`` pixels: cubic, averaging over the new pixel where that is larger."""
+    tensor = torch.from_numpy(np.ascontiguousarray(patch))[None, None]
+    return F.interpolate(tensor, size=shape, mode="bicubic", antialias=True, align_corners=False)[0, 0].numpy()
 
 
 def _pad(patch: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -121,3 +121,43 @@ def test_a_warp_turns_and_scales_about_the_middle(datalist: Path) -> None:
     moved = _warped(disk, rng, 0.05)
     np.testing.assert_allclose(moved.sum(), disk.sum(), rtol=0.1)
     np.testing.assert_allclose([(moved * g).sum() / moved.sum() for g in np.mgrid[-15:16, -15:16]], 0, atol=0.1)
+
+
+@pytest.fixture
+def fine_ramp(tmp_path: Path) -> Path:
+    """A volume of 0.8 x 0.8 x 2 mm whose voxels are x in mm."""
+    x = np.broadcast_to((np.arange(120) * 0.8)[:, None, None], (120, 100, 60))
+    np.save(tmp_path / "ramp.npy", x.astype(np.float32))
+    rows = [{"file": "ramp.npy", "planes": ALL, "spacing": [0.8, 0.8, 2.0]}]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": rows}))
+    return tmp_path / "datalist.json"
+
+
+def test_patches_are_resampled_to_pixels_of_the_range_and_half_of_them_keep_theirs(fine_ramp: Path) -> None:
+    data = patches(fine_ramp, spacing_range=[0.4, 2.0], foreground=0.0, contrast=0.0, flip=False, length=200)
+    # The ramp rises by its pixel's size from pixel to pixel.
+    steps = torch.stack([(data[i][0, 8, 8] - data[i][0, 7, 8]).abs() for i in range(200)])
+    kept = (steps - 0.8).abs() < 1e-3
+    assert 0.4 < kept.float().mean() < 0.6
+    assert steps.max() < 2.1
+    assert steps.min() > 0.6 * 0.8 - 0.02
+    assert steps[~kept].std() > 0.2
+
+
+def test_any_plane_draws_every_plane(fine_ramp: Path) -> None:
+    data = patches(fine_ramp, "any", foreground=0.0, contrast=0.0, flip=False)
+    # Sagittal slices are constant; the others rise along their first axis.
+    flat = [bool(data[i][0].std() < 1e-6) for i in range(40)]
+    assert 0.1 < sum(flat) / 40 < 0.6
+
+
+@pytest.mark.parametrize("limits", [[2.0, 1.0], [0.0, 1.0]])
+def test_a_range_of_pixels_must_rise(fine_ramp: Path, limits: list[float]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        patches(fine_ramp, spacing_range=limits)
+    assert caught.value.where == "dataset#spacing_range"
+
+
+def test_a_range_of_pixels_needs_the_voxel_sizes(datalist: Path) -> None:
+    with pytest.raises(InputError):
+        patches(datalist, spacing_range=[0.5, 2.0])
