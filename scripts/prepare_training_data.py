@@ -265,7 +265,13 @@ def prepare_ct(data: Path, out: Path) -> dict[str, list[dict]]:
     return prepare_scans(CT, data, out)
 
 
-SETS = {"brain_mr": prepare_brain_mr, "ct": prepare_ct, "brain": prepare_brain, "heads": prepare_heads, "body_ct": prepare_body}
+SETS = {
+    "brain_mr": prepare_brain_mr,
+    "ct": prepare_ct,
+    "brain": prepare_brain,
+    "heads": prepare_heads,
+    "body_ct": prepare_body,
+}
 
 
 def main() -> None:

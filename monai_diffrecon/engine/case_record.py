@@ -151,10 +151,13 @@ class CaseRecord:
                 metrics={"reconstruction": metrics},
                 std=None if done.spread is None else done.spread.std,
             )
-        notice = face_notice(volume, done.geometry.spacing, self.anatomy)
-        if notice is not None:
-            logger.warning("case %s: %s", self.name, notice)
+        notices = report.notices
+        if (face := face_notice(volume, done.geometry.spacing, self.anatomy)) is not None:
+            logger.warning("case %s: %s", self.name, face)
             self.run.set_tags({"face": "true"})
+            notices += (face,)
+        if notices:
+            self.run.set_tags({"notices": "; ".join(notices)})
         record = build_record(
             output=self.output,
             volume=volume,
@@ -181,7 +184,7 @@ class CaseRecord:
             execution=report.execution,
             identity=identity,
             case=self.name,
-            notices=() if notice is None else (notice,),
+            notices=notices,
         )
         write_record(record_path(self.output), record)
         self.checkpoint.remove()

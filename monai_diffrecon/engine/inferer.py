@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,8 @@ from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
 from monai_diffrecon.tracking.versions import versions_of
+
+logger = logging.getLogger(__name__)
 
 
 class DiffReconInferer(Inferer):
@@ -219,6 +222,9 @@ class DiffReconInferer(Inferer):
             checkpoint=checkpoint,
             run_id=run_id,
         )
+        notices = measured.notices
+        for line in notices:
+            logger.warning("%s", line if not case else f"case {case}: {line}")
         point = None
         if checkpoint is not None:
             noise = composition.build_noise(self.specs["noise"], self.seed, case)
@@ -248,6 +254,7 @@ class DiffReconInferer(Inferer):
             fallbacks=runner.fallbacks,
             inferer=self.settings,
             execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed},
+            notices=notices,
             resumed_from=runner.resumed_from,
         )
         return Reconstruction(intensity.to_physical(x), geometry, report, spread)

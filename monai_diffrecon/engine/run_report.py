@@ -38,6 +38,7 @@ class RunReport:
         inferer: the options of the inferer that are no plugins.
         execution: where it ran: threads, device, instruction set, slices a network call for each plane, and how often
             the run went on from a checkpoint.
+        notices: what whoever uses the result should know, a sentence each.
         resumed_from: MLflow run of the interrupted run before this one, or None.
     """
 
@@ -59,6 +60,7 @@ class RunReport:
     fallbacks: list[str] = field(default_factory=list)
     inferer: dict[str, Any] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
     resumed_from: str | None = None
 
 

@@ -58,6 +58,7 @@ def to_tensor(measurement: Measurement, image: VolumeGeometry | None = None) -> 
         "unit": m.unit,
         "source_sha256": m.source_sha256 or "",
         "header": json.dumps(m.header),
+        "notices": json.dumps(m.notices),
     }
     if m.operator is not None:
         arrays = {k: v for k, v in m.operator.items() if isinstance(v, Tensor)}
@@ -97,6 +98,7 @@ def from_tensor(tensor: Tensor) -> Measurement:
         unit=block.get("unit", "arbitrary"),
         source_sha256=block.get("source_sha256") or None,
         header=json.loads(block.get("header", "null")),
+        notices=tuple(json.loads(block.get("notices", "[]"))),
     )
 
 

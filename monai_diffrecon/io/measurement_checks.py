@@ -113,6 +113,8 @@ def check_measurement(m: Measurement, where: str) -> None:
         raise InputError("no sha256", where=f"{where}@source_sha256", expected="64 hexadecimal digits")
     if m.header is not None and not all(isinstance(v, str) for pair in m.header.items() for v in pair):
         raise InputError("not keywords and texts", where=f"{where}@header")
+    if not (isinstance(m.notices, tuple) and all(isinstance(line, str) for line in m.notices)):
+        raise InputError("not sentences", where=f"{where}@notices")
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -51,6 +51,7 @@ def write_measurement(path: str | Path, measurement: Measurement) -> None:
     spec = {k: {_ARRAY: k} if k in arrays else v for k, v in (m.operator or {}).items()}
     text = _to_json(spec, f"{path.name}#operator")
     header = _to_json(m.header or {}, f"{path.name}#header")
+    notices = _to_json(list(m.notices), f"{path.name}#notices")
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -64,6 +65,8 @@ def write_measurement(path: str | Path, measurement: Measurement) -> None:
                 file.attrs["source_sha256"] = _text(m.source_sha256)
             if m.header is not None:
                 file.attrs["header"] = _text(header)
+            if m.notices:
+                file.attrs["notices"] = _text(notices)
             geometry = file.create_group("geometry")
             geometry.attrs["shape"] = np.asarray(m.geometry.shape, dtype=np.int64)
             geometry.attrs["spacing"] = np.asarray(m.geometry.spacing, dtype=np.float64)
@@ -98,6 +101,7 @@ def read_measurement(path: str | Path) -> Measurement:
             raise InputError("a missing key", where=f"{where}#data", mend="write the file with write_measurement")
         weights = parts.array(file, "weights", ("float32",))
         header = parts.attribute(file, "header", required=False)
+        notices = parts.attribute(file, "notices", required=False)
         measurement = Measurement(
             data=torch.from_numpy(data),
             geometry=_read_geometry(parts),
@@ -107,6 +111,7 @@ def read_measurement(path: str | Path) -> Measurement:
             unit=parts.attribute(file, "unit"),
             source_sha256=parts.attribute(file, "source_sha256", required=False),
             header=None if header is None else _from_json(header, f"{where}@header"),
+            notices=() if notices is None else tuple(_from_json(notices, f"{where}@notices", list)),
         )
     check_measurement(measurement, where)
     return measurement
@@ -194,7 +199,7 @@ def _to_json(value: Any, where: str) -> str:
     return text
 
 
-def _from_json(text: Any, where: str) -> dict[str, Any]:
+def _from_json(text: Any, where: str, kind: type = dict) -> Any:
     def refuse(word: str) -> None:
         raise ValueError(f"the number {word}")
 
@@ -202,6 +207,7 @@ def _from_json(text: Any, where: str) -> dict[str, Any]:
         value = json.loads(text, parse_constant=refuse) if isinstance(text, str) else None
     except (ValueError, RecursionError) as error:
         raise InputError("not JSON", where=where, got=str(error)[:100]) from None
-    if not isinstance(value, dict):
-        raise InputError("of the wrong type", where=where, expected="a JSON object")
+    if not isinstance(value, kind):
+        expected = "a JSON object" if kind is dict else "a JSON list"
+        raise InputError("of the wrong type", where=where, expected=expected)
     return value

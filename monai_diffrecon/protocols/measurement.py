@@ -29,6 +29,8 @@ class Measurement:
         source_sha256: hash of the file or volume it came from, or None.
         header: DICOM attributes of the source that a derived series may repeat, keyword -> text; none of them says
             who or when. None when the source is no DICOM.
+        notices: what whoever uses the result should know of the scan, a sentence each, without anything that names a
+            patient or a file. Each is logged before the run, and stands in the record and in MLflow.
     """
 
     data: Tensor
@@ -39,3 +41,4 @@ class Measurement:
     unit: str = "arbitrary"
     source_sha256: str | None = None
     header: dict[str, str] | None = None
+    notices: tuple[str, ...] = ()
