@@ -22,11 +22,15 @@ from monai_diffrecon.io.score_metadata import (
     check_intensity,
     check_spacing,
     check_window,
+    modality_of,
 )
 from monai_diffrecon.io.weights_file import read_weights
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.trust.require_trusted import require_trusted
+
+#: The bundles of other planes that lie beside the primary's; no bundle.
+BESIDE, _NONE = "auto", (None, "none", "null")
 
 _REQUIRED = ("plane", "spacing", "intensity", "denoiser", "weights")
 
@@ -48,6 +52,7 @@ class ScoreNetwork:
         window: largest slice (height, width) to denoise in one piece, or None.
         channels: channels of a slice; 2 for the real and the imaginary part.
         anatomy: what it was trained on, ``head``, ``brain`` or ``body``, or None.
+        modality: of the scans it was trained on, as ``MR`` or ``CT``, or None.
     """
 
     name: str
@@ -61,6 +66,7 @@ class ScoreNetwork:
     window: tuple[int, int] | None = None
     channels: int = 1
     anatomy: str | None = None
+    modality: str | None = None
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
@@ -162,7 +168,27 @@ def load_score_network(
         window=window,
         channels=channels,
         anatomy=anatomy,
+        modality=modality_of(metadata, f"{where}, metadata.json"),
     )
+
+
+def siblings(bundle_root: str | Path) -> list[str]:
+    """Return the bundles of other planes that a bundle names in its metadata and that lie beside it.
+
+    Args:
+        bundle_root: root of the bundle.
+
+    Raises:
+        InputError: no bundle there.
+        ConfigError: what it names are no names of folders.
+    """
+    root = Path(bundle_root)
+    said = read_metadata(root)["diffrecon"].get("auxiliary") or []
+    names = [said] if isinstance(said, str) else said
+    if not isinstance(names, list) or not all(isinstance(n, str) and n and Path(n).name == n for n in names):
+        where = f"bundle {root.name}, diffrecon#auxiliary"
+        raise ConfigError("not names of bundles", where=where, expected="a name or a list of names", got=repr(said))
+    return [f"../{name}" for name in names if (root.resolve().parent / name / "configs").is_dir()]
 
 
 def load_auxiliaries(
@@ -174,7 +200,9 @@ def load_auxiliaries(
     """Load the networks of other planes that share the primary's units.
 
     Args:
-        paths: root or roots of auxiliary bundles, relative to ``bundle_root`` or to the working directory.
+        paths: root or roots of auxiliary bundles, relative to ``bundle_root`` or to the working directory; ``auto`` for
+            those that the primary's metadata name (``diffrecon#auxiliary``) and that lie beside it; None or ``none``
+            for no network of another plane.
         primary: the primary network.
         bundle_root: root of the primary's bundle.
         device: where to put them.
@@ -183,10 +211,13 @@ def load_auxiliaries(
         InputError: not a path or a list of them.
         ConfigError: a plane twice, or another intensity map. (Spacing is checked against the volume, later.)
     """
-    names = paths if isinstance(paths, list | tuple) else [] if paths is None else [paths]
+    if paths == BESIDE:
+        paths = siblings(bundle_root)
+    names = paths if isinstance(paths, list | tuple) else [] if paths in _NONE else [paths]
     loaded: list[ScoreNetwork] = []
     for name in (path_option(name, "auxiliary_bundle") for name in names):
-        beside = Path(bundle_root) / name
+        # Not through a symbolic link's parent: ``..`` is the folder that holds the bundle itself.
+        beside = Path(bundle_root).resolve() / name
         auxiliary = load_score_network(beside if beside.is_dir() else name, device=device)
         where = f"auxiliary_bundle {auxiliary.name}"
         if auxiliary.plane in {primary.plane, *(a.plane for a in loaded)}:

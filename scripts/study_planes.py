@@ -66,8 +66,7 @@ def parsed(task: str, plane: str, both: bool, image: Path, overrides: dict[str, 
     config = ConfigParser()
     config.read_config([str(root / "configs/inference.json"), str(root / f"configs/tasks/{TASKS[task]}.json")])
     config.update({"bundle_root": str(root), "image": str(image), "case_name": "case"})
-    if both:
-        config.update({"auxiliary_bundle": f"../brain_mr_t1_{OTHER[plane]}"})
+    config.update({"auxiliary_bundle": f"../brain_mr_t1_{OTHER[plane]}" if both else "none"})
     if overrides.get("start"):
         overrides = {"sampler": config["sampler"]["start"]}
     config.update(overrides)

@@ -24,7 +24,16 @@ from monai_diffrecon.engine.build_engine import build_engine
 from monai_diffrecon.engine.complex_plane_denoiser import MODES
 from monai_diffrecon.engine.machine_memory import resident_memory
 from monai_diffrecon.engine.memory_estimate import estimate_memory
-from monai_diffrecon.engine.network_units import check_fits, intensity_map, to_network_units
+from monai_diffrecon.engine.network_units import (
+    check_fits,
+    check_modality,
+    classical_map,
+    intensity_map,
+    to_network_units,
+)
+from monai_diffrecon.engine.nonnegative import is_magnitude, nonnegative
+from monai_diffrecon.engine.outlier_hiding import hide_outliers
+from monai_diffrecon.engine.plane_notice import plane_notice
 from monai_diffrecon.engine.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
@@ -126,7 +135,8 @@ class DiffReconInferer(Inferer):
         self.num_samples = check_integer(num_samples, "inferer#num_samples", low=1)
         self.keep_samples = check_flag(keep_samples, "inferer#keep_samples")
         # Mistyped options are errors now, not after the scan was read.
-        composition.build_prior(self.specs["prior"])
+        if composition.build_prior(self.specs["prior"]).max_planes == 1:
+            self.auxiliaries = ()  # those that lie beside the bundle come without being asked for
         composition.build_consistency(self.specs["consistency"])
         check_can_sample(
             composition.build_sampler(self.specs["sampler"]),
@@ -187,20 +197,34 @@ class DiffReconInferer(Inferer):
             ResumeMismatchError: the checkpoint is of another run.
         """
         started, base = time.perf_counter(), resident_memory()
+        notices: list[str] = []
+
+        def tell(lines: Sequence[str]) -> None:
+            for line in lines:
+                logger.warning("%s", line if not case else f"case {case}: {line}")
+            notices.extend(lines)
+
         measured = self._understand(measurement)
+        tell(measured.notices)
         spec, geometry, y = measured.operator, measured.geometry, measured.data
         assert spec is not None
         operator = composition.build_operator(spec, geometry)
         check_fits(y, operator, f"operator {spec['name']}")
         noise_std = measured.noise_std
+        sampler = composition.build_sampler(self.specs["sampler"])
+        hidden: Tensor | None = None
+        if sampler.calls_network:
+            check_modality(self.score, measured)
+            y, hidden, notice = hide_outliers(operator, y)
+            tell(() if notice is None else (notice,))
         if measured.weights is not None:
             operator = WhitenedOperator(operator, measured.weights)
             y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
         # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
-        acted = intensity_map(self.score, operator, y, measured.unit)
+        units = partial(intensity_map, self.score) if sampler.calls_network else classical_map
+        acted = units(operator, y, measured.unit)
         intensity = acted.then(unit_map(operator, measured.unit))
         problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
-        sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
         for score in scores:
             composition.check_spacing(score, geometry, self.spacing_tolerance)
@@ -210,7 +234,18 @@ class DiffReconInferer(Inferer):
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
             engine = build_engine(self, problem, network, sample, index, (metrics, *self.handlers, *handlers))
             engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
+            if engine.prior is not None and index == 0:
+                notice = plane_notice(operator, [plane.plane for plane in engine.prior.planes])
+                tell(() if notice is None else (notice,))
             return engine
+
+        constraint: dict[str, float] = {}
+
+        def finish(x: Tensor) -> Tensor:
+            if sampler.calls_network and is_magnitude(problem, acted):
+                x, found = nonnegative(problem, x)
+                constraint.update(found)
+            return x if hidden is None else x + hidden / acted.scale
 
         runner = SampleRunner(
             build,
@@ -221,10 +256,8 @@ class DiffReconInferer(Inferer):
             case=case,
             checkpoint=checkpoint,
             run_id=run_id,
+            finish=finish,
         )
-        notices = measured.notices
-        for line in notices:
-            logger.warning("%s", line if not case else f"case {case}: {line}")
         point = None
         if checkpoint is not None:
             noise = composition.build_noise(self.specs["noise"], self.seed, case)
@@ -253,8 +286,8 @@ class DiffReconInferer(Inferer):
             source_sha256=measured.source_sha256,
             fallbacks=runner.fallbacks,
             inferer=self.settings,
-            execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed},
-            notices=notices,
+            execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint},
+            notices=tuple(notices),
             resumed_from=runner.resumed_from,
         )
         return Reconstruction(intensity.to_physical(x), geometry, report, spread)
@@ -279,8 +312,7 @@ class DiffReconInferer(Inferer):
             measurement=_described(measured),
             config=specs,
             inferer={k: v for k, v in self.settings.items() if k not in ("sw_batch_size", "spacing_tolerance")},
-            # The intensity map is the bundle's, with or without its network.
-            intensity=self.score.intensity,
+            intensity=self.score.intensity if calls_network else None,
             weights=composition.weights_of(scores),
             network=network.state_dict() if network is not None and other else None,
             bundles={s.name: [s.plane, s.spacing, s.denoiser, s.window, s.channels] for s in scores},

@@ -8,10 +8,29 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.bundle import ScoreNetwork
-from monai_diffrecon.engine.volume_units import unit_map
+from monai_diffrecon.engine.volume_units import measures_image, unit_map
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.intensity import IntensityMap
-from monai_diffrecon.protocols import Operator
+from monai_diffrecon.numerics.intensity import IntensityMap, image_offset, looks_like_hounsfield
+from monai_diffrecon.protocols import Measurement, Operator
+
+#: The window of a classical method for volumes in HU.
+_HOUNSFIELD = IntensityMap.window(-1000.0, 1000.0)
+#: Of a bundle's window, what the contrast of a volume fills at the least.
+_LEAST_CONTRAST = 0.02
+
+
+def classical_map(operator: Operator, y: Tensor, unit: str) -> IntensityMap:
+    """Return the map from the units of a classical method to what the operator acts on; no bundle has a say in it.
+
+    Args:
+        operator: the forward operator.
+        y: the measurement.
+        unit: unit of the volume.
+    """
+    if unit == "HU":
+        return _HOUNSFIELD.then(unit_map(operator, unit).inverse())
+    estimate = operator.initial(y) if y.numel() else y
+    return IntensityMap.percentile(estimate) if bool((estimate != 0).any()) else IntensityMap(scale=1.0)
 
 
 def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str) -> IntensityMap:
@@ -25,6 +44,7 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
 
     Raises:
         ConfigError: a window that has no meaning for such a volume.
+        InputError: CT for a network of MR, or negative values where only magnitudes have a meaning.
     """
     if not y.numel():
         return IntensityMap(scale=1.0)  # a sample has no unit but the network's
@@ -46,8 +66,67 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
                 got=unit,
                 mend="say the unit HU in the measurement's file: its line integrals stay the same",
             )
-        return window.then(unit_map(operator, unit).inverse())
-    return IntensityMap.percentile(operator.initial(y).abs(), **kind)
+        return _checked_contrast(score, window.then(unit_map(operator, unit).inverse()), operator, y, unit)
+    if score.modality == "MR" and (unit == "HU" or (measures_image(operator) and looks_like_hounsfield(y))):
+        raise InputError(
+            "CT in Hounsfield units, and a network of MR",
+            where=f"bundle {score.name}",
+            expected="magnitudes of MR",
+            got="air near -1000 and tissue near 0",
+            mend="use a bundle of CT; if it is MR all the same, make its values 0 or more",
+        )
+    estimate = operator.initial(y)
+    if measures_image(operator):
+        return IntensityMap.percentile(estimate, offset=image_offset(y), **kind)
+    if not operator.complex_volume and _negative_energy(estimate) > 0.5:
+        raise InputError(
+            "a volume of mostly negative values",
+            where=f"operator {type(operator).__name__}",
+            expected="magnitudes of 0 or more",
+            got=f"{_negative_energy(estimate):.0%} of the energy below 0",
+            mend="shift the volume before it is measured, or correct the phase of the data",
+        )
+    return IntensityMap.percentile(estimate, **kind)
+
+
+def _negative_energy(volume: Tensor) -> float:
+    total = float(volume.square().sum())
+    return float(volume.clamp(max=0.0).square().sum()) / total if total else 0.0
+
+
+def _checked_contrast(
+    score: ScoreNetwork, acted: IntensityMap, operator: Operator, y: Tensor, unit: str
+) -> IntensityMap:
+    """Refuse a volume that nobody said to be in HU and whose values fill next to nothing of the window."""
+    if unit == "arbitrary" and not operator.complex_measurement:
+        volume = (y if measures_image(operator) else operator.initial(y)).flatten()
+        low, high = (float(volume.kthvalue(max(round(q * volume.numel()), 1)).values) for q in (0.01, 0.99))
+        if high - low < _LEAST_CONTRAST * acted.scale:
+            raise InputError(
+                "values that fill next to nothing of the network's window",
+                where=f"bundle {score.name}, diffrecon#intensity",
+                expected=f"a volume in HU, as {acted.offset:g} to {acted.offset + acted.scale:g}",
+                got=f"{low:.3g} to {high:.3g}, 1st to 99th percentile",
+                mend="say the measurement's unit (HU, whose line integrals are of attenuation in 1/mm)",
+            )
+    return acted
+
+
+def check_modality(score: ScoreNetwork, measured: Measurement) -> None:
+    """Refuse a scan of another modality than the network's, where both say theirs.
+
+    Raises:
+        InputError: it is.
+    """
+    said = (measured.header or {}).get("Modality")
+    if said in ("CT", "MR") and score.modality not in (None, said):
+        raise InputError(
+            f"a scan of {said}, and a network of {score.modality}",
+            where=f"bundle {score.name}",
+            expected=score.modality,
+            got=said,
+            mend=f"use a bundle of {said}",
+        )
 
 
 def to_network_units(operator: Operator, y: Tensor, intensity: IntensityMap) -> Tensor:

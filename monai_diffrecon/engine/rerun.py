@@ -15,7 +15,7 @@ import torch
 from monai.utils import CommonKeys
 from torch import Tensor
 
-from monai_diffrecon.bundle import ScoreNetwork, load_auxiliaries, load_score_network
+from monai_diffrecon.bundle import BESIDE, ScoreNetwork, load_auxiliaries, load_score_network
 from monai_diffrecon.engine.case_recorder import CaseRecorder
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.load_measurement import LoadMeasurementd
@@ -68,7 +68,8 @@ def rerun(
         record: the record.
         image: the scan it was made from.
         bundle: root of the bundle.
-        auxiliary_bundles: roots of the bundles of other planes.
+        auxiliary_bundles: roots of the bundles of other planes; none: those beside the bundle, if the record says that
+            several took part.
         output_dir: folder for the new outputs; None: a temporary one.
         device: where the networks compute.
 
@@ -86,7 +87,8 @@ def rerun(
             mend="verify it instead",
         )
     score = load_score_network(bundle, device=device)
-    auxiliaries = load_auxiliaries(list(auxiliary_bundles), score, bundle, device)
+    several = len(said["weights"]) > 1
+    auxiliaries = load_auxiliaries(list(auxiliary_bundles) or (BESIDE if several else None), score, bundle, device)
     _check_weights(said, (score, *auxiliaries))
     scan = _prepared(said, image)
     inferer = _inferer(said, scan, score, auxiliaries, device)

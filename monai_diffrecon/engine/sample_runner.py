@@ -41,6 +41,7 @@ class SampleRunner:
         case: name of the case.
         checkpoint: keeps the state of the run, or None.
         run_id: MLflow run that it is tracked in, or None.
+        finish: what is done to each sample at last, or None.
 
     Attributes:
         totals: what the run has cost.
@@ -62,7 +63,9 @@ class SampleRunner:
         case: str,
         checkpoint: RunCheckpoint | None = None,
         run_id: str | None = None,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self.finish = finish
         self.build, self.count, self.seed, self.case = build, count, seed, case
         self.checkpoint, self.run_id = checkpoint, run_id
         self.samples = SampleAccumulator(operator, keep=keep)
@@ -130,7 +133,7 @@ class SampleRunner:
         self.totals = self._totals(before, engine, metrics)
         self.fallbacks += _notes(engine)
         self.batch_sizes = _batch_sizes(engine)
-        return x
+        return x if self.finish is None else self.finish(x)
 
     def _keep(
         self, engine: ReconstructionEngine, index: int, before: RunTotals, metrics: StepMetrics, *, only_if_due: bool

@@ -36,5 +36,10 @@ def unit_map(operator: Operator, unit: str) -> IntensityMap:
             where=f"operator {type(operator).__name__}",
             expected="a CT operator, or another unit",
         )
+    return SAME if measures_image(operator) else HU_OF_ATTENUATION
+
+
+def measures_image(operator: Operator) -> bool:
+    """Say whether a measurement is an image in the unit of the volume, thick slices for instance."""
     image = (1, *operator.measured_geometry().shape)
-    return SAME if operator.measurement_shape == image else HU_OF_ATTENUATION
+    return not operator.complex_measurement and operator.measurement_shape == image

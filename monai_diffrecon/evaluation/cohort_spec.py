@@ -35,7 +35,8 @@ class CohortMethod:
         bundle: root of its bundle.
         task: name of an overlay in ``configs/tasks``.
         preset: name of an overlay in ``configs/methods``.
-        auxiliary_bundle: bundle or bundles of other planes.
+        auxiliary_bundle: bundle or bundles of other planes; None takes those that the bundle takes by itself, the word
+            ``none`` takes none.
         overrides: config id -> value, laid over all of these.
     """
 

@@ -171,7 +171,7 @@ def _methods(value: Any, base: Path, default_bundle: str | Path | None) -> list[
             raise ConfigError("missing", where=f"{where}#bundle", expected="the root of a bundle")
         root = Path(str(default_bundle)) if bundle is None else _folder(bundle, (base,), f"{where}#bundle")
         auxiliary = entry.get("auxiliary_bundle")
-        if auxiliary is not None:
+        if auxiliary not in (None, "none"):
             names = [auxiliary] if isinstance(auxiliary, str) else _list(auxiliary, f"{where}#auxiliary_bundle")
             auxiliary = [str(_folder(n, (root, base), f"{where}#auxiliary_bundle").resolve()) for n in names]
         overrides = entry.get("overrides") or {}

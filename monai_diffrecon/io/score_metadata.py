@@ -88,11 +88,30 @@ def channels_of(metadata: Mapping[str, Any], where: str) -> int:
     Raises:
         ConfigError: no integer from 1, or something else than a JSON object above it.
     """
+    block, where = _input_format(metadata, where)
+    return check_integer(block.get("num_channels", 1), f"{where}#num_channels", low=1)
+
+
+def modality_of(metadata: Mapping[str, Any], where: str) -> str | None:
+    """Return the modality of the network's input, as ``MR`` or ``CT``, or None when the metadata do not say.
+
+    Args:
+        metadata: all of them.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: something else than a JSON object above it.
+    """
+    said = _input_format(metadata, where)[0].get("modality")
+    return said if said in ("CT", "MR") else None
+
+
+def _input_format(metadata: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str]:
     block: dict[str, Any] = dict(metadata)
     for key in ("network_data_format", "inputs", "image"):
         where = f"{where}#{key}"
         block = _object(block.get(key, {}), where, "a JSON object")
-    return check_integer(block.get("num_channels", 1), f"{where}#num_channels", low=1)
+    return block, where
 
 
 def _pair(value: object, where: str, what: str, expected: str) -> tuple[Any, Any]:

@@ -11,9 +11,19 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.numerics.outliers import replace_outliers
 
 #: Voxels above this part of the largest magnitude are foreground.
 FOREGROUND = 0.01
+#: What outliers are replaced for (:func:`replace_outliers`), and the least change of the scale that they are blamed
+#: for: in 60 clean scans it is at most 0.018.
+_STEP, _BLAME = 0.5, 0.03
+#: Of the range of an image: a lowest value as near to 0 is 0; values as near to the lowest are background.
+_ZERO, _BACKGROUND = 0.03, 0.05
+#: Part of the voxels that a background has, and how far from 0 tissue may begin in an image without one.
+_SHARE, _TISSUE = 0.1, 0.3
+#: Without a background, 0 is expected so many ranges below the lowest tissue.
+_BELOW = 0.2
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,16 @@ class IntensityMap:
         return cls(scale=float(high) - float(low), offset=float(low))
 
     @classmethod
-    def percentile(cls, volume: Tensor, q: float = 99.5) -> IntensityMap:
-        """Map 0 to 0 and the ``q``-th percentile of the foreground's magnitudes to 1.
+    def percentile(cls, volume: Tensor, q: float = 99.5, offset: float = 0.0) -> IntensityMap:
+        """Map ``offset`` to 0 and the ``q``-th percentile of the foreground's magnitudes above it to 1.
+
+        Up to 0.1 % of outliers, saturated voxels for instance, do not change the map by more than they would change the
+        image's brightness; without them it is exactly the percentile.
 
         Args:
-            volume: (C, X, Y, Z), real or complex, any unit; foreground is what exceeds 1 % of its maximum.
+            volume: (1, X, Y, Z), real or complex, any unit; foreground is what exceeds 1 % of its maximum.
             q: percentile, above 0 and at most 100, interpolated linearly.
+            offset: value of no signal.
 
         Raises:
             ConfigError: no such percentile.
@@ -60,7 +74,7 @@ class IntensityMap:
         """
         if not 0 < q <= 100:
             raise ConfigError("no such percentile", where="intensity#q", expected="above 0, at most 100", got=q)
-        magnitude = volume.detach().as_subclass(Tensor).abs()
+        magnitude = (volume.detach().as_subclass(Tensor) - offset).abs()
         largest = float(magnitude.max()) if magnitude.numel() else 0.0
         if not np.isfinite(largest) or not bool(torch.isfinite(magnitude).all()):
             raise InputError("voxels that are not finite", where="intensity")
@@ -71,9 +85,10 @@ class IntensityMap:
                 expected="voxels other than zero",
                 mend="check that the measurement is not empty",
             )
-        # torch.quantile takes no more than 2^24 elements.
-        foreground = magnitude[magnitude > FOREGROUND * largest].double().cpu().numpy()
-        return cls(scale=float(np.percentile(foreground, q)))
+        scale = _foreground_percentile(magnitude, q)
+        clean = replace_outliers(magnitude, 2, _STEP)[0] if magnitude.ndim == 4 else magnitude
+        robust = _foreground_percentile(clean, q)
+        return cls(scale=robust if scale > (1 + _BLAME) * robust > 0.0 else scale, offset=offset)
 
     def then(self, outer: IntensityMap) -> IntensityMap:
         """Return the map that applies this one and then ``outer``: network to one unit to another."""
@@ -90,3 +105,39 @@ class IntensityMap:
     def to_physical(self, x: Tensor) -> Tensor:
         """Return network values in physical units."""
         return x * self.scale + self.offset
+
+
+def image_offset(image: Tensor) -> float:
+    """Return the value of an image of magnitudes that stands for no signal; 0 for images as scanners make them.
+
+    Images that were shifted or normalized (``a x + b``) have another one: the lowest value of their background, or
+    somewhat less than the lowest tissue of an image without one.
+
+    Args:
+        image: (1, X, Y, Z), real, without outliers.
+    """
+    array = image.detach().as_subclass(Tensor).cpu().numpy()
+    low, high = (float(v) for v in np.percentile(array, (0.1, 99.5)))
+    if high > 0.0 and abs(low) <= _ZERO * high:
+        return 0.0
+    background = float((array <= low + _BACKGROUND * (high - low)).mean()) >= _SHARE
+    if background:
+        return low
+    return 0.0 if 0.0 < low <= _TISSUE * high else low - _BELOW * (high - low)
+
+
+def looks_like_hounsfield(image: Tensor) -> bool:
+    """Say whether the values of an image are those of CT: air near -1000, and more than half of the rest near 0.
+
+    Args:
+        image: any shape, real.
+    """
+    air = ((image > -1100.0) & (image < -900.0)).float().mean()
+    rest = image[image > -700.0]
+    return bool(air > 0.02) and bool(rest.numel()) and bool((rest.abs() < 150.0).float().mean() > 0.5)
+
+
+def _foreground_percentile(magnitude: Tensor, q: float) -> float:
+    # torch.quantile takes no more than 2^24 elements.
+    foreground = magnitude[magnitude > FOREGROUND * magnitude.max()].double().cpu().numpy()
+    return float(np.percentile(foreground, q)) if foreground.size else 0.0

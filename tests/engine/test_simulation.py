@@ -134,7 +134,7 @@ def test_the_same_attenuation_without_the_unit_stays_attenuation() -> None:
     in_mu = reconstruct(replace(measured, unit="1/mm"), PERCENTILE, "initial").volume
     torch.testing.assert_close(attenuation_to_hu(in_mu), in_hu, rtol=1e-3, atol=1.0)
     with pytest.raises(ConfigError, match="a window in HU and a volume in attenuation"):
-        reconstruct(replace(measured, unit="1/mm"), WINDOW, "initial")
+        reconstruct(replace(measured, unit="1/mm"), WINDOW, {"name": "annealed", "steps": 1, "sigma_start": 0.1})
 
 
 def test_the_noise_of_photons_is_what_weights_and_level_say() -> None:

@@ -1,0 +1,60 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Magnitudes are not negative."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.engine.volume_units import measures_image
+from monai_diffrecon.numerics.intensity import IntensityMap
+from monai_diffrecon.protocols import Problem
+
+_ITERATIONS = 30
+
+
+def is_magnitude(problem: Problem, intensity: IntensityMap) -> bool:
+    """Say whether a volume consists of magnitudes: real, from k-space or from an image without negative values.
+
+    Args:
+        problem: the inverse problem, in network units.
+        intensity: the map from network units, whose zero is that of the magnitudes.
+    """
+    operator, y = problem.operator, problem.measurement
+    if operator.complex_volume or intensity.offset != 0.0:
+        return False
+    return operator.complex_measurement or not y.numel() or (measures_image(operator) and bool((y >= 0.0).all()))
+
+
+def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Return a volume without negative values that agrees with the measurement as well as ``x`` does, or nearly so.
+
+    Projected gradient steps on ``1/2 ||A x - y||^2`` over ``x >= 0`` from ``max(x, 0)`` (Goldstein 1964; step
+    ``1 / ||A^T A||``), until the residual is that of ``x``, 30 at most.
+
+    Args:
+        problem: the inverse problem, in network units.
+        x: (C, X, Y, Z), real, network units.
+
+    Returns:
+        The volume, and for the record: the part of the voxels that were negative, and the relative residual
+        ``||A x - y|| / ||y||`` before and after.
+    """
+    operator, y = problem.operator, problem.measurement
+    negative = float((x < 0.0).float().mean())
+    if not negative:
+        return x, {}
+    if not y.numel():
+        return x.clamp(min=0.0), {"negative_voxels": negative}
+    with torch.no_grad():
+        size = float(torch.linalg.vector_norm(y)) or 1.0
+        before = float(torch.linalg.vector_norm(operator(x) - y))
+        step, x = 1.0 / (operator.norm() or 1.0), x.clamp(min=0.0)
+        for iteration in range(_ITERATIONS + 1):
+            difference = operator(x) - y
+            after = float(torch.linalg.vector_norm(difference))
+            if after <= before or iteration == _ITERATIONS:
+                break
+            x = (x - step * operator.adjoint(difference)).clamp_(min=0.0)
+    return x, {"negative_voxels": negative, "residual_before": before / size, "residual_after": after / size}
