@@ -18,12 +18,12 @@ FOREGROUND = 0.01
 #: What outliers are replaced for (:func:`replace_outliers`), and the least change of the scale that they are blamed
 #: for: in 60 clean scans it is at most 0.018.
 _STEP, _BLAME = 0.5, 0.03
-#: Of the range of an image: a lowest value as near to 0 is 0; values as near to the lowest are background.
-_ZERO, _BACKGROUND = 0.03, 0.05
-#: Part of the voxels that a background has, and how far from 0 tissue may begin in an image without one.
-_SHARE, _TISSUE = 0.1, 0.3
-#: Without a background, 0 is expected so many ranges below the lowest tissue.
-_BELOW = 0.2
+#: A lowest value that is this small, relative to the bright ones, is 0; tissue of an image without air may begin there.
+_ZERO, _TISSUE = 0.03, 0.3
+#: Air is a tenth of the voxels within this part of the range above the lowest, or half of these stand at its lower end.
+_BACKGROUND, _SHARE, _SPIKE = 0.05, 0.1, 0.01
+#: Without air, 0 is expected so many ranges below the lowest tissue.
+_BELOW = 0.25
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def image_offset(image: Tensor) -> float:
     low, high = (float(v) for v in np.percentile(array, (0.1, 99.5)))
     if high > 0.0 and abs(low) <= _ZERO * high:
         return 0.0
-    background = float((array <= low + _BACKGROUND * (high - low)).mean()) >= _SHARE
-    if background:
+    dark, darkest = (float((array <= low + part * (high - low)).mean()) for part in (_BACKGROUND, _SPIKE))
+    if dark >= _SHARE or darkest >= max(0.5 * dark, 0.2 * _SHARE):
         return low
     return 0.0 if 0.0 < low <= _TISSUE * high else low - _BELOW * (high - low)
 
