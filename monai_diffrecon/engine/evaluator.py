@@ -22,6 +22,7 @@ from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
+from monai_diffrecon.io.cases import nothing_to_reconstruct
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_integer
@@ -111,9 +112,12 @@ class ReconstructionEvaluator(Evaluator):
         """Reconstruct all cases that are not done, within one MLflow run for the cohort.
 
         Raises:
+            InputError: there is no case.
             ResourceError: memory or disk does not suffice; nothing more is tried.
             DiffReconError: the one case failed, or some of several did: the others are done.
         """
+        if self.state.epoch_length == 0:
+            raise nothing_to_reconstruct("neither")
         self.failures, before = [], len(self.results)
         with stop_on_sigterm(), self.recorder.cohort():
             super().run(global_epoch)

@@ -119,7 +119,8 @@ class DiffReconInferer(Inferer):
         self.seed = check_integer(seed, "seed", low=0)
         self.noise_std = None if noise_std is None else check_number(noise_std, "inferer#noise_std", low=0.0)
         self.spacing_tolerance = check_number(spacing_tolerance, "inferer#spacing_tolerance", low=0.0)
-        self.device, self.progress = check_device(device, "inferer#device"), progress
+        self.device = check_device(device, "inferer#device")
+        self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)
         self.precision = check_choice(precision, "inferer#precision", PRECISIONS)
         self.complex = check_choice(complex, "inferer#complex", MODES)

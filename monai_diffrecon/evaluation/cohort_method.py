@@ -18,6 +18,7 @@ from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 from monai_diffrecon.evaluation.read_cohort import did_you_mean, slug
 from monai_diffrecon.io.find_reader import AUTO
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.one_line_errors import chain_of
 from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.trust.require_trusted import require_trusted
@@ -96,7 +97,10 @@ class PreparedMethod:
             "overrides": redact(method.overrides),
         }
         measures = {k: self._content(k) for k in _MEASURES if k in self.config.get()}
-        self.reader, self.simulates = measures.get("reader", AUTO), measures.get("simulate") is True
+        self.reader, self.simulates = (
+            measures.get("reader", AUTO),
+            check_flag(measures.get("simulate", False), "simulate"),
+        )
         self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5]])
 
     def measure(self, case: CohortCase) -> dict[str, Any]:
