@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections import Counter
@@ -261,6 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process unless given.
     """
     arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(arguments.run(arguments))
     except DiffReconError as error:

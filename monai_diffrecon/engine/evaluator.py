@@ -121,6 +121,8 @@ class ReconstructionEvaluator(Evaluator):
         self.failures, before = [], len(self.results)
         with stop_on_sigterm(), self.recorder.cohort():
             super().run(global_epoch)
+            for done in self.results[before:]:
+                logger.info("case %s: %s", done["case"], _summary(done))
             raise_for(self.failures, len(self.failures) + len(self.results) - before)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
@@ -176,6 +178,16 @@ class ReconstructionEvaluator(Evaluator):
         self.results.append({"case": case, "metrics": metrics, "output": str(record.output)})
         engine.state.output = output
         return output
+
+
+def _summary(done: dict[str, Any]) -> str:
+    """Return where a volume is, and how near to its reference, in one line."""
+    metrics: dict[str, float] = done["metrics"]
+    words = [f"the volume is in {done['output']}"]
+    if "psnr" in metrics:
+        planes = ", ".join(f"{k[5:]} {v:.4f}" for k, v in metrics.items() if k.startswith("ssim_"))
+        words.append(f"PSNR {metrics['psnr']:.2f} dB, SSIM {planes}")
+    return "; ".join(words)
 
 
 def _refuse_monai_tracking(handlers: Sequence[Any] | None) -> None:

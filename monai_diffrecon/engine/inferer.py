@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -38,11 +38,24 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
 from monai_diffrecon.io.score_metadata import check_window
 from monai_diffrecon.numerics.device_option import check_device
+from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
-from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
+from monai_diffrecon.protocols import Measurement, Operator, Problem, Sampler, VolumeGeometry
 from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
+
+
+class _Posed(NamedTuple):
+    """The inverse problem of a scan, in network units, and what it was made of."""
+
+    measured: Measurement
+    spec: dict[str, Any]
+    operator: Operator
+    intensity: IntensityMap
+    problem: Problem
+    sampler: Sampler
+    scores: tuple[ScoreNetwork, ...]
 
 
 class DiffReconInferer(Inferer):
@@ -163,6 +176,27 @@ class DiffReconInferer(Inferer):
             volumes.append(MetaTensor(done.volume, affine=torch.as_tensor(affine_of(done.geometry))))
         return torch.stack(volumes)
 
+    def _pose(self, measurement: Tensor) -> _Posed:
+        """Pose the inverse problem; whatever is wrong with the scan is refused here, or when its engine is prepared."""
+        measured = self._understand(measurement)
+        spec, geometry, y = measured.operator, measured.geometry, measured.data
+        assert spec is not None
+        operator = composition.build_operator(spec, geometry)
+        check_fits(y, operator, f"operator {spec['name']}")
+        noise_std = measured.noise_std
+        if measured.weights is not None:
+            operator = WhitenedOperator(operator, measured.weights)
+            y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
+        # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
+        acted = intensity_map(self.score, operator, y, measured.unit)
+        intensity = acted.then(unit_map(operator, measured.unit))
+        problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
+        sampler = composition.build_sampler(self.specs["sampler"])
+        scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
+        for score in scores:
+            composition.check_spacing(score, geometry, self.spacing_tolerance)
+        return _Posed(measured, spec, operator, intensity, problem, sampler, scores)
+
     def reconstruct(
         self,
         measurement: Tensor,
@@ -188,23 +222,8 @@ class DiffReconInferer(Inferer):
             ResumeMismatchError: the checkpoint is of another run.
         """
         started, base = time.perf_counter(), resident_memory()
-        measured = self._understand(measurement)
-        spec, geometry, y = measured.operator, measured.geometry, measured.data
-        assert spec is not None
-        operator = composition.build_operator(spec, geometry)
-        check_fits(y, operator, f"operator {spec['name']}")
-        noise_std = measured.noise_std
-        if measured.weights is not None:
-            operator = WhitenedOperator(operator, measured.weights)
-            y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
-        # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
-        acted = intensity_map(self.score, operator, y, measured.unit)
-        intensity = acted.then(unit_map(operator, measured.unit))
-        problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
-        sampler = composition.build_sampler(self.specs["sampler"])
-        scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
-        for score in scores:
-            composition.check_spacing(score, geometry, self.spacing_tolerance)
+        measured, spec, operator, intensity, problem, sampler, scores = self._pose(measurement)
+        geometry = measured.geometry
         options = self._options(spec, operator, sampler.calls_network)
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, scores)
 
@@ -259,6 +278,21 @@ class DiffReconInferer(Inferer):
             resumed_from=runner.resumed_from,
         )
         return Reconstruction(intensity.to_physical(x), geometry, report, spread)
+
+    def check(self, measurement: Tensor, network: nn.Module | None = None) -> Measurement:
+        """Refuse what :meth:`reconstruct` refuses before its first step; return what it will reconstruct from.
+
+        Args:
+            measurement: the measurement, without a batch axis.
+            network: the primary network; None takes the bundle's.
+
+        Raises:
+            InputError: the scan is of another kind, shape or unit than is needed.
+            ConfigError: options or networks that do not fit the scan.
+        """
+        posed = self._pose(measurement)
+        build_engine(self, posed.problem, network, "", 0, ()).prepare()
+        return posed.measured
 
     def identity(self, measurement: Tensor, case: str = "", network: nn.Module | None = None) -> dict[str, str]:
         """Return all that decides on the voxels of a reconstruction, as name -> value; nothing is computed.

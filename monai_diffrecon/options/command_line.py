@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -29,6 +30,9 @@ def check_command_line() -> None:
     Raises:
         ConfigError: an id that no configuration file defines, or a path that cannot be told from MONAI's own marks.
     """
+    for stream in (sys.stdout, sys.stderr):  # MONAI logs every option, and a path may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     program, words = Path(sys.argv[0]).parts[-3:], sys.argv[1:]
     texts: dict[str, Any] = {}
     if program == ("monai", "bundle", "__main__.py") and words[:1] in (["run"], ["run_workflow"]):

@@ -82,8 +82,9 @@ def nearest(config: Mapping[str, Any], name: str, others: Iterable[str] = ()) ->
         siblings = []
     if not parent:
         siblings += others
+    close = get_close_matches(last, siblings, n=1)
     tails = sorted((i for i in ids if i.rpartition("#")[2] == last), key=len)
-    if not tails and (close := get_close_matches(last, siblings, n=1)):
+    if close and (parent or not tails):
         return f"{parent}#{close[0]}" if parent else close[0]
     return next(iter(tails or get_close_matches(name, ids, n=1)), None)
 

@@ -16,6 +16,9 @@ TEXTS = frozenset(
     | {"output_dir", "pretrained", "reference", "tracking_uri"}
 )
 
+#: A text in quotes, which are for Python.
+_QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
+
 
 @dataclass(frozen=True)
 class TypedOption:
@@ -39,10 +42,9 @@ class TypedOption:
     @property
     def meant(self) -> Any:
         """The value, but of a path or a name the text: fire takes ``1_1``, ``1e3`` and ``a#b`` for Python."""
-        quoted = self.text is not None and self.text[:1] in ("'", '"') and self.text[-1:] == self.text[:1]
-        plain = not isinstance(self.value, bool | int | float | str | bytes | tuple) and self.value is not ...
-        listed = isinstance(self.value, tuple) and self.name.rpartition("#")[2] == "auxiliary_bundle"
-        if not self.is_text or self.text is None or plain or listed or (quoted and isinstance(self.value, str)):
+        quoted = isinstance(self.value, str) and self.text is not None and _QUOTED.fullmatch(self.text) is not None
+        listed = isinstance(self.value, list | tuple) and self.name.rpartition("#")[2] == "auxiliary_bundle"
+        if not self.is_text or self.text is None or self.value is None or quoted or listed:
             return self.value
         return self.text
 
