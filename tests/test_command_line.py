@@ -153,6 +153,22 @@ def test_a_missing_overlay_is_one_line(
     assert near is None or line.endswith(f"did you mean {axial}/configs/{near}?")
 
 
+def test_the_checked_command_runs_what_monai_runs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    words = ["--config_file", str(root / "axial/configs/inference.json"), "--bundle_root", str(root / "axial")]
+    words += ["--image", str(root / "thick.nii.gz"), "--output_dir", str(tmp_path / "x#1"), "--case_name", "1_1"]
+    words += ["--sampler#steps", "1", "--evaluator#track", "0", "--logging_file", "False", "--device", "cpu"]
+    before = list(sys.argv)
+    assert cli.main(["run", *words]) == 0
+    assert "1_1_recon.nii.gz" in written(tmp_path / "x#1")
+    assert sys.argv == before
+    assert cli.main(["run", *words, "--image", str(root / "coarse.nii.gz")]) == 2
+    assert "voxels of another size" in capsys.readouterr().err.splitlines()[-1]
+    assert cli.main(["run", "--help"]) == 0
+
+
 @pytest.mark.parametrize("name", ["101_1", "10_11", "1e3", "0x10", "1011", "'7_7'", "True", "a.b-c", "1_0.5"])
 def test_a_case_is_named_as_typed(typed: Callable[..., None], name: str) -> None:
     typed("--case_name", name, "--output_dir", "out", "--resample", "false", "--simulate", "0")

@@ -16,6 +16,7 @@ from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, Coh
 from monai_diffrecon.evaluation.visual_information import check_available
 from monai_diffrecon.io.cases import case_key, check_case_name
 from monai_diffrecon.io.hashing import keyed_name
+from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
 
 _COHORT = ("title", "cases", "methods", "baseline", "seed", "simulate", "data_range", "vif", "resamples")
@@ -150,7 +151,7 @@ def _cases(value: Any, base: Path, output_dir: str | Path) -> list[CohortCase]:
 def _file(value: Any, base: Path, where: str) -> Path | None:
     if value is None:
         return None
-    path = base / Path(_text(value, where)).expanduser()
+    path = path_option(base / path_option(_text(value, where), where), where)
     if not path.exists():
         raise InputError("no such file", where=where)
     return path

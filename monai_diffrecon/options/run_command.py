@@ -22,6 +22,9 @@ def run(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
         from monai_diffrecon.one_line_errors import users_error
         from monai_diffrecon.options.command_line import check_arguments
 
+        if {"--help", "-h"} & {*arguments.words}:
+            parser.print_help()
+            return 0
         check_arguments(arguments.words)
         before = sys.argv
         found = find_spec("monai.bundle.__main__")
