@@ -153,6 +153,19 @@ def test_a_missing_overlay_is_one_line(
     assert near is None or line.endswith(f"did you mean {axial}/configs/{near}?")
 
 
+def test_other_files_that_are_missing(root: Path) -> None:
+    config = ["--config_file", str(root / "axial/configs/inference.json")]
+    for words, where in (
+        ([*config, "--logging_file", str(root / "axial/configs/loging.conf")], "logging_file"),
+        ([*config, "--meta_file", str(root / "axial/configs/metdata.json")], "meta_file"),
+        (["--args_file", "none.json"], "args_file"),
+        (["--seed", "3"], "config_file"),
+    ):
+        with pytest.raises(DiffReconError) as caught:
+            check_arguments(words)
+        assert (caught.value.exit_code, caught.value.where) == (2, where)
+
+
 def test_the_checked_command_runs_what_monai_runs(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

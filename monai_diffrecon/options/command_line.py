@@ -57,8 +57,12 @@ def check_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         (content,) = _contents([options["args_file"].value], "args_file")
         options = {name: TypedOption(name, value) for name, value in content.items()} | options
     own = _own_arguments(options)
-    files = options.pop("config_file", TypedOption("config_file", [])).value
-    config = _merged(files)
+    if "config_file" not in options:
+        raise ConfigError("no configuration file", where="config_file", mend="pass --config_file FILE")
+    for name in ("meta_file", "logging_file"):
+        if name in options and isinstance(options[name].value, str):
+            _existing(options[name].value, name)
+    config = _merged(options["config_file"].value)
     given = [option for option in options.values() if option.name not in own]
     unknown: dict[str, str | None] = {}
     texts: dict[str, Any] = {}
@@ -119,12 +123,7 @@ def _contents(files: Sequence[Any], where: str) -> list[dict[str, Any]]:
 
     found = []
     for file in files:
-        path = Path(str(file))
-        if not path.is_file():
-            close = _nearest_file(path)
-            raise InputError(
-                "no such file", where=where, got=str(file), mend=f"did you mean {close}?" if close else "check the path"
-            )
+        path = _existing(file, where)
         try:
             content = ConfigParser.load_config_file(str(path))
         except Exception as error:
@@ -133,6 +132,16 @@ def _contents(files: Sequence[Any], where: str) -> list[dict[str, Any]]:
             raise InputError("not an object", where=where, expected="{id: value}", got=path.name)
         found.append(content)
     return found
+
+
+def _existing(file: Any, where: str) -> Path:
+    path = Path(str(file))
+    if not path.is_file():
+        close = _nearest_file(path)
+        raise InputError(
+            "no such file", where=where, got=str(file), mend=f"did you mean {close}?" if close else "check the path"
+        )
+    return path
 
 
 def _nearest_file(path: Path) -> str | None:
