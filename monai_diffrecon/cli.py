@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 from monai_diffrecon.evaluation.check_command import check
 from monai_diffrecon.evaluation.reader_study_command import reader_study
 from monai_diffrecon.io.cases_command import cases
+from monai_diffrecon.options.run_command import run as run_bundle
 
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo
@@ -224,6 +226,7 @@ def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, An
 #: Name of the subcommand -> function that adds its arguments and returns what runs it; its docstring is the help.
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "plugins": plugins,
+    "run": run_bundle,
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
     "evaluate": evaluate,
@@ -259,6 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process unless given.
     """
     arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return int(arguments.run(arguments))
     except DiffReconError as error:

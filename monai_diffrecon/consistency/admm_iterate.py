@@ -13,7 +13,7 @@ from torch import Tensor
 from monai_diffrecon.consistency._regularizers import checked_regularizers, update_duals, with_pull
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Regularizer, SamplerState
 
 
@@ -55,11 +55,11 @@ class ADMMIterateStep(ConsistencyStep):
     ) -> None:
         self.regularizers = checked_regularizers(regularizers)
         self.rho = check_number(rho, "consistency#rho", low=0.0, open_low=True)
-        self.absolute_rho = bool(absolute_rho)
+        self.absolute_rho = check_flag(absolute_rho, "consistency#absolute_rho")
         self.back_projection = check_choice(back_projection, "consistency#back_projection", ("adjoint", "published"))
         self.iterations = check_integer(iterations, "consistency#iterations", low=1)
         self.cg_iterations = check_integer(cg_iterations, "consistency#cg_iterations", low=1)
-        self.final_sirt = bool(final_sirt)
+        self.final_sirt = check_flag(final_sirt, "consistency#final_sirt")
 
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
         """Take the inverse problem, back-project its measurement once, and tell the regularizers the geometry.

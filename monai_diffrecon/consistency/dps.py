@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.numerics.slice_batches import SPLITS, batches, slice_norms
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, SamplerState
@@ -51,12 +51,12 @@ class DPSStep(ConsistencyStep):
         noised_measurement: bool = False,
     ) -> None:
         self.zeta = check_number(zeta, "consistency#zeta", low=0.0)
-        self.relative = bool(relative)
+        self.relative = check_flag(relative, "consistency#relative")
         self.norm = check_choice(norm, "consistency#norm", ("slice", "batch", "volume"))
         self.batch_size = check_integer(batch_size, "consistency#batch_size", low=1)
         self.split = check_choice(split, "consistency#split", SPLITS)
         self.plane = None if plane is None else check_plane(plane, "consistency#plane")
-        self.noised_measurement = bool(noised_measurement)
+        self.noised_measurement = check_flag(noised_measurement, "consistency#noised_measurement")
 
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
         """Take the inverse problem and the noise source.

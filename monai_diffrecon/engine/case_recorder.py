@@ -55,7 +55,7 @@ class CaseRecorder:
         checkpoint_every: int | None = None,
         anatomy: str | None = None,
     ) -> None:
-        self.output_dir, self.track = output_dir, track
+        self.output_dir, self.track = output_dir, check_flag(track, "evaluator#track")
         self.tracking_uri, self.experiment = tracking_uri, experiment
         self.tracking_required = check_flag(tracking_required, "tracking_required")
         self.resume, self.checkpoint_every = resume, checkpoint_every

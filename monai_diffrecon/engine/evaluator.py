@@ -22,6 +22,7 @@ from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
+from monai_diffrecon.io.cases import nothing_to_reconstruct
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_integer
@@ -111,12 +112,17 @@ class ReconstructionEvaluator(Evaluator):
         """Reconstruct all cases that are not done, within one MLflow run for the cohort.
 
         Raises:
+            InputError: there is no case.
             ResourceError: memory or disk does not suffice; nothing more is tried.
             DiffReconError: the one case failed, or some of several did: the others are done.
         """
+        if self.state.epoch_length == 0:
+            raise nothing_to_reconstruct("neither")
         self.failures, before = [], len(self.results)
         with stop_on_sigterm(), self.recorder.cohort():
             super().run(global_epoch)
+            for done in self.results[before:]:
+                logger.info("case %s: %s", done["case"], _summary(done))
             raise_for(self.failures, len(self.failures) + len(self.results) - before)
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
@@ -172,6 +178,16 @@ class ReconstructionEvaluator(Evaluator):
         self.results.append({"case": case, "metrics": metrics, "output": str(record.output)})
         engine.state.output = output
         return output
+
+
+def _summary(done: dict[str, Any]) -> str:
+    """Return where a volume is, and how near to its reference, in one line."""
+    metrics: dict[str, float] = done["metrics"]
+    words = [f"the volume is in {done['output']}"]
+    if "psnr" in metrics:
+        planes = ", ".join(f"{k[5:]} {v:.4f}" for k, v in metrics.items() if k.startswith("ssim_"))
+        words.append(f"PSNR {metrics['psnr']:.2f} dB, SSIM {planes}")
+    return "; ".join(words)
 
 
 def _refuse_monai_tracking(handlers: Sequence[Any] | None) -> None:

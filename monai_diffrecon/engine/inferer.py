@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -47,11 +47,26 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
 from monai_diffrecon.io.score_metadata import check_window
 from monai_diffrecon.numerics.device_option import check_device
+from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
-from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
+from monai_diffrecon.protocols import Measurement, Operator, Problem, Sampler, VolumeGeometry
 from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
+
+
+class _Posed(NamedTuple):
+    """The inverse problem of a scan, in network units, and what it was made of."""
+
+    measured: Measurement
+    spec: dict[str, Any]
+    operator: Operator
+    acted: IntensityMap
+    intensity: IntensityMap
+    problem: Problem
+    sampler: Sampler
+    scores: tuple[ScoreNetwork, ...]
+    hidden: Tensor | None
 
 
 class DiffReconInferer(Inferer):
@@ -128,7 +143,8 @@ class DiffReconInferer(Inferer):
         self.seed = check_integer(seed, "seed", low=0)
         self.noise_std = None if noise_std is None else check_number(noise_std, "inferer#noise_std", low=0.0)
         self.spacing_tolerance = check_number(spacing_tolerance, "inferer#spacing_tolerance", low=0.0)
-        self.device, self.progress = check_device(device, "inferer#device"), progress
+        self.device = check_device(device, "inferer#device")
+        self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)
         self.precision = check_choice(precision, "inferer#precision", PRECISIONS)
         self.complex = check_choice(complex, "inferer#complex", MODES)
@@ -172,6 +188,33 @@ class DiffReconInferer(Inferer):
             volumes.append(MetaTensor(done.volume, affine=torch.as_tensor(affine_of(done.geometry))))
         return torch.stack(volumes)
 
+    def _pose(self, measurement: Tensor) -> _Posed:
+        """Pose the inverse problem; whatever is wrong with the scan is refused here, or when its engine is prepared."""
+        measured = self._understand(measurement)
+        spec, geometry, y = measured.operator, measured.geometry, measured.data
+        assert spec is not None
+        operator = composition.build_operator(spec, geometry)
+        check_fits(y, operator, f"operator {spec['name']}")
+        noise_std = measured.noise_std
+        sampler = composition.build_sampler(self.specs["sampler"])
+        hidden: Tensor | None = None
+        if sampler.calls_network:
+            check_modality(self.score, measured)
+            y, hidden, notice = hide_outliers(operator, y)
+            measured = measured if notice is None else replace(measured, notices=(*measured.notices, notice))
+        if measured.weights is not None:
+            operator = WhitenedOperator(operator, measured.weights)
+            y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
+        # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
+        units = partial(intensity_map, self.score) if sampler.calls_network else classical_map
+        acted = units(operator, y, measured.unit)
+        intensity = acted.then(unit_map(operator, measured.unit))
+        problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
+        scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
+        for score in scores:
+            composition.check_spacing(score, geometry, self.spacing_tolerance)
+        return _Posed(measured, spec, operator, acted, intensity, problem, sampler, scores, hidden)
+
     def reconstruct(
         self,
         measurement: Tensor,
@@ -197,6 +240,8 @@ class DiffReconInferer(Inferer):
             ResumeMismatchError: the checkpoint is of another run.
         """
         started, base = time.perf_counter(), resident_memory()
+        posed = self._pose(measurement)
+        measured, operator, sampler = posed.measured, posed.operator, posed.sampler
         notices: list[str] = []
 
         def tell(lines: Sequence[str]) -> None:
@@ -204,48 +249,24 @@ class DiffReconInferer(Inferer):
                 logger.warning("%s", line if not case else f"case {case}: {line}")
             notices.extend(lines)
 
-        measured = self._understand(measurement)
         tell(measured.notices)
-        spec, geometry, y = measured.operator, measured.geometry, measured.data
-        assert spec is not None
-        operator = composition.build_operator(spec, geometry)
-        check_fits(y, operator, f"operator {spec['name']}")
-        noise_std = measured.noise_std
-        sampler = composition.build_sampler(self.specs["sampler"])
-        hidden: Tensor | None = None
-        if sampler.calls_network:
-            check_modality(self.score, measured)
-            y, hidden, notice = hide_outliers(operator, y)
-            tell(() if notice is None else (notice,))
-        if measured.weights is not None:
-            operator = WhitenedOperator(operator, measured.weights)
-            y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
-        # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
-        units = partial(intensity_map, self.score) if sampler.calls_network else classical_map
-        acted = units(operator, y, measured.unit)
-        intensity = acted.then(unit_map(operator, measured.unit))
-        problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
-        scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
-        for score in scores:
-            composition.check_spacing(score, geometry, self.spacing_tolerance)
-        options = self._options(spec, operator, sampler.calls_network)
-        distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, scores)
+        options = self._options(posed.spec, operator, sampler.calls_network)
+        distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, posed.scores)
 
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
-            engine = build_engine(self, problem, network, sample, index, (metrics, *self.handlers, *handlers))
+            engine = build_engine(self, posed.problem, network, sample, index, (metrics, *self.handlers, *handlers))
             engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
-            if engine.prior is not None and index == 0:
-                notice = plane_notice(operator, [plane.plane for plane in engine.prior.planes])
-                tell(() if notice is None else (notice,))
+            if index == 0:
+                tell(_plane_notices(engine))
             return engine
 
         constraint: dict[str, float] = {}
 
         def finish(x: Tensor) -> Tensor:
-            if sampler.calls_network and is_magnitude(problem, acted):
-                x, found = nonnegative(problem, x)
+            if sampler.calls_network and is_magnitude(posed.problem, posed.acted):
+                x, found = nonnegative(posed.problem, x)
                 constraint.update(found)
-            return x if hidden is None else x + hidden / acted.scale
+            return x if posed.hidden is None else x + posed.hidden / posed.acted.scale
 
         runner = SampleRunner(
             build,
@@ -267,7 +288,7 @@ class DiffReconInferer(Inferer):
         x, spread = runner.run(point, where)
         totals = runner.totals
         if spread is not None:
-            spread = spread.in_units(intensity.scale, intensity.to_physical)
+            spread = spread.in_units(posed.intensity.scale, posed.intensity.to_physical)
         report = RunReport(
             seconds=runner.seconds + time.perf_counter() - started,
             start_seconds=totals.start_seconds,
@@ -276,11 +297,11 @@ class DiffReconInferer(Inferer):
             network_calls=totals.network_calls,
             ladder=totals.ladder if sampler.calls_network else (),
             steps=totals.steps,
-            scale=intensity.scale,
-            offset=intensity.offset,
+            scale=posed.intensity.scale,
+            offset=posed.intensity.offset,
             seed=self.seed,
             options=options,
-            weights=composition.weights_of(scores),
+            weights=composition.weights_of(posed.scores),
             distributions=tuple(sorted(distributions)),
             unit=measured.unit,
             source_sha256=measured.source_sha256,
@@ -290,7 +311,23 @@ class DiffReconInferer(Inferer):
             notices=tuple(notices),
             resumed_from=runner.resumed_from,
         )
-        return Reconstruction(intensity.to_physical(x), geometry, report, spread)
+        return Reconstruction(posed.intensity.to_physical(x), measured.geometry, report, spread)
+
+    def check(self, measurement: Tensor, network: nn.Module | None = None) -> Measurement:
+        """Refuse what :meth:`reconstruct` refuses before its first step; return what it will reconstruct from.
+
+        Args:
+            measurement: the measurement, without a batch axis.
+            network: the primary network; None takes the bundle's.
+
+        Raises:
+            InputError: the scan is of another kind, shape or unit than is needed.
+            ConfigError: options or networks that do not fit the scan.
+        """
+        posed = self._pose(measurement)
+        engine = build_engine(self, posed.problem, network, "", 0, ())
+        engine.prepare()
+        return replace(posed.measured, notices=(*posed.measured.notices, *_plane_notices(engine)))
 
     def identity(self, measurement: Tensor, case: str = "", network: nn.Module | None = None) -> dict[str, str]:
         """Return all that decides on the voxels of a reconstruction, as name -> value; nothing is computed.
@@ -366,6 +403,12 @@ class DiffReconInferer(Inferer):
         if spec is None:
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
         return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std)
+
+
+def _plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:
+    planes = () if engine.prior is None else [plane.plane for plane in engine.prior.planes]
+    notice = plane_notice(engine.problem.operator, planes) if planes else None
+    return () if notice is None else (notice,)
 
 
 def _used(specs: dict[str, Any], calls_network: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from monai_diffrecon.io.anonymous import anonymously
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement import to_tensor
+from monai_diffrecon.numerics.option_checks import check_flag
 
 
 class LoadMeasurementd(MapTransform):
@@ -31,7 +32,7 @@ class LoadMeasurementd(MapTransform):
     """
 
     def __init__(self, keys: KeysCollection, reader: Any = AUTO, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, check_flag(allow_missing_keys, "preprocessing#allow_missing_keys"))
         self.reader = reader
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -18,6 +18,7 @@ from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.anonymous import anonymously
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.measurement import affine_of
+from monai_diffrecon.numerics.option_checks import check_flag
 
 
 class LoadVolumed(MapTransform):
@@ -33,7 +34,7 @@ class LoadVolumed(MapTransform):
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, check_flag(allow_missing_keys, "preprocessing#allow_missing_keys"))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read.

@@ -100,6 +100,11 @@ class ReconstructionEngine(Engine):
             self.recon = self._with_relief(self._finish)
         return self.recon
 
+    def prepare(self) -> None:
+        """Let the plugins see the problem, and refuse it, without a step."""
+        with torch.no_grad():
+            self._prepare()
+
     def move_to_cpu(self) -> bool:
         """Move problem and state to the CPU; return False when they are there already."""
         devices = {self.problem.measurement.device.type}

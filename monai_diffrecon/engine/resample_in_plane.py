@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, Spacing
 from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.measurement import from_tensor
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.protocols import PLANE_AXIS
 
 
@@ -32,7 +33,7 @@ class ResampleInPlaned(MapTransform):
         pixdim = list(self.spacing)
         pixdim.insert(PLANE_AXIS[plane], -1.0)
         self.resample = Spacing(pixdim=pixdim, mode=3, padding_mode="nearest")
-        self.enabled = enabled
+        self.enabled = check_flag(enabled, "resample")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Resample by cubic splines.

@@ -18,6 +18,7 @@ from monai.transforms import MapTransform
 from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.engine.simulation import Simulation, simulate
 from monai_diffrecon.io.measurement import affine_of, from_tensor, to_tensor
+from monai_diffrecon.numerics.option_checks import check_flag
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class SimulateMeasurementd(MapTransform):
     ) -> None:
         super().__init__(keys)
         self.simulation = Simulation(operator, noise, photons, electronic_std, unit, seed)
-        self.reference_key, self.enabled = reference_key, enabled
+        self.reference_key, self.enabled = reference_key, check_flag(enabled, "simulate")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measure."""

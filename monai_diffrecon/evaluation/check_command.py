@@ -10,15 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.trust.check_command import check as check_bundle
 
 
 def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    """Show what a bundle would import and execute, run none of it; with a scan, how much memory it would take."""
+    """Show what a bundle would import and execute, run none of it; with a scan, say what a run would say."""
     inspect = check_bundle(parser)
-    parser.add_argument("--image", metavar="SCAN", help="estimate the memory that its reconstruction takes")
-    parser.add_argument("--task", metavar="NAME", help="overlay in configs/tasks, for the estimate")
-    parser.add_argument("--preset", metavar="NAME", help="overlay in configs/methods, for the estimate")
+    parser.add_argument("--image", metavar="SCAN", help="refuse it as a run would, and estimate the memory")
+    parser.add_argument("--task", metavar="NAME", help="overlay in configs/tasks, with --image")
+    parser.add_argument("--preset", metavar="NAME", help="overlay in configs/methods, with --image")
     parser.add_argument(
         "--auxiliary_bundle", action="append", default=[], metavar="FOLDER", help="bundle of another plane; repeatable"
     )
@@ -29,40 +30,53 @@ def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     def run(arguments: argparse.Namespace) -> int:
         if arguments.image is not None and (arguments.json or Path(arguments.bundle).suffix.lower() == ".zip"):
             raise ConfigError(
-                "an estimate of memory is of a bundle's folder, in words", where="--image", mend="leave --json out"
+                "a scan is checked against a bundle's folder, in words", where="--image", mend="leave --json out"
             )
         code = inspect(arguments)
         if arguments.image is not None and code == 0:
-            sys.stdout.write("\n" + "".join(f"{line}\n" for line in memory_lines(arguments)))
+            sys.stdout.write("\n" + "".join(f"{line}\n" for line in scan_lines(arguments)))
         return code
 
     return run
 
 
-def memory_lines(arguments: argparse.Namespace) -> list[str]:
-    """Return the estimate for a bundle that was found to be trusted, and a warning where memory will not suffice.
+def scan_lines(arguments: argparse.Namespace) -> list[str]:
+    """Return what a reconstruction with a trusted bundle would say of a scan, and the memory that it would take.
+
+    The scan is read and prepared, and the problem is posed, by what a run does it with.
 
     Raises:
-        InputError: the scan cannot be read.
+        DiffReconError: what the run would raise before its first step.
         ConfigError: no such overlay or option.
         IntegrityError: an auxiliary bundle that is not trusted.
     """
+    from monai_diffrecon.engine.case_recorder import check_reference
     from monai_diffrecon.engine.memory_estimate import estimate_memory
     from monai_diffrecon.evaluation.cohort_method import PreparedMethod
     from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 
+    overrides = _overrides(arguments.set)
+    shared = {name: overrides.pop(name) for name in list(overrides) if name.startswith("simulate")}
     method = CohortMethod(
         "check",
         Path(arguments.bundle),
         task=arguments.task,
         preset=arguments.preset,
         auxiliary_bundle=arguments.auxiliary_bundle or None,
-        overrides=_overrides(arguments.set),
+        overrides=overrides,
     )
-    case = CohortCase("case", Path(arguments.image))
-    prepared = PreparedMethod(method, CohortSpec("check", (case,), (method,), "check"))
-    estimate = estimate_memory(prepared.inferer, prepared.measure(case)["image"])
-    return [*estimate.lines(), *estimate.check()]
+    case = CohortCase("check", path_option(arguments.image, "--image"))
+    prepared = PreparedMethod(method, CohortSpec("check", (case,), (method,), "check", simulate=shared))
+    data = prepared.measure(case)
+    measured = prepared.inferer.check(data["image"])
+    geometry = measured.geometry
+    if "reference" in data:
+        check_reference(data["reference"], geometry.shape)
+    size, voxel = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (geometry.shape, geometry.spacing))
+    lines = [f"the scan would be reconstructed: {size} voxels of {voxel} mm, unit {measured.unit}"]
+    lines += [f"notice: {notice}" for notice in measured.notices]
+    estimate = estimate_memory(prepared.inferer, data["image"])
+    return [*lines, *estimate.lines(), *estimate.check()]
 
 
 def _overrides(pairs: list[str]) -> dict[str, object]:

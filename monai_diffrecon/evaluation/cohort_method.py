@@ -16,9 +16,11 @@ from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
-from monai_diffrecon.evaluation.read_cohort import did_you_mean, slug
+from monai_diffrecon.evaluation.read_cohort import slug
 from monai_diffrecon.io.find_reader import AUTO
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.options.known_ids import is_known, nearest
 from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.trust.require_trusted import require_trusted
 
@@ -96,7 +98,10 @@ class PreparedMethod:
             "overrides": redact(method.overrides),
         }
         measures = {k: self._content(k) for k in _MEASURES if k in self.config.get()}
-        self.reader, self.simulates = measures.get("reader", AUTO), measures.get("simulate") is True
+        self.reader, self.simulates = (
+            measures.get("reader", AUTO),
+            check_flag(measures.get("simulate", False), "simulate"),
+        )
         self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5]])
 
     def measure(self, case: CohortCase) -> dict[str, Any]:
@@ -120,8 +125,10 @@ class PreparedMethod:
             where, first = f"{self.where}: overrides#{name}", name.partition("#")[0]
             if first in _NOT_HERE:
                 raise ConfigError("not an option of one method", where=where, mend=_NOT_HERE[first])
-            if first not in known:
-                raise ConfigError("the bundle has no such id", where=where, mend=did_you_mean(first, known))
+            if not is_known(known, name.replace("::", "#")):
+                near = nearest(known, name)
+                mend = None if near is None else f"did you mean {near!r}?"
+                raise ConfigError("the bundle has no such id", where=where, mend=mend)
             try:
                 config.update({name: value})
             except (KeyError, IndexError, ValueError, TypeError):

@@ -26,6 +26,7 @@ from monai_diffrecon.evaluation.report import write_report
 from monai_diffrecon.evaluation.tables import write_tables
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.tracking.open_run import open_run
 from monai_diffrecon.tracking.redaction import redact
 
@@ -76,8 +77,9 @@ class CohortEvaluation:
         checkpoint_every: int | None = None,
     ) -> None:
         self.output_dir = Path(output_dir).expanduser()
-        self.tracking_required = tracking_required
-        self.track, self.tracking_uri, self.experiment = track, tracking_uri, experiment
+        self.tracking_required = check_flag(tracking_required, "tracking_required")
+        self.track = check_flag(track, "track")
+        self.tracking_uri, self.experiment = tracking_uri, experiment
         self.parent_run_id = parent_run_id
         self.spec: CohortSpec = read_cohort(cohort, self.output_dir, default_bundle)
         self.methods = [PreparedMethod(method, self.spec) for method in self.spec.methods]

@@ -14,8 +14,9 @@ from typing import Any
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 from monai_diffrecon.evaluation.visual_information import check_available
-from monai_diffrecon.io.cases import case_key
+from monai_diffrecon.io.cases import case_key, check_case_name
 from monai_diffrecon.io.hashing import keyed_name
+from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
 
 _COHORT = ("title", "cases", "methods", "baseline", "seed", "simulate", "data_range", "vif", "resamples")
@@ -138,10 +139,8 @@ def _cases(value: Any, base: Path, output_dir: str | Path) -> list[CohortCase]:
         name = entry.get("name")
         if name is None:
             name = f"case-{keyed_name(str(image.resolve()), key)}"
-        elif not isinstance(name, str) or not re.fullmatch(r"\w[\w.\-]*", name, flags=re.ASCII):
-            raise ConfigError(
-                "not a name of files", where=f"{where}#name", expected="letters, digits, '.', '_', '-'", got=repr(name)
-            )
+        else:
+            name = check_case_name(name, f"{where}#name")
         if name in names:
             raise ConfigError("a case twice", where=f"{where}#name", mend="give each a name of its own")
         names.add(name)
@@ -152,7 +151,7 @@ def _cases(value: Any, base: Path, output_dir: str | Path) -> list[CohortCase]:
 def _file(value: Any, base: Path, where: str) -> Path | None:
     if value is None:
         return None
-    path = base / Path(_text(value, where)).expanduser()
+    path = path_option(base / path_option(_text(value, where), where), where)
     if not path.exists():
         raise InputError("no such file", where=where)
     return path
@@ -216,7 +215,7 @@ def _overlay(root: Path, folder: str, value: Any, where: str) -> str | None:
 def _simulate(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
-    if isinstance(value, bool):
-        return {"simulate": value}
+    if not isinstance(value, Mapping):
+        return {"simulate": check_flag(value, "simulate")}
     options = _mapping(value, "simulate", _SIMULATE)
     return {"simulate": True, **{f"simulate_{name}": option for name, option in options.items()}}

@@ -146,7 +146,7 @@ def _telling(word: str) -> bool:
 
 def _replaced(text: str, name: str, alias: str) -> str:
     """Replace whole words; blanks may have been joined."""
-    for form in {name, quote(name)}:
+    for form in {name, quote(name.encode("utf-8", "surrogateescape"))}:  # a name may be no text
         words = form.split()
         if not words or words[0].lower() not in text.lower():  # folders may hold thousands of names
             continue

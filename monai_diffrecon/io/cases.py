@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from monai_diffrecon.io.atomic import told
 from monai_diffrecon.io.find_reader import AUTO, readers_of, recognisers
 from monai_diffrecon.io.hashing import keyed_name
 from monai_diffrecon.io.path_option import path_option
+from monai_diffrecon.tracking.provenance import outputs_in
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +34,14 @@ def list_cases(
     output_dir: str = ".",
     reader: Any = AUTO,
 ) -> list[dict[str, Any]]:
-    """Return the data list of a run: one dict ``{"image", "case"[, "reference"]}`` a scan.
+    """Return the data list of a run: one dict ``{"image", "case"[, "reference"]}`` a scan; empty without any option.
 
     No message names a file: who typed it knows it, and a log may be read by others.
 
     Args:
         image: one scan; wins over ``dataset_dir``.
         dataset_dir: folder whose scans are the cases, by name: files and folders that a reader recognises. A folder
-            that is a scan itself (a DICOM series) is one case.
+            that is a scan itself (a DICOM series) is one case. What a run wrote, by its record, is none.
         reference: the truth of ``image``, for metrics.
         case_name: name of the one case (letters, digits, ``.``, ``_``, ``-``); None names every case by a keyed
             hash of its path, so that no identifier in a file name leaves the machine.
@@ -47,25 +49,22 @@ def list_cases(
         reader: ``auto``, or the reader of all scans (not of the reference).
 
     Raises:
-        InputError: nothing to reconstruct, a file is missing, a folder holds a scan twice, by a link, or what should be
+        InputError: a folder without scans, a file is missing, a folder holds a scan twice, by a link, or what should be
             a path is none.
         IntegrityError: the key is lost or damaged.
         ResourceError: the disk has no room for the key.
         PluginError: no such reader.
     """
+    name = None if case_name is None else check_case_name(case_name, "case_name")
     folder = None if dataset_dir is None else path_option(dataset_dir, "dataset_dir")
     truth = None if reference is None else path_option(reference, "reference")
     scan = None if image is None else path_option(image, "image")
-    paths = [scan] if scan is not None else [] if folder is None else _scans(folder, reader)
+    if scan is None and folder is None:
+        return []
+    paths = [scan] if scan is not None else _scans(folder, reader) if folder is not None else []
     if not paths:
-        there = "neither" if folder is None else "a folder without scans" if folder.is_dir() else "no such folder"
-        raise InputError(
-            "nothing to reconstruct",
-            where="image, dataset_dir",
-            expected="a scan or a folder of them",
-            got=there,
-            mend="pass --image scan.nii.gz or --dataset_dir folder",
-        )
+        there = folder is not None and folder.is_dir()
+        raise nothing_to_reconstruct("a folder without scans" if there else "no such folder")
     named = [("image", p) for p in paths] + ([] if truth is None else [("reference", truth)])
     for where, path in named:
         if not path.exists():
@@ -75,28 +74,67 @@ def list_cases(
                 got="a folder that does not hold it" if path.parent.is_dir() else "a folder that does not exist either",
                 mend="check the path",
             )
-    if case_name is not None and not re.fullmatch(r"\w[\w.\-]*", str(case_name), flags=re.ASCII):
-        raise InputError(
-            "not a name of files", where="case_name", expected="letters, digits, '.', '_', '-'", got=repr(case_name)
-        )
     if case_name is not None and len(paths) > 1:
         raise InputError("one name for several cases", where="case_name", expected="1 case", got=len(paths))
     if truth is not None and len(paths) > 1:
         raise InputError("one reference for several cases", where="reference", expected="1 case", got=len(paths))
-    # A number from the command line is a name too.
-    names = case_names(paths, case_key(output_dir)) if case_name is None else [str(case_name)]
-    cases = [{"image": str(path), "case": name} for path, name in zip(paths, names, strict=True)]
+    names = case_names(paths, case_key(output_dir)) if name is None else [name]
+    if name is None:  # what a run wrote that was killed before its record
+        kept = [not path.name.startswith(tuple(f"{other}_" for other in names)) for path in paths]
+        paths, names = list(compress(paths, kept)), list(compress(names, kept))
+    cases = [{"image": str(path), "case": case} for path, case in zip(paths, names, strict=True)]
     if truth is not None:
         cases[0]["reference"] = str(truth)
     return cases
 
 
+def nothing_to_reconstruct(got: str) -> InputError:
+    """Return the error of a run without scans."""
+    return InputError(
+        "nothing to reconstruct",
+        where="image, dataset_dir",
+        expected="a scan or a folder of them",
+        got=got,
+        mend="pass --image scan.nii.gz or --dataset_dir folder",
+    )
+
+
+def check_case_name(name: object, where: str) -> str:
+    """Return the name of a case as a text; a whole number is its digits.
+
+    Args:
+        name: what the user gave.
+        where: the config id for messages.
+
+    Raises:
+        InputError: no text, as ``1e3`` where it was read as a number, or no name of files.
+    """
+    if isinstance(name, int) and not isinstance(name, bool):
+        name = str(name)
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.\-]*", name, flags=re.ASCII):
+        raise InputError(
+            "not a name of files",
+            where=where,
+            expected="a text of letters, digits, '.', '_', '-'",
+            got=f"{type(name).__name__} {name!r}",
+            mend=None if isinstance(name, str) else "put it in quotes",
+        )
+    return name
+
+
 def _scans(folder: Path, spec: Any) -> list[Path]:
-    """Return the scans in a folder, by name."""
+    """Return the scans in a folder, by name, without what a run wrote by its record there."""
     if not folder.is_dir():
         return []
+    # The record of a DICOM series stands two folders above it.
+    written = set().union(*(outputs_in(place) for place in (folder, *folder.resolve().parents[:2])))
+    if folder.resolve() in written:
+        return []
     readers = readers_of(spec)
-    found = {path: recognisers(path, readers) for path in sorted(folder.glob("[!.]*"))}
+    there = sorted(folder.glob("[!.]*"))
+    found = {path: recognisers(path, readers) for path in there if path.resolve() not in written}
+    if len(found) < len(there):
+        logger.info("dataset_dir: %d outputs of earlier runs, by their records, are no scans", len(there) - len(found))
     whole = recognisers(folder, readers)
     # The files of a folder that is a scan itself are its slices.
     parts = {path for path, names in found.items() if path.is_file() and set(names) & set(whole)}

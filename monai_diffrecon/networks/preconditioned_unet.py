@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.networks._slices import levels_of, padded_to
+from monai_diffrecon.numerics.option_checks import check_flag
 
 
 class PreconditionedUNet(nn.Module):
@@ -67,7 +68,7 @@ class PreconditionedUNet(nn.Module):
             in_channels=pixels,
             out_channels=pixels,
             channels=tuple(channels),
-            attention_levels=tuple(attention_levels),
+            attention_levels=tuple(check_flag(level, "network_def#attention_levels") for level in attention_levels),
             num_res_blocks=res_blocks,
             norm_num_groups=norm_groups,
             num_head_channels=head_channels,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.ladders import LADDERS, karras_ladder
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.numerics.planes import from_slices, to_slices
 from monai_diffrecon.numerics.projection import project_on_measured
 from monai_diffrecon.numerics.slice_batches import SPLITS, batch_means, batches, slice_norms
@@ -96,7 +96,7 @@ class PredictorCorrectorSampler(Sampler):
         self.batch_size = check_integer(batch_size, "sampler#batch_size", low=0)
         self.split = check_choice(split, "sampler#split", SPLITS)
         self.carry = check_choice(carry, "sampler#carry", ("sample", "mean"))
-        self.final_mean = bool(final_mean)
+        self.final_mean = check_flag(final_mean, "sampler#final_mean")
         self.start = check_choice(start, "sampler#start", ("noise", "measured"))
         self.unseen = check_choice(unseen, "sampler#unseen", ("noise", "zero"))
 

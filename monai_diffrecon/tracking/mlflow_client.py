@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.tracking.store_file import check_store, make_store, store_file
+from monai_diffrecon.tracking.store_file import check_store, make_store, relocate, store_file
 
 #: MLflow's settings unless the user has set them: a server that is down costs about ten seconds, not twenty minutes.
 SETTINGS = {
@@ -72,6 +72,7 @@ def open_client(output_dir: Path, tracking_uri: str | None) -> Any:
     if file is not None:
         make_store(file)
         check_store(file)
+        relocate(file)
     return mlflow.MlflowClient(tracking_uri=tracking_uri)
 
 

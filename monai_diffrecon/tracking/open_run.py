@@ -10,6 +10,7 @@ from typing import Any
 
 from monai_diffrecon.tracking.mlflow_run import TrackedRun
 from monai_diffrecon.tracking.null_run import NullRun
+from monai_diffrecon.tracking.store_file import check_address
 from monai_diffrecon.tracking.tolerant_run import TolerantRun
 
 
@@ -35,9 +36,14 @@ def open_run(
         parent_run_id: run that this one is nested under.
         tags: tags to begin with.
         required: a fault of tracking is an error; else it is warned of once, and what is tracked goes on.
+
+    Raises:
+        InputError: the default store cannot be in ``output_dir``, whose path does not fit into its address.
     """
     if not track:
         return NullRun()
+    if tracking_uri is None:
+        check_address(output_dir)
     run = TrackedRun(
         output_dir,
         experiment=experiment,

@@ -169,6 +169,29 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return record
 
 
+def outputs_in(folder: str | Path) -> set[Path]:
+    """Return all files and folders that the records in a folder name as their outputs; none is looked at.
+
+    A record that was changed, or is of another version, names outputs as well.
+    """
+    found: set[Path] = set()
+    for path in Path(folder).glob("*.provenance.json"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        said = record.get("output") if isinstance(record, dict) and "record_sha256" in record else None
+        if not isinstance(said, dict):
+            continue
+        spread = said.get("spread")
+        parts = [said, said.get("phase"), said.get("dicom"), *(spread.values() if isinstance(spread, dict) else ())]
+        for part in filter(lambda p: isinstance(p, dict), parts):
+            name = part.get("file", part.get("folder"))
+            if isinstance(name, str):
+                found.add((path.parent / name).resolve())
+    return found
+
+
 def verify_record(path: str | Path) -> dict[str, Any]:
     """Check a record and all outputs beside it, every hash anew, and return the record when all is well.
 

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
 from filelock import FileLock
+
+from monai_diffrecon.errors import InputError
 
 #: How long a database that another process has locked is waited for, seconds.
 LOCKED_SECONDS = 10.0
@@ -76,6 +79,56 @@ def make_store(path: Path) -> None:
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
+
+
+def check_address(folder: Path) -> None:
+    """Refuse a folder that the address of a store in it would not lead to: MLflow would write elsewhere.
+
+    Raises:
+        InputError: its path holds ``?``, ``%`` before two hexadecimal digits, or bytes that are no text.
+    """
+    path = str(folder.resolve())
+    found = re.search(r"[?\udc80-\udcff]|%[0-9A-Fa-f]{2}", path)
+    if found is not None:
+        raise InputError(
+            "a path that cannot be part of the address of an MLflow store",
+            where="output_dir",
+            expected="no ?, no % before two hexadecimal digits, and no bytes that are no text",
+            got=ascii(found[0]),
+            mend="name another folder, or leave tracking out (--evaluator#track false)",
+        )
+
+
+def relocate(path: Path) -> None:
+    """Make the artifacts of a store lie beside it, as they do: it may have been moved or copied with its folder.
+
+    MLflow keeps whole paths, so a copy would write into the folder that it was copied from. Only what lay in
+    ``mlartifacts`` beside the store, as :func:`make_store` has it, is changed.
+
+    Args:
+        path: the database file.
+
+    Raises:
+        sqlite3.Error: it cannot be written to.
+    """
+    now = (path.resolve().parent / "mlartifacts").as_uri()
+    with closing(sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None)) as connection:
+        row = connection.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
+        before, end, _ = (row[0] if row else "").rpartition("/0")
+        if not end or not before.endswith("/mlartifacts") or before == now:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} || '/' GLOB ?",
+                (now, len(before) + 1, f"{_plain(before)}/*"),
+            )
+        connection.execute("COMMIT")
+
+
+def _plain(text: str) -> str:
+    """Return a text as a pattern that stands for itself."""
+    return re.sub(r"[\[*?]", r"[\g<0>]", text)
 
 
 def _is_there(path: Path) -> bool:

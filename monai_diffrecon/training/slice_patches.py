@@ -17,6 +17,7 @@ from scipy.ndimage import affine_transform
 from torch.utils.data import Dataset
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols.geometry import PLANE_AXIS
 from monai_diffrecon.training.label_contrast import random_means, render_labels
@@ -86,7 +87,7 @@ class SlicePatches(Dataset):
         weights = np.array([r.get("weight", 1.0) for r in rows if "labels" not in r])
         self.weights = weights / weights.sum()
         self.patch_size, self.length, self.seed = patch_size, length, seed
-        self.flip = flip
+        self.flip = check_flag(flip, "dataset#flip")
         self.foreground, self.label_fraction, self.t1_probability = foreground, label_fraction, t1_probability
         self.contrast, self.warp = contrast, warp
         self.epoch = 0

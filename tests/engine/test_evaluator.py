@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,20 @@ def test_every_case_has_its_record_and_pictures(cohort: Cohort) -> None:
         assert (cohort.output / f"{case}_montage.png").stat().st_size > 1000
         previews = sorted(p.name for p in (cohort.output / case / "preview").iterdir())
         assert previews == ["step_0002.png", "step_0004.png"]
+
+
+def test_a_run_ends_by_saying_where_its_volumes_are(cohort: Cohort, caplog: pytest.LogCaptureFixture) -> None:
+    again = cohort.evaluate(track=False)
+    with caplog.at_level(logging.INFO):
+        again.run()
+    lines = [message for message in caplog.messages if "the volume is in" in message]
+    for line, result in zip(lines, again.results, strict=True):
+        assert line.startswith(
+            f"case {result['case']}: the volume is in {cohort.output / result['case']}_recon.nii.gz; "
+        )
+        truth = result["metrics"]
+        assert f"PSNR {truth['psnr']:.2f} dB" in line
+        assert all(f"{plane} {truth[f'ssim_{plane}']:.4f}" in line for plane in ("sagittal", "coronal", "axial"))
 
 
 def test_one_run_a_case_under_one_for_the_cohort(cohort: Cohort) -> None:

@@ -298,7 +298,7 @@ def test_a_failing_method_stops_no_other(
         (
             {"methods": [{"label": "a", "overrides": {"sampler#stepz": 1}}]},
             ConfigError,
-            r"method 'a': sampler#stepz: .*did you mean 'steps'",
+            r"method 'a': overrides#sampler#stepz: .*did you mean 'sampler#steps'",
         ),
         (
             {"methods": [{"label": "a", "overrides": {"sampla": 1}}]},

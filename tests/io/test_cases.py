@@ -190,10 +190,14 @@ def test_a_number_is_a_name(scans: Path) -> None:
     assert list_cases(image=str(scans / "Roe_Jane.nii"), case_name=7)[0]["case"] == "7"  # type: ignore[arg-type]
 
 
+def test_without_any_scan_there_is_no_case(tmp_path: Path) -> None:
+    assert list_cases(output_dir=str(tmp_path / "out")) == []
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "image, dataset_dir: nothing to reconstruct; .* got neither"),
         ({"dataset_dir": "{scans}/none"}, "nothing to reconstruct"),
         ({"image": "{scans}/Roe_none.nii"}, "^image: no such file; got a folder that does not hold it"),
         ({"image": "{scans}/Roe/none.nii"}, "^image: no such file; got a folder that does not exist"),

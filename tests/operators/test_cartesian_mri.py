@@ -131,7 +131,7 @@ def test_mask_from_a_config_wins() -> None:
         ({"center_fraction": 1.5}, "operator#center_fraction"),
         ({"center_fraction": 0.9}, "operator#center_fraction: the centre alone"),
         ({"mask_seed": -1}, "operator#mask_seed"),
-        ({"complex_volume": "false"}, "operator#complex_volume"),
+        ({"complex_volume": "no"}, "operator#complex_volume"),
         ({"coil_maps": coil_maps().real}, "operator#coil_maps"),
         ({"coil_maps": coil_maps(2, (8, 7, 4))}, "operator#coil_maps"),
         ({"coil_maps": "maps.pt"}, "operator#coil_maps"),

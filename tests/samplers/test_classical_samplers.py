@@ -178,8 +178,8 @@ def test_bootstrap_error_counts_the_foreground_only() -> None:
         ({"iterations": True}, "sampler#iterations"),
         ({"cg_iterations": 2.5}, "sampler#cg_iterations"),
         ({"boundary": "zero"}, "sampler#boundary"),
-        ({"isotropic": "false"}, "sampler#isotropic: not a truth value"),
-        ({"nonnegative": 1}, "sampler#nonnegative"),
+        ({"isotropic": "no"}, "sampler#isotropic: not a truth value"),
+        ({"nonnegative": 2}, "sampler#nonnegative"),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:

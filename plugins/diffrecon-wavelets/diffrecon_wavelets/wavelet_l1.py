@@ -17,6 +17,7 @@ from diffrecon_wavelets.orthogonal_wavelets import (
     padded_shape,
 )
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.numerics.shrinkage import soft_threshold
 from monai_diffrecon.protocols import PLANE_AXIS, Regularizer, VolumeGeometry
@@ -60,7 +61,7 @@ class WaveletL1(Regularizer):
         self.threshold = float(threshold)
         self.wavelet = orthogonal_wavelet(wavelet, "wavelet_l1#wavelet")
         self.level = level
-        self.keep_approximation = keep_approximation
+        self.keep_approximation = check_flag(keep_approximation, "wavelet_l1#keep_approximation")
         # Axis 0 is the channel.
         self._axes = tuple(axis + 1 for axis in range(3) if axis != skipped)
         self._shape: tuple[int, int, int] | None = None
