@@ -22,6 +22,7 @@ from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS
 from monai_diffrecon.engine.build_engine import build_engine
 from monai_diffrecon.engine.complex_plane_denoiser import MODES
+from monai_diffrecon.engine.floor_padding import without_padding_of
 from monai_diffrecon.engine.machine_memory import resident_memory
 from monai_diffrecon.engine.memory_estimate import estimate_memory
 from monai_diffrecon.engine.network_units import check_fits, intensity_map, to_network_units
@@ -39,6 +40,7 @@ from monai_diffrecon.io.measurement import affine_of, check_finite, from_tensor
 from monai_diffrecon.io.score_metadata import check_window
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
+from monai_diffrecon.numerics.padding import with_padding
 from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
 from monai_diffrecon.tracking.versions import versions_of
 
@@ -233,8 +235,12 @@ class DiffReconInferer(Inferer):
         where = circumstances(self.device, self.sw_batch_size)
         x, spread = runner.run(point, where)
         totals = runner.totals
+
+        def finished(x: Tensor) -> Tensor:
+            return with_padding(intensity.to_physical(x), affine_of(geometry), measured.padding)
+
         if spread is not None:
-            spread = spread.in_units(intensity.scale, intensity.to_physical)
+            spread = spread.in_units(intensity.scale, finished)
         report = RunReport(
             seconds=runner.seconds + time.perf_counter() - started,
             start_seconds=totals.start_seconds,
@@ -257,7 +263,7 @@ class DiffReconInferer(Inferer):
             notices=notices,
             resumed_from=runner.resumed_from,
         )
-        return Reconstruction(intensity.to_physical(x), geometry, report, spread)
+        return Reconstruction(finished(x), geometry, report, spread)
 
     def identity(self, measurement: Tensor, case: str = "", network: nn.Module | None = None) -> dict[str, str]:
         """Return all that decides on the voxels of a reconstruction, as name -> value; nothing is computed.
@@ -328,6 +334,7 @@ class DiffReconInferer(Inferer):
     def _understand(self, tensor: Tensor) -> Measurement:
         """Return what a tensor measured, with the operator complete and the volume's geometry known."""
         measured = from_tensor(check_finite(torch.as_tensor(tensor), "inputs"))
+        measured = without_padding_of(measured, self.score.intensity)
         y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
         noise_std = measured.noise_std if self.noise_std is None else float(self.noise_std)
         spec, geometry = measured.operator, measured.geometry
@@ -353,4 +360,5 @@ def _described(measured: Measurement) -> dict[str, Any]:
         "spacing": geometry.spacing,
         "affine": geometry.affine,
         "gaps": geometry.gaps,
+        **({} if measured.padding is None else {"padding": measured.padding.values}),
     }

@@ -97,7 +97,7 @@ class PreparedMethod:
         }
         measures = {k: self._content(k) for k in _MEASURES if k in self.config.get()}
         self.reader, self.simulates = measures.get("reader", AUTO), measures.get("simulate") is True
-        self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5]])
+        self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5], networks[0][6]])
 
     def measure(self, case: CohortCase) -> dict[str, Any]:
         """Return ``image`` (the measurement), ``reference`` if there is a truth, and ``image_reader``."""

@@ -35,6 +35,7 @@ class DicomSlice:
         slope: stored values times this ...
         intercept: ... plus this are values in ``unit``.
         unit: ``HU`` or ``arbitrary``.
+        padding: lowest and highest stored value of what was not measured, or None when the header names none.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class DicomSlice:
     slope: float
     intercept: float
     unit: str
+    padding: tuple[int, int] | None = None
 
 
 def slices_of(header: DicomHeader) -> list[DicomSlice]:
@@ -146,7 +148,20 @@ def _slice(header: DicomHeader, frame: int | None, place: Any, turn: Any, size: 
         slope=float(slope) if slope is not None else 1.0,
         intercept=float(intercept) if intercept is not None else 0.0,
         unit="HU" if hounsfield else "arbitrary",
+        padding=_padding(header.dataset) if hounsfield else None,
     )
+
+
+def _padding(dataset: Any) -> tuple[int, int] | None:
+    """Return the range of stored values that a header declares as padding (PS3.3 C.7.5.1.1.2)."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(value, int):
+        return None
+    ends = [value, limit if isinstance(limit, int) else value]
+    # Many a writer stores the number with the other sign.
+    bits, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation)
+    ends = [(end + signed * 2 ** (bits - 1)) % 2**bits - signed * 2 ** (bits - 1) for end in ends]
+    return min(ends), max(ends)
 
 
 def _numbers(group: Any, keyword: str, count: int) -> np.ndarray | None:

@@ -20,7 +20,8 @@ from monai_diffrecon.io.dicom_template import allowed_header
 from monai_diffrecon.io.hashing import sha256_file
 from monai_diffrecon.io.measurement import check_finite, geometry_of
 from monai_diffrecon.io.measurement_checks import check_affine
-from monai_diffrecon.protocols import Measurement, MeasurementReader
+from monai_diffrecon.numerics.padding import reaching_border
+from monai_diffrecon.protocols import Measurement, MeasurementReader, Padding
 
 _MODALITIES = ("CT", "MR")
 #: Storage of media directories, which stand beside series.
@@ -73,19 +74,26 @@ class DicomSeriesReader(MeasurementReader):
         _check_amount(slices, chosen, path.name)
         stack = stack_slices(slices, path.name)
         check_affine(stack.affine, path.name)
-        volume = _volume(stack, chosen)
+        volume, padding = _volume(stack, chosen)
         turn = nib.orientations.io_orientation(stack.affine)
-        array = np.ascontiguousarray(nib.orientations.apply_orientation(volume, turn))
+
+        def turned(array: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(nib.orientations.apply_orientation(array, turn))
+
+        array = turned(volume)
         affine = stack.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
         gaps = [0.0, 0.0, 0.0]
         gaps[int(turn[2, 0])] = stack.gap
         hashes = sorted(sha256_file(header.path) for header in chosen)
+        geometry = geometry_of(array.shape, affine, gaps)
+        assert geometry.affine is not None
         return Measurement(
             data=check_finite(torch.from_numpy(array[None]), path.name),
-            geometry=geometry_of(array.shape, affine, gaps),
+            geometry=geometry,
             unit=stack.unit,
             source_sha256=hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
             header=allowed_header(chosen[0].dataset),
+            padding=None if padding is None else Padding(torch.from_numpy(turned(padding)), geometry.affine),
         )
 
     def _choose(self, headers: list[DicomHeader], where: str) -> list[DicomHeader]:
@@ -176,11 +184,12 @@ def _check_amount(slices: list[DicomSlice], headers: list[DicomHeader], where: s
         )
 
 
-def _volume(stack: DicomStack, headers: list[DicomHeader]) -> np.ndarray:
-    """Return the rescaled values (columns, rows, slices), float32."""
+def _volume(stack: DicomStack, headers: list[DicomHeader]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the rescaled values (columns, rows, slices), float32, and those of declared padding, NaN elsewhere."""
     syntaxes = {h.path: h.syntax for h in headers}
     columns, rows = stack.slices[0].shape
     volume = np.empty((len(stack.slices), rows, columns), dtype=np.float32)
+    padding = np.full_like(volume, np.nan) if any(s.padding for s in stack.slices) else None
     files: dict[Path, np.ndarray] = {}
     for k, s in enumerate(stack.slices):
         stored = files.get(s.path)
@@ -197,4 +206,10 @@ def _volume(stack: DicomStack, headers: list[DicomHeader]) -> np.ndarray:
                 got=" x ".join(map(str, stored.shape)),
             )
         volume[k] = stored.astype(np.float64) * s.slope + s.intercept
-    return volume.transpose(2, 1, 0)
+        if padding is not None and s.padding is not None:
+            # Inside of the image the value may be a measured one that was clipped.
+            outside = reaching_border((stored >= s.padding[0]) & (stored <= s.padding[1]))
+            padding[k][outside] = volume[k][outside]
+    if padding is None or np.isnan(padding).all():
+        return volume.transpose(2, 1, 0), None
+    return volume.transpose(2, 1, 0), padding.transpose(2, 1, 0)
