@@ -30,6 +30,14 @@ _IMAGES = [f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2", "4", "4.1
 _PIXELS = {"little": b"\xe0\x7f\x10\x00", "big": b"\x7f\xe0\x00\x10"}
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
+#: What tells the volumes of one series apart, at one position: keywords of single-frame and of enhanced images.
+MARKS = (
+    "EchoNumbers", "EchoTime", "InversionTime", "DiffusionBValue", "NominalPercentageOfCardiacPhase",
+    "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime", "InstanceNumber",
+)  # fmt: skip
+#: GE's creator of a private block, and magnitude, phase, real or imaginary part.
+GE_COMPONENT = (0x00430010, 0x0043102F)
+
 #: All that is read of a file; names, dates and free text are not.
 TAGS = (
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "ImageType",
@@ -38,6 +46,7 @@ TAGS = (
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence",
     "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "ComplexImageComponent", *MARKS, *GE_COMPONENT,
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 

@@ -13,13 +13,16 @@ import torch
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.dicom_header import DicomHeader, dicom_files, is_dicom, read_header
+from monai_diffrecon.io.dicom_kinds import MAGNITUDE, check_component, map_notices
 from monai_diffrecon.io.dicom_pixels import read_pixels
 from monai_diffrecon.io.dicom_slices import DicomSlice, slices_of
 from monai_diffrecon.io.dicom_stack import DicomStack, stack_slices
 from monai_diffrecon.io.dicom_template import allowed_header
+from monai_diffrecon.io.dicom_volumes import choose_volume
 from monai_diffrecon.io.hashing import sha256_file
 from monai_diffrecon.io.measurement import check_finite, geometry_of
 from monai_diffrecon.io.measurement_checks import check_affine
+from monai_diffrecon.numerics.option_checks import check_integer
 from monai_diffrecon.numerics.padding import reaching_border
 from monai_diffrecon.protocols import Measurement, MeasurementReader, Padding
 
@@ -40,13 +43,19 @@ class DicomSeriesReader(MeasurementReader):
     Args:
         series: which series of a folder that holds several: its number in the list that the refusal prints (1, 2,
             ...) or its SeriesInstanceUID. None takes the only one.
+        echo: which echo of a series of several: its number as in the header (EchoNumbers), or else by the echo time,
+            from 1. None takes the only one.
+        volume: which volume of a series of several, time points or b-values for instance: its number in the list that
+            the refusal prints, from 0; with ``echo`` it counts the volumes of that echo. None takes the only one.
     """
 
-    def __init__(self, series: int | str | None = None) -> None:
+    def __init__(self, series: int | str | None = None, echo: int | None = None, volume: int | None = None) -> None:
         if isinstance(series, bool) or not isinstance(series, int | str | None) or series in (0, ""):
             raise ConfigError(
                 "not a series", where="reader#series", expected="1, 2, ... or a UID", got=type(series).__name__
             )
+        self.echo = None if echo is None else check_integer(echo, "reader#echo", low=0)
+        self.volume = None if volume is None else check_integer(volume, "reader#volume", low=0)
         self.series = int(series) if isinstance(series, str) and series.isdecimal() else series
 
     def recognises(self, path: Path) -> bool:
@@ -69,6 +78,12 @@ class DicomSeriesReader(MeasurementReader):
         chosen = self._choose([h for h in headers if _is_image(h)], path.name)
         _check_kind(chosen, path.name)
         slices = [s for header in chosen for s in slices_of(header)]
+        if all(s.component != MAGNITUDE for s in slices):
+            check_component((s.component for s in slices), path.name)
+        slices = choose_volume(slices, path.name, self.echo, self.volume)
+        check_component((s.component for s in slices), path.name)
+        used = {s.path for s in slices}
+        chosen = [h for h in chosen if h.path in used]
         if path.is_file() and len(slices) == 1:
             raise InputError("one slice of a series", where=path.name, mend="name the folder that holds all of them")
         _check_amount(slices, chosen, path.name)
@@ -93,6 +108,7 @@ class DicomSeriesReader(MeasurementReader):
             unit=stack.unit,
             source_sha256=hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
             header=allowed_header(chosen[0].dataset),
+            notices=map_notices(s.maps for s in slices),
             padding=None if padding is None else Padding(torch.from_numpy(turned(padding)), geometry.affine),
         )
 
