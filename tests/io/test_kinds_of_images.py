@@ -274,12 +274,13 @@ def test_a_trigger_time_of_every_slice_is_no_reason_to_mix(tmp_path: Path, dicom
 def test_volumes_of_which_slices_are_missing_are_refused(tmp_path: Path, dicom: Any) -> None:
     series, _ = several(dicom, {"EchoTime": 5}, {"EchoTime": 10})
     folder = save(tmp_path / "mr", series)
-    (folder / "003.dcm").unlink()
+    (folder / f"{[int(ds.InstanceNumber) for ds in series].index(3):03d}.dcm").unlink()
     error = refused(folder)
     assert "mixed echo times" in error.what
     assert '"echo":1' in str(error.mend)
     assert "mixed echo times" in refused(folder, volume=0).what
-    assert "missing slices" in refused(folder, echo=1).what or "missing slices" in refused(folder, echo=2).what
+    assert "missing slices" in refused(folder, echo=1).what
+    assert DicomSeriesReader(echo=2).read(folder).geometry.shape[2] == 5
 
 
 def test_echoes_of_other_slices_are_not_mixed(tmp_path: Path, dicom: Any) -> None:
