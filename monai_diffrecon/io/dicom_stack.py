@@ -85,15 +85,23 @@ def _check_same(
     mend: str = "keep the slices of one kind, or name another series",
 ) -> None:
     """Refuse slices some of which differ from the first one."""
-    others = sum(differs(s) for s in slices)
-    if others:
+    differing = [s for s in slices if differs(s)]
+    if differing:
+        others = len(differing)
         raise InputError(
             f"slices of mixed {what}",
             where=where,
             expected="one kind",
-            got=f"{len(slices) - others} slices of one kind and {others} of others",
+            got=f"{len(slices) - others} slices of one kind and {others} of others, the first of them "
+            + (f"frame {differing[0].frame + 1}" if differing[0].frame is not None else _place(differing[0])),
             mend=mend,
         )
+
+
+def _place(one: DicomSlice) -> str:
+    """Return which file of its folder a slice is, by name; a name itself may name a patient."""
+    names = sorted(path.name for path in one.path.parent.iterdir())
+    return f"file {names.index(one.path.name) + 1} of {len(names)}"
 
 
 def _distance(along: np.ndarray, first: DicomSlice, where: str) -> float:
