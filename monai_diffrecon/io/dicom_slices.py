@@ -150,6 +150,8 @@ def _slice(header: DicomHeader, frame: int | None, place: Any, turn: Any, size: 
     if np.abs(norms - 1).max() > _COSINES or abs(float(directions[0] @ directions[1])) > _COSINES:
         raise _no_geometry(where, "ImageOrientationPatient that is not two perpendicular unit vectors")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
+    if slope is not None and float(slope) == 0.0:
+        raise InputError("a rescale slope of 0: all values would be one", where=where, mend="repair the header")
     rescaled = slope is not None and intercept is not None
     hounsfield = rescaled and header.dataset.get("Modality") == "CT" and values.get("RescaleType") in (None, "", "HU")
     thickness, distance = (_numbers(size, k, 1) for k in ("SliceThickness", "SpacingBetweenSlices"))
