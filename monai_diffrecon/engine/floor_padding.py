@@ -63,8 +63,11 @@ def without_padding_of(measured: Measurement, intensity: Mapping[str, Any]) -> M
     floor = min(AIR, float(intensity["low"])) if window else AIR
     if said is not None and said.values.shape != x.shape[1:]:  # resampled since
         return measured
+    mask = padding_mask(x[0], floor)
+    if said is None and not bool(mask.any()):
+        return measured
     values = torch.full(x.shape[1:], torch.nan) if said is None else said.values
-    mask = padding_mask(x[0], floor) | ~values.isnan()
+    mask |= ~values.isnan()
     found = mask & (x[0] != floor)
     if not bool(found.any()):
         return measured

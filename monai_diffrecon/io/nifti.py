@@ -184,7 +184,7 @@ def _check_header(image: Any, where: str, volume: int | None) -> None:
             where=where,
             expected="three axes",
             got=f"shape {shape}: {count} volumes, counted from 0 to {count - 1}",
-            mend="""choose one, --reader '{"name":"nifti","volume":0}', or split the file""",
+            mend="""choose one, --reader '{"name":"nifti","volume":0}', or split it, one volume a file""",
         )
     if volume is not None and not 0 <= volume < count:
         raise InputError("no such volume", where=where, expected=f"0 to {count - 1}", got=volume)
