@@ -25,6 +25,7 @@ from monai_diffrecon.io.score_metadata import (
     modality_of,
 )
 from monai_diffrecon.io.weights_file import read_weights
+from monai_diffrecon.io.wrapped_weights import without_prefixes
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.trust.require_trusted import require_trusted
@@ -149,7 +150,7 @@ def load_score_network(
     state, digest = read_weights(root, block["weights"], where)
     net = network if network is not None else _network_def(root)
     try:
-        net.load_state_dict(state, strict=True)
+        net.load_state_dict(without_prefixes(state, net.state_dict().keys()), strict=True)
     except RuntimeError as error:
         raise InputError(
             "weights do not fit the network", where=f"{where}, network_def", got=str(error)[:300]

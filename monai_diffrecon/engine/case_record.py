@@ -24,6 +24,8 @@ from monai_diffrecon.io.dicom_writer import write_series
 from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.measurement import affine_of, from_tensor
 from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.numerics.padding import without_padding
+from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.tracking.provenance import (
     build_record,
     identity_sha256,
@@ -63,8 +65,8 @@ class CaseRecord:
         self.dicom = None if dicom_unit is None else folder / name / "dicom"
         self.affine = torch.eye(4, dtype=torch.float64)
 
-    def kept(self, identity: Mapping[str, str]) -> Tensor | None:
-        """Return the volume (1, X, Y, Z) that was written before, or None when there is none to be kept.
+    def kept(self, identity: Mapping[str, str]) -> tuple[Tensor, VolumeGeometry] | None:
+        """Return the volume (1, X, Y, Z) that was written before and where it lies, or None when none is to be kept.
 
         Its record must verify and be of the same identity, and an output that is asked for must be there.
 
@@ -86,7 +88,7 @@ class CaseRecord:
         self.checkpoint.remove()  # a run that was killed after its record was written has left it
         volume, geometry = read_volume(self.output)
         self.affine = torch.as_tensor(affine_of(geometry))
-        return volume
+        return volume, geometry
 
     def track_kept(self, metrics: Mapping[str, float]) -> None:
         """Say in the case's run that nothing was computed."""
@@ -134,17 +136,18 @@ class CaseRecord:
             write_volume(phase, done.volume.angle(), done.geometry)
         if self.dicom is not None:
             self._write_series(self.dicom, done, volume, measurement)
-        metrics = self.metrics(volume, reference)
+        shown = comparable(volume, done.geometry, measurement)
+        metrics = self.metrics(shown, reference)
         spread = None if done.spread is None else self._write_spread(done.spread, done)
         picture = self.folder / f"{self.name}_montage.png"
         if reference is None:
-            preview(volume, picture, spacing=done.geometry.spacing)
+            preview(shown, picture, spacing=done.geometry.spacing)
             if done.spread is not None:
                 preview(done.spread.std, self.folder / f"{self.name}_std.png", spacing=done.geometry.spacing)
         else:
             truth = torch.as_tensor(reference).as_subclass(Tensor)
             montage(
-                {"reconstruction": volume},
+                {"reconstruction": shown},
                 truth,
                 picture,
                 spacing=done.geometry.spacing,
@@ -152,7 +155,7 @@ class CaseRecord:
                 std=None if done.spread is None else done.spread.std,
             )
         notices = report.notices
-        if (face := face_notice(volume, done.geometry.spacing, self.anatomy)) is not None:
+        if (face := face_notice(shown, done.geometry.spacing, self.anatomy)) is not None:
             logger.warning("case %s: %s", self.name, face)
             self.run.set_tags({"face": "true"})
             notices += (face,)
@@ -240,6 +243,17 @@ class CaseRecord:
         if reference is None:
             return {}
         return volume_metrics(volume, magnitude_of(torch.as_tensor(reference).as_subclass(Tensor)))
+
+
+def comparable(volume: Tensor, geometry: VolumeGeometry, measurement: Tensor) -> Tensor:
+    """Return a volume (1, X, Y, Z) as it is compared with a reference: without the padding of its scan.
+
+    Args:
+        volume: the volume.
+        geometry: where it lies.
+        measurement: what it was made from, whose metadata tell of the padding that was taken out of the reference too.
+    """
+    return without_padding(volume, affine_of(geometry), from_tensor(torch.as_tensor(measurement)).padding)
 
 
 def magnitude_of(volume: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from monai_diffrecon.engine.case_record import comparable
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.loaded_cases import LoadedCases, raise_for
@@ -148,10 +149,11 @@ class ReconstructionEvaluator(Evaluator):
             if reference is not None:
                 check_reference(reference, self.inferer.volume_geometry(image).shape)
             identity = self.inferer.identity(image, case, self.network)
-            volume, report, spread = record.kept(identity), None, None
-            if volume is not None:
+            kept, report, spread = record.kept(identity), None, None
+            if kept is not None:
                 logger.info("case %s: its record verifies, nothing is computed", case)
-                metrics = record.metrics(volume, reference)
+                volume = kept[0]
+                metrics = record.metrics(comparable(*kept, image), reference)
                 record.track_kept(metrics)
             else:
                 for line in memory_warnings(self.inferer, image, self.network):

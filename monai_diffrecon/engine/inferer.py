@@ -22,6 +22,7 @@ from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS
 from monai_diffrecon.engine.build_engine import build_engine
 from monai_diffrecon.engine.complex_plane_denoiser import MODES
+from monai_diffrecon.engine.floor_padding import without_padding_of
 from monai_diffrecon.engine.machine_memory import resident_memory
 from monai_diffrecon.engine.memory_estimate import estimate_memory
 from monai_diffrecon.engine.network_units import (
@@ -49,6 +50,7 @@ from monai_diffrecon.io.score_metadata import check_window
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
+from monai_diffrecon.numerics.padding import with_padding
 from monai_diffrecon.protocols import Measurement, Operator, Problem, Sampler, VolumeGeometry
 from monai_diffrecon.tracking.versions import versions_of
 
@@ -287,8 +289,12 @@ class DiffReconInferer(Inferer):
         where = circumstances(self.device, self.sw_batch_size)
         x, spread = runner.run(point, where)
         totals = runner.totals
+
+        def finished(x: Tensor) -> Tensor:
+            return with_padding(posed.intensity.to_physical(x), affine_of(measured.geometry), measured.padding)
+
         if spread is not None:
-            spread = spread.in_units(posed.intensity.scale, posed.intensity.to_physical)
+            spread = spread.in_units(posed.intensity.scale, finished)
         report = RunReport(
             seconds=runner.seconds + time.perf_counter() - started,
             start_seconds=totals.start_seconds,
@@ -311,7 +317,7 @@ class DiffReconInferer(Inferer):
             notices=tuple(notices),
             resumed_from=runner.resumed_from,
         )
-        return Reconstruction(posed.intensity.to_physical(x), measured.geometry, report, spread)
+        return Reconstruction(finished(x), measured.geometry, report, spread)
 
     def check(self, measurement: Tensor, network: nn.Module | None = None) -> Measurement:
         """Refuse what :meth:`reconstruct` refuses before its first step; return what it will reconstruct from.
@@ -397,6 +403,7 @@ class DiffReconInferer(Inferer):
     def _understand(self, tensor: Tensor) -> Measurement:
         """Return what a tensor measured, with the operator complete and the volume's geometry known."""
         measured = from_tensor(check_finite(torch.as_tensor(tensor), "inputs"))
+        measured = without_padding_of(measured, self.score.intensity)
         y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
         noise_std = measured.noise_std if self.noise_std is None else float(self.noise_std)
         spec, geometry = measured.operator, measured.geometry
@@ -428,4 +435,5 @@ def _described(measured: Measurement) -> dict[str, Any]:
         "spacing": geometry.spacing,
         "affine": geometry.affine,
         "gaps": geometry.gaps,
+        **({} if measured.padding is None else {"padding": measured.padding.values}),
     }

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from monai_diffrecon.bundle import BESIDE, ScoreNetwork, load_auxiliaries, load_score_network
 from monai_diffrecon.engine.case_recorder import CaseRecorder
+from monai_diffrecon.engine.floor_padding import FloorPaddingd
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.load_measurement import LoadMeasurementd
 from monai_diffrecon.engine.resample_in_plane import ResampleInPlaned
@@ -32,7 +33,7 @@ from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
 
-_PREPARATIONS = {"simulate", "resample"}
+_PREPARATIONS = {"floor_padding": FloorPaddingd, "simulate": SimulateMeasurementd, "resample": ResampleInPlaned}
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
         ((name, options),) = step.items()
         if name not in _PREPARATIONS:
             raise InputError("a preparation that this version does not know", where="preparation", got=name)
-        transform = {"simulate": SimulateMeasurementd, "resample": ResampleInPlaned}[name]
-        data = transform([CommonKeys.IMAGE], **options)(data)
+        data = _PREPARATIONS[name]([CommonKeys.IMAGE], **options)(data)
     scan = torch.as_tensor(data[CommonKeys.IMAGE])
     got = sha256_tensor(scan.as_subclass(Tensor))
     if got != said["measurement_sha256"]:

@@ -25,6 +25,7 @@ from monai_diffrecon.numerics.attenuation import (
 )
 from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.numerics.option_checks import check_choice, check_number
+from monai_diffrecon.numerics.padding import AIR, padding_mask
 from monai_diffrecon.protocols import Measurement, Operator, VolumeGeometry
 
 
@@ -103,6 +104,8 @@ def simulate(
     operator = build_operator(spec, geometry)
     act = unit_map(operator, unit)
     x = volume if volume.is_complex() else volume.to(operator.volume_dtype)
+    if unit == "HU":
+        x = torch.where(padding_mask(x), AIR, x)
     # Less than air attenuates nothing: rounding, or what a scanner writes outside its field of view.
     y = operator(act.to_network(x).clamp_min(0.0) if act.offset else x)
     if not bool((y != 0).any()):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.case_record import checkpoint_path
+from monai_diffrecon.engine.case_record import checkpoint_path, comparable
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.run_report import Reconstruction
@@ -91,8 +91,8 @@ class CaseRunner:
         kept = folder / f"{case.name}_metrics.json"
         row = CaseRow.read(kept, key)
         if row is None:
-            geometry = read_volume(folder / record["output"]["file"])[1]
-            volume = read_volume(folder / record["output"]["file"])[0] if volume is None else volume
+            written, geometry = read_volume(folder / record["output"]["file"])
+            volume = comparable(written if volume is None else volume, geometry, image)
             row = CaseRow(case.name, method.label, record_sha256=record["record_sha256"], versions=record["versions"])
             row.metrics = _costs(record)
             if truth is not None:

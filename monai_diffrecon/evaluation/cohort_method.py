@@ -102,7 +102,7 @@ class PreparedMethod:
             measures.get("reader", AUTO),
             check_flag(measures.get("simulate", False), "simulate"),
         )
-        self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5]])
+        self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5], networks[0][6]])
 
     def measure(self, case: CohortCase) -> dict[str, Any]:
         """Return ``image`` (the measurement), ``reference`` if there is a truth, and ``image_reader``."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from monai_diffrecon.engine.case_record import comparable
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import ConfigError, DiffReconError, common_kind
 from monai_diffrecon.evaluation.case_metrics import magnitude
@@ -159,6 +160,7 @@ class CohortEvaluation:
         """Reconstruct a case with every method; return the picture of all, or None when there is no truth."""
         measured: dict[str, dict[str, Any]] = {}
         truths: dict[str, Tensor] = {}
+        images: dict[str, Tensor] = {}
         for method in self.methods:
             tags = {"case": case.name, "method": method.label}
             row = CaseRow(case.name, method.label)
@@ -170,7 +172,7 @@ class CohortEvaluation:
                     row = self._runner.row(case, method, data, self.hashes[case.name], run)
                     run.set_tags({"computed": str(row.status == "computed").lower()})
                 if data.get("reference") is not None:
-                    truths[method.label] = data["reference"]
+                    truths[method.label], images[method.label] = data["reference"], data["image"]
             except Exception as error:  # the other methods and cases go on
                 ours = isinstance(error, DiffReconError)
                 text = redact(anonymous(error, case)) if ours else type(error).__name__
@@ -178,9 +180,9 @@ class CohortEvaluation:
                 row.exit_code = error.exit_code if isinstance(error, DiffReconError) else 1
                 logger.error("%s, %s: %s", case.name, method.label, text)
             self.rows.append(row)
-        return self._picture(case, truths)
+        return self._picture(case, truths, images)
 
-    def _picture(self, case: CohortCase, truths: dict[str, Tensor]) -> Path | None:
+    def _picture(self, case: CohortCase, truths: dict[str, Tensor], images: dict[str, Tensor]) -> Path | None:
         """Draw all methods beside the truth, unless that picture is there."""
         rows = [r for r in self.rows if r.case == case.name and not r.failed and r.method in truths]
         if not rows:
@@ -195,7 +197,7 @@ class CohortEvaluation:
             spacing = (1.0, 1.0, 1.0)
             for row in rows:
                 volume, geometry = read_volume(self.output_dir / slug(row.method) / f"{case.name}_recon.nii.gz")
-                volumes[_column(row.method, volumes)] = volume
+                volumes[_column(row.method, volumes)] = comparable(volume, geometry, images[row.method])
                 spacing = geometry.spacing
             metrics = {title: row.metrics for title, row in zip(volumes, rows, strict=True)}
             montage(volumes, truth, path, spacing=spacing, metrics=metrics)

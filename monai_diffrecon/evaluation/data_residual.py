@@ -12,7 +12,8 @@ from torch import Tensor
 from monai_diffrecon.engine.composition import build_operator
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.engine.volume_units import unit_map
-from monai_diffrecon.io.measurement import from_tensor
+from monai_diffrecon.io.measurement import affine_of, from_tensor
+from monai_diffrecon.numerics.padding import without_padding
 
 
 def data_residual(done: Reconstruction, measurement: Tensor) -> float:
@@ -29,7 +30,8 @@ def data_residual(done: Reconstruction, measurement: Tensor) -> float:
     if not measured.data.numel():
         return math.nan
     operator = build_operator(done.report.options["operator"], done.geometry)
-    x = done.volume.as_subclass(Tensor).to(operator.volume_dtype)
+    x = without_padding(done.volume.as_subclass(Tensor), affine_of(done.geometry), measured.padding)
+    x = x.to(operator.volume_dtype)
     y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
     difference = operator(unit_map(operator, done.report.unit).to_network(x)) - y
     root = 1.0 if measured.weights is None else measured.weights.sqrt()

@@ -11,6 +11,7 @@ from typing import Any
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError, PluginError
 from monai_diffrecon.io.checkpoint_file import load_checkpoint
+from monai_diffrecon.io.wrapped_weights import layers_of
 from monai_diffrecon.protocols import CheckpointImporter
 
 AUTO = "auto"
@@ -32,10 +33,12 @@ def read_checkpoint(path: str | Path, name: str = AUTO) -> tuple[str, Checkpoint
         IntegrityError: the file wants to call what weights have no use for.
         PluginError: no such importer, or none at all.
     """
+    where = f"checkpoint {Path(path).name}"
     if name != AUTO:
         importer = registry.create("importers", name)
-        return name, importer, load_checkpoint(path, importer.allowed_globals)
-    where = f"checkpoint {Path(path).name}"
+        content = load_checkpoint(path, importer.allowed_globals)
+        known = next((layer for layer in layers_of(content, where) if importer.recognises(layer)), content)
+        return name, importer, known
     importers = _installed()
     if not importers:
         raise PluginError("no importer is installed", where=where, mend="install one, for instance diffrecon-ncsnpp")
@@ -52,13 +55,14 @@ def read_checkpoint(path: str | Path, name: str = AUTO) -> tuple[str, Checkpoint
             refused = error
             continue
         asked |= askable.keys()
-        found = [k for k, importer in askable.items() if importer.recognises(content)]
-        if len(found) > 1:
-            raise ConfigError(
-                f"recognised by several importers: {', '.join(found)}", where=where, mend="name one with --format"
-            )
-        if found:
-            return found[0], askable[found[0]], content
+        for layer in layers_of(content, where):
+            found = [k for k, importer in askable.items() if importer.recognises(layer)]
+            if len(found) > 1:
+                raise ConfigError(
+                    f"recognised by several importers: {', '.join(found)}", where=where, mend="name one with --format"
+                )
+            if found:
+                return found[0], askable[found[0]], layer
     if refused is not None:
         raise refused
     raise InputError(

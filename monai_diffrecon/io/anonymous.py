@@ -41,9 +41,11 @@ def hide_names(text: str, paths: Iterable[Path], alias: str) -> str:
     for path in paths:
         for name in _names(path):
             text = _replaced(text, name, alias)
-        for number, name in enumerate(_inside(path), 1):
+        inside = _inside(path)
+        for number, name in enumerate(inside, 1):
             for part in filter(_telling, (name, name.partition(".")[0])):
-                text = _replaced(text, part, f"{alias} file {number}")
+                if not (part.isdecimal() and int(part) <= len(inside)):  # 100 of 100 names no one
+                    text = _replaced(text, part, f"{alias} file {number}")
         for n in range(len(path.name), _CUT - 1, -1):
             if text.endswith(path.name[:n]) and path.name[:n].lower() not in _ORDINARY:
                 text = text[:-n] + alias
@@ -72,6 +74,9 @@ def without_names(error: DiffReconError, path: Path, what: str, case: str | None
     said = error.where or ""
     rest = said.removeprefix(path.name) if said.startswith(path.name) else f", {said}" if said else ""
     rest = "" if rest == f", {what}" else rest
+    first, comma, tail = said.partition(",")
+    if first in (inside := _inside(path)):  # a name as short as 7 is replaced nowhere else
+        rest = f", {alias} file {inside.index(first) + 1}{comma}{tail}"
     new = type(error).__new__(type(error))
     DiffReconError.__init__(
         new,

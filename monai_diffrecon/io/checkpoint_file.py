@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
+from monai_diffrecon.io.wrapped_weights import state_dict_in, without_prefixes
 from monai_diffrecon.io.zip_members import check_file
 
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
@@ -183,7 +184,7 @@ def _load_folder(root: Path, allowed: Sequence[Allowed], weights: str | None = N
     scheduler = next((p for place in places if (p := place / "scheduler_config.json").is_file()), None)
     return {
         "config": _read_json(model / "config.json"),
-        "state_dict": _load_file(model / names[0], allowed),
+        "state_dict": without_prefixes(state_dict_in(_load_file(model / names[0], allowed), names[0])),
         "scheduler_config": None if scheduler is None else _read_json(scheduler),
     }
 

@@ -48,8 +48,14 @@ def read_pixels(path: Path, syntax: Any) -> np.ndarray:
         from pydicom.pixels import pixel_array
 
         with open_dicom(path) as file, quiet_pydicom():
-            # From a file pydicom reads frame by frame, at offsets that a deflated one does not have.
-            return np.asarray(dcmread(file).pixel_array if syntax == DEFLATED else pixel_array(file))
+            said = dcmread(file, force=True, stop_before_pixels=True).file_meta.get("TransferSyntaxUID")
+            file.seek(0)
+            if said is not None and syntax != DEFLATED:
+                return np.asarray(pixel_array(file))
+            # pydicom reads frame by frame, at offsets that a deflated file does not have, and not without a syntax.
+            dataset = dcmread(file, force=True)
+            dataset.file_meta.TransferSyntaxUID = syntax
+            return np.asarray(dataset.pixel_array)
     except Exception as error:  # decoders raise whatever damaged data provokes
         raise InputError(
             "the pixel data cannot be decoded",

@@ -4,18 +4,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.io.dicom_header import DicomHeader, quiet_pydicom, truncated
+from monai_diffrecon.io.dicom_header import GE_COMPONENT, MARKS, DicomHeader, quiet_pydicom, truncated
+from monai_diffrecon.io.dicom_kinds import GE_COMPONENTS, MAGNITUDE, component_of, maps_of
 from monai_diffrecon.io.dicom_pixels import check_decodable
 
 #: Largest error of the direction cosines, as rounded in a header.
 _COSINES = 1e-3
+#: Keywords of enhanced images -> those of single-frame images that say the same.
+_SINGLE = {
+    "EffectiveEchoTime": "EchoTime",
+    "FrameType": "ImageType",
+    "TemporalPositionIndex": "TemporalPositionIdentifier",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+    "NominalCardiacTriggerDelayTime": "TriggerTime",
+}
 _GEOMETRY = "ImagePositionPatient, ImageOrientationPatient, PixelSpacing"
 
 
@@ -35,6 +45,11 @@ class DicomSlice:
         slope: stored values times this ...
         intercept: ... plus this are values in ``unit``.
         unit: ``HU`` or ``arbitrary``.
+        padding: lowest and highest stored value of what was not measured, or None when the header names none.
+        component: ``magnitude``, or which other part of a complex image it is.
+        maps: words that say that it is computed from other images.
+        marks: keyword -> number by which it may differ from others at its position.
+        image_type: the rest of its ImageType, to be compared only.
     """
 
     path: Path
@@ -48,6 +63,11 @@ class DicomSlice:
     slope: float
     intercept: float
     unit: str
+    padding: tuple[int, int] | None = None
+    component: str = MAGNITUDE
+    maps: tuple[str, ...] = ()
+    marks: Mapping[str, float] = field(default_factory=dict)
+    image_type: tuple[str, ...] = ()
 
 
 def slices_of(header: DicomHeader) -> list[DicomSlice]:
@@ -63,21 +83,20 @@ def slices_of(header: DicomHeader) -> list[DicomSlice]:
             if "PerFrameFunctionalGroupsSequence" not in ds:
                 if int(ds.get("NumberOfFrames") or 1) != 1:
                     raise _no_geometry(where, "several frames without functional groups")
-                return [_slice(header, None, ds, ds, ds, ds)]
+                return [_marked(_slice(header, None, ds, ds, ds, ds), ds, {})]
             frames = list(ds.PerFrameFunctionalGroupsSequence)
             shared = ds.get("SharedFunctionalGroupsSequence") or [{}]
             if len(frames) != int(ds.NumberOfFrames):
                 raise _no_geometry(where, f"{len(frames)} functional groups of {ds.NumberOfFrames} frames")
+            groups = [
+                [
+                    _group(f"{name}Sequence", frame, shared[0])
+                    for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
+                ]
+                for frame in frames
+            ]
             return [
-                _slice(
-                    header,
-                    i,
-                    *(
-                        _group(f"{name}Sequence", frame, shared[0])
-                        for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
-                    ),
-                )
-                for i, frame in enumerate(frames)
+                _marked(_slice(header, i, *groups[i]), ds, _said_of(frame, shared[0])) for i, frame in enumerate(frames)
             ]
         except InputError:
             raise
@@ -131,6 +150,8 @@ def _slice(header: DicomHeader, frame: int | None, place: Any, turn: Any, size: 
     if np.abs(norms - 1).max() > _COSINES or abs(float(directions[0] @ directions[1])) > _COSINES:
         raise _no_geometry(where, "ImageOrientationPatient that is not two perpendicular unit vectors")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
+    if slope is not None and float(slope) == 0.0:
+        raise InputError("a rescale slope of 0: all values would be one", where=where, mend="repair the header")
     rescaled = slope is not None and intercept is not None
     hounsfield = rescaled and header.dataset.get("Modality") == "CT" and values.get("RescaleType") in (None, "", "HU")
     thickness, distance = (_numbers(size, k, 1) for k in ("SliceThickness", "SpacingBetweenSlices"))
@@ -146,7 +167,61 @@ def _slice(header: DicomHeader, frame: int | None, place: Any, turn: Any, size: 
         slope=float(slope) if slope is not None else 1.0,
         intercept=float(intercept) if intercept is not None else 0.0,
         unit="HU" if hounsfield else "arbitrary",
+        padding=_padding(header.dataset) if hounsfield else None,
     )
+
+
+def _said_of(frame: Any, shared: Any) -> dict[str, Any]:
+    """Return what the functional groups of a frame say of it, keyword -> value, by the names of single-frame images."""
+    said: dict[str, Any] = {}
+    for group in (*shared, *frame):
+        for item in (group.value or ())[:1] if group.VR == "SQ" else ():
+            said |= {_SINGLE.get(e.keyword, e.keyword): e.value for e in item if e.VR != "SQ"}
+    return said
+
+
+def _marked(one: DicomSlice, dataset: Any, said: Mapping[str, Any]) -> DicomSlice:
+    """Return a slice with what it shows, and what tells it from others at its position.
+
+    Args:
+        one: the slice.
+        dataset: the file's header.
+        said: what it says of this frame.
+    """
+
+    def value(keyword: str) -> Any:
+        return said[keyword] if keyword in said else dataset.get(keyword)
+
+    kinds = value("ImageType")
+    kinds = [kinds] if isinstance(kinds, str) else [str(kind) for kind in kinds or ()]
+    component = MAGNITUDE
+    if dataset.get("Modality") == "MR":
+        component = component_of(kinds, str(value("ComplexImageComponent") or ""))
+        component = _ge_component(dataset) if component == MAGNITUDE else component
+    numbers = {keyword: _numbers({keyword: value(keyword)}, keyword, 1) for keyword in MARKS}
+    marks = {keyword: float(number[0]) for keyword, number in numbers.items() if number is not None}
+    return replace(one, component=component, maps=maps_of(kinds), marks=marks, image_type=tuple(kinds[2:]))
+
+
+def _ge_component(dataset: Any) -> str:
+    """Return the component that GE's private block names; a magnitude where there is none."""
+    creator, element = (dataset.get(tag) for tag in GE_COMPONENT)
+    if creator is None or element is None or str(creator.value).strip() != "GEMS_PARM_01":
+        return MAGNITUDE
+    number = int.from_bytes(element.value[:2], "little") if isinstance(element.value, bytes) else element.value
+    return GE_COMPONENTS.get(number, MAGNITUDE) if isinstance(number, int) else MAGNITUDE
+
+
+def _padding(dataset: Any) -> tuple[int, int] | None:
+    """Return the range of stored values that a header declares as padding (PS3.3 C.7.5.1.1.2)."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(value, int):
+        return None
+    ends = [value, limit if isinstance(limit, int) else value]
+    # Many a writer stores the number with the other sign.
+    bits, signed = int(dataset.BitsAllocated), int(dataset.PixelRepresentation)
+    ends = [(end + signed * 2 ** (bits - 1)) % 2**bits - signed * 2 ** (bits - 1) for end in ends]
+    return min(ends), max(ends)
 
 
 def _numbers(group: Any, keyword: str, count: int) -> np.ndarray | None:

@@ -52,6 +52,14 @@ def stack_slices(slices: Sequence[DicomSlice], where: str) -> DicomStack:
         slices, where, "thicknesses", lambda s: not np.isclose(s.thickness or 0, first.thickness or 0, atol=0.01)
     )
     _check_same(slices, where, "units", lambda s: s.unit != first.unit)
+    echo = first.marks.get("EchoTime", 0.0)
+    _check_same(
+        slices,
+        where,
+        "echo times",
+        lambda s: not np.isclose(s.marks.get("EchoTime", 0.0), echo, rtol=0.01),
+        mend="""choose an echo, --reader '{"name":"dicom","echo":1}'""",
+    )
     normal = np.cross(*first.directions)
     ordered = sorted(slices, key=lambda s: float(s.position @ normal))
     positions = np.array([s.position for s in ordered])
@@ -69,17 +77,31 @@ def stack_slices(slices: Sequence[DicomSlice], where: str) -> DicomStack:
     return DicomStack(tuple(ordered), _LPS_TO_RAS @ affine, gap, first.unit)
 
 
-def _check_same(slices: Sequence[DicomSlice], where: str, what: str, differs: Callable[[DicomSlice], bool]) -> None:
+def _check_same(
+    slices: Sequence[DicomSlice],
+    where: str,
+    what: str,
+    differs: Callable[[DicomSlice], bool],
+    mend: str = "keep the slices of one kind, or name another series",
+) -> None:
     """Refuse slices some of which differ from the first one."""
-    others = sum(differs(s) for s in slices)
-    if others:
+    differing = [s for s in slices if differs(s)]
+    if differing:
+        others = len(differing)
         raise InputError(
             f"slices of mixed {what}",
             where=where,
             expected="one kind",
-            got=f"{len(slices) - others} slices of one kind and {others} of others",
-            mend="keep the slices of one kind, or name another series",
+            got=f"{len(slices) - others} slices of one kind and {others} of others, the first of them "
+            + (f"frame {differing[0].frame + 1}" if differing[0].frame is not None else _place(differing[0])),
+            mend=mend,
         )
+
+
+def _place(one: DicomSlice) -> str:
+    """Return which file of its folder a slice is, by name; a name itself may name a patient."""
+    names = sorted(path.name for path in one.path.parent.iterdir())
+    return f"file {names.index(one.path.name) + 1} of {len(names)}"
 
 
 def _distance(along: np.ndarray, first: DicomSlice, where: str) -> float:

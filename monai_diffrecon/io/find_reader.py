@@ -11,6 +11,7 @@ from typing import Any
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
+from monai_diffrecon.io.inner_folders import folders_with, name_one
 from monai_diffrecon.io.measurement_checks import check_measurement
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
@@ -89,6 +90,15 @@ def _choose(path: Path, spec: Any) -> tuple[str, MeasurementReader]:
         )
     if path.is_dir() and not any(path.iterdir()):
         raise InputError("an empty folder", where=path.name, expected="the files of a scan")
+    inner = folders_with(path, lambda file: bool(recognisers(file, readers))) if path.is_dir() else []
+    if inner:
+        raise InputError(
+            "no scan itself, but a folder of such",
+            where=path.name,
+            expected="one scan",
+            got=f"{len(inner)} folders in it with scans",
+            mend=name_one(path, inner),
+        )
     elsewhere = sorted((n, d) for (kind, n), d in registry.KNOWN_PROVIDERS.items() if kind == "readers")
     missing = ", ".join(f"{n}: {d}" for n, d in elsewhere if n not in readers)
     install = f"install the package that reads it{f' ({missing})' if missing else ''}"

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.protocols import Measurement, VolumeGeometry
+from monai_diffrecon.protocols import Measurement, Padding, VolumeGeometry
 
 #: Key of the metadata in which a measurement carries what its data does not say.
 META_KEY = "diffrecon"
@@ -69,6 +69,12 @@ def to_tensor(measurement: Measurement, image: VolumeGeometry | None = None) -> 
         }
         block |= {"arrays": arrays} if arrays else {}
     block |= {"weights": m.weights} if m.weights is not None else {}
+    if m.padding is not None:
+        block["padding"] = {
+            "values": m.padding.values,
+            "affine": json.dumps(m.padding.affine),
+            "floor": m.padding.floor,
+        }
     return MetaTensor(m.data, affine=affine, meta={META_KEY: block})
 
 
@@ -99,7 +105,15 @@ def from_tensor(tensor: Tensor) -> Measurement:
         source_sha256=block.get("source_sha256") or None,
         header=json.loads(block.get("header", "null")),
         notices=tuple(json.loads(block.get("notices", "[]"))),
+        padding=_padding(block.get("padding")),
     )
+
+
+def _padding(said: Any) -> Padding | None:
+    if said is None:
+        return None
+    affine = tuple(tuple(row) for row in json.loads(said["affine"]))
+    return Padding(torch.as_tensor(said["values"]), affine, float(said["floor"]))
 
 
 def check_finite(x: Tensor, where: str) -> Tensor:

@@ -38,11 +38,12 @@ _SMALLEST_RATIO, _TRAILING = 1032, 1 << 20
 _UNREADABLE = (ImageFileError, HeaderDataError, WrapStructError, OverflowError, OSError, EOFError, ValueError)
 
 
-def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
+def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, VolumeGeometry]:
     """Read a volume in RAS+ order; axes are flipped and swapped, never resampled.
 
     Args:
-        path: a NIfTI file of three axes; further axes must have length 1.
+        path: a NIfTI file of three axes; further axes must have length 1, but for one if ``volume`` is given.
+        volume: which volume of a file of several (X, Y, Z, T), from 0; None for the only one.
 
     Returns:
         The volume (1, X, Y, Z), float32, in the file's intensity units, and where it lies (mm).
@@ -57,10 +58,13 @@ def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
         raise InputError("no such file", where=where)
     try:
         image = _open(path)
-        _check_header(image, where)
+        _check_header(image, where, volume)
         _check_size(image, path)
         # Without trailing axes, and in RAS+ with the affine that belongs to it.
-        image = nib.as_closest_canonical(nib.funcs.squeeze_image(image))
+        image = nib.funcs.squeeze_image(image)
+        if image.ndim > 3:  # the last axis is the one of several volumes
+            image = nib.funcs.squeeze_image(image.slicer[..., volume])
+        image = nib.as_closest_canonical(image)
         array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (*_UNREADABLE, zlib.error) as error:
         raise InputError(
@@ -167,12 +171,23 @@ def _unpacked_size(path: Path, limit: int) -> int:
     return size
 
 
-def _check_header(image: Any, where: str) -> None:
-    """Refuse what cannot be a volume, before its voxels are read."""
+def _check_header(image: Any, where: str, volume: int | None) -> None:
+    """Refuse what cannot be a volume, or the one that was asked for, before its voxels are read."""
     shape = tuple(int(n) for n in image.shape)
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
-        mend = "split it, one volume a file" if len(shape) > 3 else None
-        raise InputError("not a volume", where=where, expected="three axes", got=f"shape {shape}", mend=mend)
+    further = [n for n in shape[3:] if n != 1]
+    if len(shape) < 3 or len(further) > 1 or 0 in shape or (further and image.get_data_dtype().kind not in "iuf"):
+        raise InputError("not a volume", where=where, expected="three axes", got=f"shape {shape}")
+    count = math.prod(further)
+    if volume is None and further:
+        raise InputError(
+            "not a volume, but several",
+            where=where,
+            expected="three axes",
+            got=f"shape {shape}: {count} volumes, counted from 0 to {count - 1}",
+            mend="""choose one, --reader '{"name":"nifti","volume":0}', or split it, one volume a file""",
+        )
+    if volume is not None and not 0 <= volume < count:
+        raise InputError("no such volume", where=where, expected=f"0 to {count - 1}", got=volume)
     if image.get_data_dtype().kind not in "iuf":
         raise InputError("not real numbers", where=where, got=str(image.get_data_dtype()))
     check_affine(np.asarray(image.affine, dtype=np.float64), where)

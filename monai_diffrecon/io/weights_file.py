@@ -15,12 +15,14 @@ from torch import Tensor
 
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.checkpoint_file import parse_checkpoint
+from monai_diffrecon.io.wrapped_weights import state_dict_in
 
 
 def read_weights(root: str | Path, weights: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], str]:
     """Return the weights of a bundle, on the CPU, and the sha256 of their file.
 
-    The file is read once. What was hashed is what is loaded, whoever changes the file meanwhile.
+    The file is read once. What was hashed is what is loaded, whoever changes the file meanwhile. The weights may be an
+    entry of it, ``state_dict`` for instance; their names are as they are stored.
 
     Args:
         root: root folder of the bundle.
@@ -29,7 +31,7 @@ def read_weights(root: str | Path, weights: Mapping[str, Any], where: str) -> tu
         where: the bundle, for messages.
 
     Raises:
-        InputError: no such file, or no weights in it.
+        InputError: no such file, no weights in it, or several state dicts.
         IntegrityError: another file than the metadata says, one outside of the bundle, one that wants to run
             something, or values that are not finite.
         ConfigError: a ``.safetensors`` file, and the library safetensors is not installed.
@@ -63,7 +65,7 @@ def read_weights(root: str | Path, weights: Mapping[str, Any], where: str) -> tu
             mend="restore the file, or update diffrecon#weights#sha256 if the change is yours",
         )
     content = parse_checkpoint(io.BytesIO(data), at, safetensors=path.suffix == ".safetensors")
-    return check_state(content, at), digest
+    return check_state(state_dict_in(content, at), at), digest
 
 
 def check_state(content: Any, where: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from monai_diffrecon.protocols.measurement import Measurement
 from monai_diffrecon.protocols.measurement_reader import MeasurementReader
 from monai_diffrecon.protocols.noise_source import Draw, NoiseSource
 from monai_diffrecon.protocols.operator import Operator
+from monai_diffrecon.protocols.padding import Padding
 from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
 from monai_diffrecon.protocols.plugin import API_VERSION, Plugin
 from monai_diffrecon.protocols.problem import Problem
@@ -31,6 +32,7 @@ __all__ = [
     "MeasurementReader",
     "NoiseSource",
     "Operator",
+    "Padding",
     "Plane",
     "PlaneDenoiser",
     "Plugin",

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from monai_diffrecon.protocols.geometry import VolumeGeometry
+from monai_diffrecon.protocols.padding import Padding
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Measurement:
             who or when. None when the source is no DICOM.
         notices: what whoever uses the result should know of the scan, a sentence each, without anything that names a
             patient or a file. Each is logged before the run, and stands in the record and in MLflow.
+        padding: the voxels of a CT image that hold no measurement, if its file says so; None when it does not.
     """
 
     data: Tensor
@@ -42,3 +44,4 @@ class Measurement:
     source_sha256: str | None = None
     header: dict[str, str] | None = None
     notices: tuple[str, ...] = ()
+    padding: Padding | None = None

@@ -60,7 +60,7 @@ PROPERTIES: dict[str, Any] = {
     },
     "case": {"description": "pseudonym of the case, part of the noise's key", "type": "string"},
     "preparation": {
-        "description": "what was done to what was read, in order: {resample: {...}} or {simulate: {...}}",
+        "description": "what was done to what was read, in order: {floor_padding: {}}, {resample: {}}, {simulate: {}}",
         "type": "array",
         "items": {"type": "object", "minProperties": 1, "maxProperties": 1},
     },

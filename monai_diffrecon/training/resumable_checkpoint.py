@@ -13,6 +13,9 @@ from torch import nn
 
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.atomic import atomic_write
+from monai_diffrecon.io.checkpoint_file import load_checkpoint
+from monai_diffrecon.io.weights_file import check_state
+from monai_diffrecon.io.wrapped_weights import state_dict_in, without_prefixes
 
 
 class ResumableCheckpoint:
@@ -65,23 +68,24 @@ class ResumableCheckpoint:
         engine.logger.info("resumed %s after epoch %d", self.path.name, saved["epoch"])
 
     def _start_from(self, path: Path) -> None:
+        where = "train#handlers: pretrained"
         if not path.is_file():
             raise InputError(
                 "no weights to start from",
-                where="train#handlers: pretrained",
+                where=where,
                 expected="a state_dict of the network",
                 got=path.name,
                 mend="pass --pretrained FILE, or null to start from random weights",
             )
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = check_state(state_dict_in(load_checkpoint(path), where), where)
         for name, network in self.objects.items():
             if isinstance(network, nn.Module):
                 try:
-                    network.load_state_dict(weights)
+                    network.load_state_dict(without_prefixes(weights, network.state_dict().keys()))
                 except RuntimeError as error:
                     raise InputError(
                         f"the weights do not fit the object {name!r}",
-                        where="train#handlers: pretrained",
+                        where=where,
                         expected="weights of the same network",
                         got=str(error).splitlines()[1].strip() if "\n" in str(error) else str(error),
                         mend="start from the bundle whose network_def this is",

@@ -261,6 +261,7 @@ REFUSALS: dict[str, tuple[Callable[[list[Any], Any], None], str]] = {
     "spacing tag": (_change(1, PixelSpacing=None), "got no PixelSpacing"),
     "zero spacing": (_change(1, PixelSpacing=[0, 1]), "PixelSpacing that is not above 0"),
     "modality": (_change(Modality="US"), "not CT or MR"),
+    "slope": (_change(1, RescaleSlope=0, RescaleIntercept=3), "a rescale slope of 0"),
     "no rows": (_change(1, Rows=None), "no image; .* got no Rows"),
     "no pixels": (_change(1, PixelData=None), "an image without pixel data"),
     "frames": (_change(1, NumberOfFrames=2, Rows=4), "several frames without functional groups"),

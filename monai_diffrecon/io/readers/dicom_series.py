@@ -13,14 +13,18 @@ import torch
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.dicom_header import DicomHeader, dicom_files, is_dicom, read_header
+from monai_diffrecon.io.dicom_kinds import MAGNITUDE, check_component, map_notices
 from monai_diffrecon.io.dicom_pixels import read_pixels
 from monai_diffrecon.io.dicom_slices import DicomSlice, slices_of
 from monai_diffrecon.io.dicom_stack import DicomStack, stack_slices
 from monai_diffrecon.io.dicom_template import allowed_header
+from monai_diffrecon.io.dicom_volumes import choose_volume
 from monai_diffrecon.io.hashing import sha256_file
 from monai_diffrecon.io.measurement import check_finite, geometry_of
 from monai_diffrecon.io.measurement_checks import check_affine
-from monai_diffrecon.protocols import Measurement, MeasurementReader
+from monai_diffrecon.numerics.option_checks import check_integer
+from monai_diffrecon.numerics.padding import reaching_border
+from monai_diffrecon.protocols import Measurement, MeasurementReader, Padding
 
 _MODALITIES = ("CT", "MR")
 #: Storage of media directories, which stand beside series.
@@ -39,13 +43,19 @@ class DicomSeriesReader(MeasurementReader):
     Args:
         series: which series of a folder that holds several: its number in the list that the refusal prints (1, 2,
             ...) or its SeriesInstanceUID. None takes the only one.
+        echo: which echo of a series of several: its number as in the header (EchoNumbers), or else by the echo time,
+            from 1. None takes the only one.
+        volume: which volume of a series of several, time points or b-values for instance: its number in the list that
+            the refusal prints, from 0; with ``echo`` it counts the volumes of that echo. None takes the only one.
     """
 
-    def __init__(self, series: int | str | None = None) -> None:
+    def __init__(self, series: int | str | None = None, echo: int | None = None, volume: int | None = None) -> None:
         if isinstance(series, bool) or not isinstance(series, int | str | None) or series in (0, ""):
             raise ConfigError(
                 "not a series", where="reader#series", expected="1, 2, ... or a UID", got=type(series).__name__
             )
+        self.echo = None if echo is None else check_integer(echo, "reader#echo", low=0)
+        self.volume = None if volume is None else check_integer(volume, "reader#volume", low=0)
         self.series = int(series) if isinstance(series, str) and series.isdecimal() else series
 
     def recognises(self, path: Path) -> bool:
@@ -68,24 +78,38 @@ class DicomSeriesReader(MeasurementReader):
         chosen = self._choose([h for h in headers if _is_image(h)], path.name)
         _check_kind(chosen, path.name)
         slices = [s for header in chosen for s in slices_of(header)]
+        if all(s.component != MAGNITUDE for s in slices):
+            check_component((s.component for s in slices), path.name)
+        slices = choose_volume(slices, path.name, self.echo, self.volume)
+        check_component((s.component for s in slices), path.name)
+        used = {s.path for s in slices}
+        chosen = [h for h in chosen if h.path in used]
         if path.is_file() and len(slices) == 1:
             raise InputError("one slice of a series", where=path.name, mend="name the folder that holds all of them")
         _check_amount(slices, chosen, path.name)
         stack = stack_slices(slices, path.name)
         check_affine(stack.affine, path.name)
-        volume = _volume(stack, chosen)
+        volume, padding = _volume(stack, chosen)
         turn = nib.orientations.io_orientation(stack.affine)
-        array = np.ascontiguousarray(nib.orientations.apply_orientation(volume, turn))
+
+        def turned(array: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(nib.orientations.apply_orientation(array, turn))
+
+        array = turned(volume)
         affine = stack.affine @ nib.orientations.inv_ornt_aff(turn, volume.shape)
         gaps = [0.0, 0.0, 0.0]
         gaps[int(turn[2, 0])] = stack.gap
         hashes = sorted(sha256_file(header.path) for header in chosen)
+        geometry = geometry_of(array.shape, affine, gaps)
+        assert geometry.affine is not None
         return Measurement(
             data=check_finite(torch.from_numpy(array[None]), path.name),
-            geometry=geometry_of(array.shape, affine, gaps),
+            geometry=geometry,
             unit=stack.unit,
             source_sha256=hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
             header=allowed_header(chosen[0].dataset),
+            notices=map_notices(s.maps for s in slices),
+            padding=None if padding is None else Padding(torch.from_numpy(turned(padding)), geometry.affine),
         )
 
     def _choose(self, headers: list[DicomHeader], where: str) -> list[DicomHeader]:
@@ -176,11 +200,12 @@ def _check_amount(slices: list[DicomSlice], headers: list[DicomHeader], where: s
         )
 
 
-def _volume(stack: DicomStack, headers: list[DicomHeader]) -> np.ndarray:
-    """Return the rescaled values (columns, rows, slices), float32."""
+def _volume(stack: DicomStack, headers: list[DicomHeader]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the rescaled values (columns, rows, slices), float32, and those of declared padding, NaN elsewhere."""
     syntaxes = {h.path: h.syntax for h in headers}
     columns, rows = stack.slices[0].shape
     volume = np.empty((len(stack.slices), rows, columns), dtype=np.float32)
+    padding = np.full_like(volume, np.nan) if any(s.padding for s in stack.slices) else None
     files: dict[Path, np.ndarray] = {}
     for k, s in enumerate(stack.slices):
         stored = files.get(s.path)
@@ -197,4 +222,10 @@ def _volume(stack: DicomStack, headers: list[DicomHeader]) -> np.ndarray:
                 got=" x ".join(map(str, stored.shape)),
             )
         volume[k] = stored.astype(np.float64) * s.slope + s.intercept
-    return volume.transpose(2, 1, 0)
+        if padding is not None and s.padding is not None:
+            # Inside of the image the value may be a measured one that was clipped.
+            outside = reaching_border((stored >= s.padding[0]) & (stored <= s.padding[1]))
+            padding[k][outside] = volume[k][outside]
+    if padding is None or np.isnan(padding).all():
+        return volume.transpose(2, 1, 0), None
+    return volume.transpose(2, 1, 0), padding.transpose(2, 1, 0)

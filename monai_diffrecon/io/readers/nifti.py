@@ -4,15 +4,43 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+from monai_diffrecon.io.dicom_kinds import (
+    IMAGINARY,
+    PHASE,
+    REAL,
+    check_component,
+    component_of,
+    map_notices,
+    maps_of,
+    sidecar_type,
+)
 from monai_diffrecon.io.hashing import sha256_file
 from monai_diffrecon.io.nifti import is_nifti_name, read_volume
+from monai_diffrecon.numerics.option_checks import check_integer
 from monai_diffrecon.protocols import Measurement, MeasurementReader
+
+_SIDECAR_LIMIT = 1 << 20
+#: The entity of BIDS names that says which component of a complex image a file holds.
+_PART = re.compile(r"_part-(phase|real|imag)(?=[_.])", re.IGNORECASE)
+_PARTS = {"phase": PHASE, "real": REAL, "imag": IMAGINARY}
 
 
 class NIfTIReader(MeasurementReader):
-    """A NIfTI volume, ``.nii`` or ``.nii.gz``: an image in RAS+ order whose unit the file does not say."""
+    """A NIfTI volume, ``.nii`` or ``.nii.gz``: an image in RAS+ order whose unit the file does not say.
+
+    A BIDS sidecar beside it (``scan.json`` of ``scan.nii.gz``) is asked what the image is: a phase is refused, a
+    parameter map is warned of. So are names of BIDS (``part-phase``).
+
+    Args:
+        volume: which volume of a file of several (X, Y, Z, T), from 0. None takes the only one.
+    """
+
+    def __init__(self, volume: int | None = None) -> None:
+        self.volume = None if volume is None else check_integer(volume, "reader#volume", low=0)
 
     def recognises(self, path: Path) -> bool:
         """Say whether it is a file of that name."""
@@ -25,7 +53,31 @@ class NIfTIReader(MeasurementReader):
         """Return the image (1, X, Y, Z).
 
         Raises:
-            InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite.
+            InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite; or no
+                magnitude.
         """
-        volume, geometry = read_volume(path)
-        return Measurement(data=volume, geometry=geometry, source_sha256=sha256_file(path))
+        path = Path(path)
+        kinds, said = _sidecar(path)
+        part = _PART.search(path.name)
+        check_component([_PARTS[part[1].lower()] if part else component_of(kinds, said)], path.name)
+        volume, geometry = read_volume(path, self.volume)
+        return Measurement(
+            data=volume,
+            geometry=geometry,
+            source_sha256=sha256_file(path),
+            notices=map_notices([maps_of(kinds)]),
+        )
+
+
+def _sidecar(path: Path) -> tuple[list[str], str]:
+    """Return ImageType and ComplexImageComponent of the sidecar; nothing where there is none that can be read."""
+    beside = path.with_name(re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE) + ".json")
+    try:
+        if not beside.is_file() or beside.stat().st_size > _SIDECAR_LIMIT:
+            return [], ""
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # whatever lies there is no part of the scan
+        return [], ""
+    if not isinstance(content, dict) or content.get("Modality", "MR") != "MR":
+        return [], ""
+    return sidecar_type(content)

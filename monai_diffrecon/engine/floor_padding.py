@@ -1,0 +1,85 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A transform that takes padding out of CT images while they are reconstructed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from monai_diffrecon.engine.preparation import note_preparation
+from monai_diffrecon.io.measurement import affine_of, from_tensor, to_tensor
+from monai_diffrecon.numerics.padding import AIR, padding_mask
+from monai_diffrecon.protocols import Measurement, Padding
+
+_NAMED = 3  # values of padding in a notice
+
+
+class FloorPaddingd(MapTransform):
+    """Puts the floor of the network's window in the place of padding, far below air or named by a DICOM header.
+
+    A network never saw padding, and interpolation across its edge changes what was measured. The inferer puts it back
+    into the volume. Images in HU are looked at, and those without a unit where the network maps a window.
+
+    Args:
+        keys: keys of the images, ``MetaTensor`` (1, X, Y, Z); measurements that carry their operator pass.
+        intensity: intensity map of the network, see :class:`~monai_diffrecon.bundle.ScoreNetwork`.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, intensity: Mapping[str, Any], allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.intensity = dict(intensity)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Find padding and replace it."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            said = from_tensor(out[key])
+            done = without_padding_of(said, self.intensity)
+            if done is not said:
+                out[key] = to_tensor(done)
+                note_preparation(out, key, {"floor_padding": {"intensity": self.intensity}})
+        return out
+
+
+def without_padding_of(measured: Measurement, intensity: Mapping[str, Any]) -> Measurement:
+    """Return a CT image with the floor in the place of its padding; anything else, or one without any, as it is.
+
+    Args:
+        measured: what a reader returned, or this function.
+        intensity: intensity map of the network. The floor is the low end of its window, or air if that is lower.
+    """
+    window = intensity["map"] == "window"
+    x, said = measured.data, measured.padding
+    image = measured.operator is None and x.ndim == 4 and not x.is_complex()
+    if not image or not (measured.unit == "HU" or (window and measured.unit == "arbitrary")):
+        return measured
+    floor = min(AIR, float(intensity["low"])) if window else AIR
+    if said is not None and said.values.shape != x.shape[1:]:  # resampled since
+        return measured
+    mask = padding_mask(x[0], floor)
+    if said is None and not bool(mask.any()):
+        return measured
+    values = torch.full(x.shape[1:], torch.nan) if said is None else said.values
+    mask |= ~values.isnan()
+    found = mask & (x[0] != floor)
+    if not bool(found.any()):
+        return measured
+    affine = tuple(tuple(float(v) for v in row) for row in affine_of(measured.geometry))
+    some = torch.unique(x[0][found]).tolist()
+    named = ", ".join(f"{v:g}" for v in some[:_NAMED]) + (", ..." if len(some) > _NAMED else "")
+    notice = (
+        f"{int(found.sum())} voxels of padding ({named} HU) are reconstructed as {floor:g} HU, and put back afterwards"
+    )
+    return replace(
+        measured,
+        data=torch.where(mask, floor, x),
+        padding=Padding(torch.where(found, x[0].float(), values), affine, floor),
+        notices=(*measured.notices, notice),
+    )
