@@ -25,12 +25,14 @@ from monai_diffrecon.engine.complex_plane_denoiser import MODES
 from monai_diffrecon.engine.machine_memory import resident_memory
 from monai_diffrecon.engine.memory_estimate import estimate_memory
 from monai_diffrecon.engine.network_units import check_fits, intensity_map, to_network_units
+from monai_diffrecon.engine.phase_of_data import without_phase
 from monai_diffrecon.engine.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_identity import run_identity
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
 from monai_diffrecon.engine.sample_runner import SampleRunner, circumstances
+from monai_diffrecon.engine.spacing_mend import spacing_mend
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.engine.volume_units import unit_map
 from monai_diffrecon.engine.whitened_operator import WhitenedOperator
@@ -196,19 +198,26 @@ class DiffReconInferer(Inferer):
         if measured.weights is not None:
             operator = WhitenedOperator(operator, measured.weights)
             y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
+        phase, notices = 0.0, measured.notices
+        if not measured.simulated:
+            y, phase, found = without_phase(operator, y, noise_std)
+            notices += found
         # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
         acted = intensity_map(self.score, operator, y, measured.unit)
         intensity = acted.then(unit_map(operator, measured.unit))
         problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
         sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
+        # An image can be resampled, and what was simulated from one within this run.
+        own = from_tensor(measurement).operator is not None and not measured.simulated
+        mend = partial(spacing_mend, operator) if own else None
         for score in scores:
-            composition.check_spacing(score, geometry, self.spacing_tolerance)
+            composition.check_spacing(score, geometry, self.spacing_tolerance, mend=mend)
         options = self._options(spec, operator, sampler.calls_network)
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, scores)
 
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
-            engine = build_engine(self, problem, network, sample, index, (metrics, *self.handlers, *handlers))
+            engine = build_engine(self, problem, network, sample, index, (metrics, *self.handlers, *handlers), mend)
             engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
             return engine
 
@@ -222,7 +231,6 @@ class DiffReconInferer(Inferer):
             checkpoint=checkpoint,
             run_id=run_id,
         )
-        notices = measured.notices
         for line in notices:
             logger.warning("%s", line if not case else f"case {case}: {line}")
         point = None
@@ -255,6 +263,7 @@ class DiffReconInferer(Inferer):
             inferer=self.settings,
             execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed},
             notices=notices,
+            phase=phase,
             resumed_from=runner.resumed_from,
         )
         return Reconstruction(intensity.to_physical(x), geometry, report, spread)

@@ -71,7 +71,8 @@ class SimulateMeasurementd(MapTransform):
             measured, operator = simulate(
                 x, said.geometry, self.simulation, unit=said.unit, where=str(key), source_sha256=said.source_sha256
             )
-            out[key] = to_tensor(replace(measured, header=said.header), image=operator.measured_geometry())
+            measured = replace(measured, header=said.header, simulated=True)
+            out[key] = to_tensor(measured, image=operator.measured_geometry())
             out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(said.geometry)))
             note_preparation(out, key, {"simulate": asdict(self.simulation)})
         return out

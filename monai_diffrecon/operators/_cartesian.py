@@ -121,7 +121,9 @@ class CartesianEncoding(Operator):
         return float(weights.max())
 
 
-def encoded_shape(encoded: Sequence[int] | None, shape: tuple[int, int, int], axes: Sequence[int]) -> tuple[int, ...]:
+def encoded_shape(
+    encoded: Sequence[int] | None, shape: tuple[int, int, int], axes: Sequence[int]
+) -> tuple[int, int, int]:
     """Return the samples of k-space along X, Y, Z: those of the option ``encoded``, or one a voxel.
 
     More samples than voxels along an axis are oversampling: they encode a field of view that is as much wider, whose
@@ -137,7 +139,7 @@ def encoded_shape(encoded: Sequence[int] | None, shape: tuple[int, int, int], ax
     """
     if encoded is None:
         return shape
-    values = tuple(encoded) if isinstance(encoded, Sequence) and not isinstance(encoded, str) else ()
+    values = tuple(encoded) if isinstance(encoded, list | tuple) else ()
     lowest = all(type(v) is int and v >= n for v, n in zip(values, shape, strict=False))
     if len(values) != 3 or not lowest or any(values[i] != shape[i] for i in (-3, -2, -1) if i not in axes):
         raise ConfigError(
@@ -146,7 +148,7 @@ def encoded_shape(encoded: Sequence[int] | None, shape: tuple[int, int, int], ax
             expected=f"three integers, at least {shape}, and equal along the slices of a 2D acquisition",
             got=repr(encoded)[:60],
         )
-    return values
+    return values[0], values[1], values[2]
 
 
 def drawn_mask(

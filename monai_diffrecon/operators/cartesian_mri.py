@@ -53,7 +53,7 @@ class CartesianMRI(CartesianEncoding):
         encoded: Sequence[int] | None = None,
     ) -> None:
         samples = encoded_shape(encoded, geometry.shape, AXIAL)
-        shape = samples[:2]
+        shape = (samples[0], samples[1])
         super().__init__(
             geometry,
             drawn_mask(mask_type, shape, acceleration, center_fraction, mask_seed, partial_fourier)

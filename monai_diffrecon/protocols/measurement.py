@@ -31,6 +31,8 @@ class Measurement:
             who or when. None when the source is no DICOM.
         notices: what whoever uses the result should know of the scan, a sentence each, without anything that names a
             patient or a file. Each is logged before the run, and stands in the record and in MLflow.
+        simulated: the operator itself made the data within this run, so that no scanner's phase is in them; not kept in
+            files.
     """
 
     data: Tensor
@@ -42,3 +44,4 @@ class Measurement:
     source_sha256: str | None = None
     header: dict[str, str] | None = None
     notices: tuple[str, ...] = ()
+    simulated: bool = False
