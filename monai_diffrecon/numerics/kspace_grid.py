@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 
@@ -53,8 +52,3 @@ def centred_affine(
     out[:3, :3] *= np.asarray(growth, dtype=np.float64)
     out[:3, 3] += affine[:3, :3] @ (np.asarray(shape) // 2) - out[:3, :3] @ (np.asarray(new_shape) // 2)
     return out
-
-
-def measured_samples(kspace: Tensor) -> Tensor:
-    """Return where k-space (coils, ...) was measured: a sample that is exactly 0 in all coils was not."""
-    return torch.any(kspace != 0, dim=0)

@@ -19,6 +19,8 @@ from monai_diffrecon.numerics.kspace_grid import centred_affine, centred_resize,
 
 #: No voxel is made finer than this part of what was measured.
 _FINEST = 0.25
+#: Part of the energy that is nothing: rounding.
+_NOTHING = 1e-9
 
 
 def without_oversampling(a: Acquired) -> Acquired:
@@ -27,21 +29,27 @@ def without_oversampling(a: Acquired) -> Acquired:
     The samples of a readout of which a part is missing cannot be had for another field of view: the operator encodes
     the wider one then.
     """
-    whole = all(c is None or bool((c == c[:1]).all()) for c in (a.counts, a.calibrated))
-    if not whole or a.voxels == a.kspace.shape[1]:
+    if a.voxels == a.kspace.shape[1]:
         return a
-
-    def cropped(k: Tensor) -> Tensor:
-        return centred_fft(centred_resize(centred_ifft(k, (1,)), 1, a.voxels), (1,))
+    images = centred_ifft(a.kspace, (1,))
+    inside = centred_resize(images, 1, a.voxels)
+    if not all(c is None or bool((c == c[:1]).all()) for c in (a.counts, a.calibrated)):
+        # Samples of exact signals may be 0 as well: then they belong to an image with nothing outside, unlike gaps.
+        energy, within = (float(x.abs().double().square().sum()) for x in (images, inside))
+        if energy - within > _NOTHING * energy:
+            return a
 
     def along(counts: Tensor) -> Tensor:
-        return counts[:1].expand(a.voxels, -1, -1)
+        return counts.amax(0, keepdim=True).expand(a.voxels, -1, -1)
 
+    calibration = a.calibration
+    if calibration is not None:
+        calibration = centred_fft(centred_resize(centred_ifft(calibration, (1,)), 1, a.voxels), (1,))
     return replace(
         a,
-        kspace=cropped(a.kspace),
+        kspace=centred_fft(inside, (1,)),
         counts=along(a.counts),
-        calibration=None if a.calibration is None else cropped(a.calibration),
+        calibration=calibration,
         calibrated=None if a.calibrated is None else along(a.calibrated),
     )
 

@@ -35,8 +35,9 @@ def assemble(acquisitions: Acquisitions, *, allow_missing: bool, where: str) -> 
     positions, slice_of = slice_positions(a.heads, volumetric=volumetric, where=where)
     shape = (e.encoded.matrix[0], e.encoded.matrix[1], e.encoded.matrix[2] if volumetric else len(positions))
     check_amount(a.data[0].shape[0] * math.prod(shape), sum(d.size for d in a.data), where)
-    kspace, counts, notices = _gridded(a, a.heads, a.data, shape, slice_of, volumetric=volumetric, where=where)
-    _check_complete(a, counts, volumetric=volumetric, allow_missing=allow_missing, where=where)
+    kspace, found, said = _gridded(a, a.heads, a.data, shape, slice_of, volumetric=volumetric, where=where)
+    counts, notices = (found, ()) if volumetric else with_empty_slices(found, said, where)
+    _check_complete(a, said, volumetric=volumetric, allow_missing=allow_missing, where=where)
     kept = kept_readout(a, where)
     calibration = calibrated = None
     if a.calibration:
@@ -133,8 +134,11 @@ def _gridded(
     *,
     volumetric: bool,
     where: str,
-) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
-    """Return the mean k-space (coils, n0, n1, n2), how often each entry was measured (n0, n1, n2), and notices."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the mean k-space (coils, n0, n1, n2), and how often each entry was measured, and stored (n0, n1, n2).
+
+    A sample that is exactly 0 in all coils is stored, but was not measured.
+    """
     e, n0 = a.encoding, shape[0]
     sums = np.zeros((data[0].shape[0], *shape), np.complex64)
     counts, said = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -156,8 +160,7 @@ def _gridded(
         sums[:, start : start + count, line, third] += samples
         counts[start : start + count, line, third] += (samples != 0).any(0)
         said[start : start + count, line, third] += 1
-    kspace, found = torch.from_numpy(sums / np.maximum(counts, 1)), torch.from_numpy(counts)
-    return (kspace, found, ()) if volumetric else (kspace, *with_empty_slices(found, torch.from_numpy(said), where))
+    return torch.from_numpy(sums / np.maximum(counts, 1)), torch.from_numpy(counts), torch.from_numpy(said)
 
 
 def _line(counter: int, limits: Limits | None, n: int, where: str) -> int:
