@@ -21,7 +21,7 @@ from monai_diffrecon import registry
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.protocols import Measurement
 
-N0, N1, N2, COILS = 40, 36, 3, 4
+N0, N1, N2, COILS = 40, 36, 2, 4
 SHAPE = (N0, N1, N2)
 
 
@@ -124,8 +124,7 @@ def cg_sense(m: Measurement) -> Tensor:
     return sampler.estimate(m.data)[0]
 
 
-@pytest.mark.parametrize("over", [1.0, 2.0])
-@pytest.mark.parametrize("kind", ["fastmri", "ismrmrd"])
+@pytest.mark.parametrize(("kind", "over"), [("fastmri", 2.0), ("ismrmrd", 2.0), ("fastmri", 1.0)])
 @pytest.mark.parametrize("name", MASKS)
 def test_the_mask_is_what_was_measured_and_the_image_that_of_least_squares(
     tmp_path: Path, name: str, kind: str, over: float
@@ -177,13 +176,13 @@ def test_columns_that_are_0_in_one_slice_only_were_not_measured_there(tmp_path: 
 
 def test_an_empty_slice_is_said(tmp_path: Path) -> None:
     path, mask = tmp_path / "scan.h5", torch.ones(N0, N1, N2, dtype=torch.bool)
-    mask[..., 2] = False
+    mask[..., 1] = False
     for kind, write in (("fastmri", masked_fastmri), ("ismrmrd", masked_ismrmrd)):
         write(path, mask, 1.0)
         m = registry.create("readers", kind).read(path)
         assert m.operator is not None
         assert bool(m.operator["mask"].all())
-        assert any("1 of 3 slices" in line for line in m.notices)
+        assert any("1 of 2 slices" in line for line in m.notices)
     masked_ismrmrd(path, torch.zeros_like(mask), 1.0)
     with pytest.raises(InputError, match="nothing was measured"):
         registry.create("readers", "ismrmrd").read(path)
