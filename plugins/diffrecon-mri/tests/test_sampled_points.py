@@ -19,7 +19,7 @@ from diffrecon_mri.simulate import write_fastmri, write_ismrmrd
 from diffrecon_mri.synthetic_maps import birdcage_maps, smooth_phase
 from monai_diffrecon import registry
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.protocols import Measurement
+from monai_diffrecon.protocols import Measurement, Problem
 
 N0, N1, N2, COILS = 40, 36, 2, 4
 SHAPE = (N0, N1, N2)
@@ -118,8 +118,6 @@ def cg_sense(m: Measurement) -> Tensor:
     assert m.operator is not None
     operator = registry.build("operators", m.operator, geometry=m.geometry)
     sampler = registry.create("samplers", "cg_sense", iterations=30, tolerance=0.0)
-    from monai_diffrecon.protocols import Problem
-
     sampler.problem = Problem(operator, m.data, 0.0)
     return sampler.estimate(m.data)[0]
 
@@ -203,3 +201,28 @@ def test_the_calibration_region_may_lie_beside_the_centre(
     sampled = torch.ones(40, 36, dtype=torch.bool)
     sampled[missing] = False
     assert calibration_box(sampled, 24) == expected
+
+
+def test_an_elliptical_shutter_with_a_partial_echo_in_3d(tmp_path: Path) -> None:
+    shape = (20, 18, 16)
+    generator = torch.Generator().manual_seed(1)
+    volume = torch.randn(shape, generator=generator, dtype=torch.complex64)
+    write_ismrmrd(tmp_path / "scan.h5", volume, axes="ARS", volumetric=True)
+    phases = torch.linspace(-1, 1, 20)[:, None], torch.linspace(-1, 1, 16)[None]
+    lines = torch.hypot(*phases) <= 1.05
+    echo = torch.arange(36) >= 9
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        table = file["dataset/data"][:]
+        for row in table:
+            index = row["head"]["idx"]
+            keep = echo & lines[int(index["kspace_encode_step_1"]), int(index["kspace_encode_step_2"])]
+            samples = np.asarray(row["data"]).view(np.complex64).copy() * keep.numpy()
+            row["data"] = samples.astype(np.complex64).view(np.float32)
+        del file["dataset/data"]
+        file["dataset"].create_dataset("data", data=table, maxshape=(None,), chunks=True)
+    m = registry.create("readers", "ismrmrd").read(tmp_path / "scan.h5")
+    assert m.operator is not None
+    assert m.operator["encoded"] == [20, 36, 16]
+    assert torch.equal(m.operator["mask"], echo[None, :, None] & lines[:, None, :])
+    predicted = registry.build("operators", m.operator, geometry=m.geometry)(volume[None])
+    assert float((predicted - m.data).norm() / predicted.norm()) < 1e-5
