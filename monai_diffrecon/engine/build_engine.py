@@ -29,6 +29,7 @@ def build_engine(
     case: str,
     index: int,
     handlers: Sequence[Any],
+    mend: composition.SpacingMend | None = None,
 ) -> ReconstructionEngine:
     """Return the engine of one sample, with its handlers.
 
@@ -39,6 +40,7 @@ def build_engine(
         case: name of the sample's case, part of the noise's key.
         index: index of the sample.
         handlers: between the guard and the progress bar.
+        mend: what to do about voxels of another size than the networks', see ``composition.check_spacing``.
     """
     specs = inferer.specs
     noise = composition.build_noise(specs["noise"], inferer.seed, case)
@@ -49,7 +51,9 @@ def build_engine(
         prior = composition.build_prior(specs["prior"])
         prior.bind(planes_for(operator, _plane_denoisers(inferer, network), scores, inferer.complex), noise)
         for plane in prior.planes:
-            composition.check_borrowed_spacing(scores, plane.plane, operator.geometry, inferer.spacing_tolerance)
+            composition.check_borrowed_spacing(
+                scores, plane.plane, operator.geometry, inferer.spacing_tolerance, mend=mend
+            )
     consistency = composition.build_consistency(specs["consistency"])
     engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
     label = "reconstruct" if inferer.num_samples == 1 else f"sample {index + 1} of {inferer.num_samples}"

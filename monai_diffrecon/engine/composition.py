@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Operator, Sampler, ScorePrior, VolumeGeometry
 
 Spec = dict[str, Any]
+#: (plane, spacing in the plane, tolerance) -> what to do about voxels of another size.
+SpacingMend = Callable[[str, tuple[float, float], float], str]
 
 
 def as_spec(value: Any, where: str) -> Spec:
@@ -89,13 +91,16 @@ def build_noise(spec: Spec, seed: int, case: str) -> NoiseSource:
     return noise
 
 
-def check_spacing(score: ScoreNetwork, geometry: VolumeGeometry, tolerance: float) -> None:
+def check_spacing(
+    score: ScoreNetwork, geometry: VolumeGeometry, tolerance: float, *, mend: SpacingMend | None = None
+) -> None:
     """Refuse a volume whose voxels are not those the network was trained on.
 
     Args:
         score: the network with its plane and in-plane spacing.
         geometry: the volume to reconstruct.
         tolerance: largest relative difference.
+        mend: says what to do about it; None: resample the image.
 
     Raises:
         ConfigError: the in-plane spacing differs by more.
@@ -108,12 +113,19 @@ def check_spacing(score: ScoreNetwork, geometry: VolumeGeometry, tolerance: floa
             where=f"bundle {score.name}",
             expected=f"{score.spacing[0]:g} x {score.spacing[1]:g} mm within {tolerance:.0%}",
             got=f"{got[0]:.3g} x {got[1]:.3g} mm",
-            mend="resample the image (--resample true), or raise inferer#spacing_tolerance",
+            mend=mend(score.plane, score.spacing, tolerance)
+            if mend is not None
+            else "resample the image (--resample true), or raise inferer#spacing_tolerance",
         )
 
 
 def check_borrowed_spacing(
-    scores: Sequence[ScoreNetwork], plane: str, geometry: VolumeGeometry, tolerance: float
+    scores: Sequence[ScoreNetwork],
+    plane: str,
+    geometry: VolumeGeometry,
+    tolerance: float,
+    *,
+    mend: SpacingMend | None = None,
 ) -> None:
     """Refuse a plane that borrows a network and whose voxels fit none of the networks.
 
@@ -122,6 +134,7 @@ def check_borrowed_spacing(
         plane: a plane of the prior.
         geometry: the volume to reconstruct.
         tolerance: largest relative difference.
+        mend: as of :func:`check_spacing`.
 
     Raises:
         ConfigError: no network of this plane, and voxels of another size than the networks were trained on.
@@ -131,7 +144,7 @@ def check_borrowed_spacing(
     errors = []
     for score in scores:
         try:
-            return check_spacing(replace(score, plane=plane), geometry, tolerance)
+            return check_spacing(replace(score, plane=plane), geometry, tolerance, mend=mend)
         except ConfigError as error:
             errors.append(error)
     raise errors[0]

@@ -24,6 +24,7 @@ from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
 from monai_diffrecon.io.cases import nothing_to_reconstruct
+from monai_diffrecon.io.dicom_writer import check_oriented
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_integer
@@ -148,6 +149,8 @@ class ReconstructionEvaluator(Evaluator):
         with self.recorder.case(case) as record:
             if reference is not None:
                 check_reference(reference, self.inferer.volume_geometry(image).shape)
+            if record.dicom is not None:
+                check_oriented(self.inferer.volume_geometry(image), f"case {case}")
             identity = self.inferer.identity(image, case, self.network)
             kept, report, spread = record.kept(identity), None, None
             if kept is not None:

@@ -34,6 +34,7 @@ from monai_diffrecon.engine.network_units import (
 )
 from monai_diffrecon.engine.nonnegative import is_magnitude, nonnegative
 from monai_diffrecon.engine.outlier_hiding import hide_outliers
+from monai_diffrecon.engine.phase_of_data import without_phase
 from monai_diffrecon.engine.plane_notice import plane_notice
 from monai_diffrecon.engine.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
@@ -41,6 +42,7 @@ from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_identity import run_identity
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
 from monai_diffrecon.engine.sample_runner import SampleRunner, circumstances
+from monai_diffrecon.engine.spacing_mend import spacing_mend
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.engine.volume_units import unit_map
 from monai_diffrecon.engine.whitened_operator import WhitenedOperator
@@ -69,6 +71,8 @@ class _Posed(NamedTuple):
     sampler: Sampler
     scores: tuple[ScoreNetwork, ...]
     hidden: Tensor | None
+    phase: float
+    mend: composition.SpacingMend | None
 
 
 class DiffReconInferer(Inferer):
@@ -207,15 +211,22 @@ class DiffReconInferer(Inferer):
         if measured.weights is not None:
             operator = WhitenedOperator(operator, measured.weights)
             y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
+        phase = 0.0
+        if not measured.simulated:
+            y, phase, found = without_phase(operator, y, noise_std)
+            measured = replace(measured, notices=(*measured.notices, *found))
         # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
         units = partial(intensity_map, self.score) if sampler.calls_network else classical_map
         acted = units(operator, y, measured.unit)
         intensity = acted.then(unit_map(operator, measured.unit))
         problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
+        # An image can be resampled, and what was simulated from one within this run.
+        own = from_tensor(measurement).operator is not None and not measured.simulated
+        mend = partial(spacing_mend, operator) if own else None
         for score in scores:
-            composition.check_spacing(score, geometry, self.spacing_tolerance)
-        return _Posed(measured, spec, operator, acted, intensity, problem, sampler, scores, hidden)
+            composition.check_spacing(score, geometry, self.spacing_tolerance, mend=mend)
+        return _Posed(measured, spec, operator, acted, intensity, problem, sampler, scores, hidden, phase, mend)
 
     def reconstruct(
         self,
@@ -256,7 +267,7 @@ class DiffReconInferer(Inferer):
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, posed.scores)
 
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
-            engine = build_engine(self, posed.problem, network, sample, index, (metrics, *self.handlers, *handlers))
+            engine = build_engine(self, posed.problem, network, sample, index, attached, posed.mend)
             engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
             if index == 0:
                 tell(_plane_notices(engine))
@@ -315,6 +326,7 @@ class DiffReconInferer(Inferer):
             inferer=self.settings,
             execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint},
             notices=tuple(notices),
+            phase=posed.phase,
             resumed_from=runner.resumed_from,
         )
         return Reconstruction(finished(x), measured.geometry, report, spread)
@@ -331,7 +343,7 @@ class DiffReconInferer(Inferer):
             ConfigError: options or networks that do not fit the scan.
         """
         posed = self._pose(measurement)
-        engine = build_engine(self, posed.problem, network, "", 0, ())
+        engine = build_engine(self, posed.problem, network, "", 0, (), posed.mend)
         engine.prepare()
         return replace(posed.measured, notices=(*posed.measured.notices, *_plane_notices(engine)))
 

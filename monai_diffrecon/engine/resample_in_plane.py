@@ -47,7 +47,8 @@ class ResampleInPlaned(MapTransform):
                 raise InputError(
                     "a measurement with its own operator cannot be resampled",
                     where=str(key),
-                    mend="leave --resample out, and use networks of the measurement's voxel size",
+                    mend="leave --resample out; of raw MRI ask the reader for the voxel size "
+                    "(--reader \"{'name': 'fastmri', 'spacing': 1.0}\"), else use networks of the measurement's",
                 )
             out[key] = self.resample(out[key])
             note_preparation(out, key, {"resample": {"plane": self.plane, "spacing": self.spacing}})

@@ -39,6 +39,7 @@ class RunReport:
         execution: where it ran: threads, device, instruction set, slices a network call for each plane, and how often
             the run went on from a checkpoint.
         notices: what whoever uses the result should know, a sentence each.
+        phase: global phase (radians) that was taken out of the measurement.
         resumed_from: MLflow run of the interrupted run before this one, or None.
     """
 
@@ -61,6 +62,7 @@ class RunReport:
     inferer: dict[str, Any] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    phase: float = 0.0
     resumed_from: str | None = None
 
 

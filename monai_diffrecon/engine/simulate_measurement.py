@@ -73,7 +73,7 @@ class SimulateMeasurementd(MapTransform):
                 x, said.geometry, self.simulation, unit=said.unit, where=str(key), source_sha256=said.source_sha256
             )
             out[key] = to_tensor(
-                replace(measured, header=said.header, notices=said.notices, padding=said.padding),
+                replace(measured, header=said.header, notices=said.notices, padding=said.padding, simulated=True),
                 image=operator.measured_geometry(),
             )
             out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(said.geometry)))

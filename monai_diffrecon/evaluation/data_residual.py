@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 
 import torch
@@ -33,6 +34,7 @@ def data_residual(done: Reconstruction, measurement: Tensor) -> float:
     x = without_padding(done.volume.as_subclass(Tensor), affine_of(done.geometry), measured.padding)
     x = x.to(operator.volume_dtype)
     y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
+    y = y * cmath.exp(-1j * done.report.phase) if y.is_complex() else y
     difference = operator(unit_map(operator, done.report.unit).to_network(x)) - y
     root = 1.0 if measured.weights is None else measured.weights.sqrt()
     norm = float(torch.linalg.vector_norm(root * y))

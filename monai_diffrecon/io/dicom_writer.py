@@ -66,7 +66,7 @@ def write_series(
         sha256 of the sorted hashes of the files, in hexadecimal.
 
     Raises:
-        InputError: not such a volume, not finite, sheared, or the folder cannot be written.
+        InputError: not such a volume, not finite, sheared, of unknown orientation, or the folder cannot be written.
         ConfigError: identity is to be kept, and the template has none; or a text is too long.
     """
     folder = Path(folder)
@@ -109,6 +109,22 @@ def write_series(
     return series_sha256(folder)
 
 
+def check_oriented(geometry: VolumeGeometry, where: str) -> None:
+    """Refuse a volume of which it is not known how it lies: DICOM images say where right and left are.
+
+    Raises:
+        InputError: no affine.
+    """
+    if geometry.affine is None:
+        raise InputError(
+            "an unknown orientation, which DICOM cannot say",
+            where=where,
+            expected="a scan that says how the subject lies",
+            mend="tell the reader (fastmri: --reader \"{'name': 'fastmri', 'axes': 'RAS'}\"), "
+            "or write NIfTI: --output_format nifti",
+        )
+
+
 def series_sha256(folder: str | Path) -> str:
     """Return the sha256 of the sorted hashes of a written series' files, in hexadecimal."""
     hashes = sorted(sha256_file(path) for path in Path(folder).glob("*.dcm"))
@@ -127,6 +143,7 @@ def _checked(volume: Tensor, geometry: VolumeGeometry, where: str) -> np.ndarray
     array = volume.detach().as_subclass(Tensor)[0].cpu().numpy().astype(np.float64)
     if not np.isfinite(array).all():
         raise InputError("voxels that are not finite", where=where, mend="do not write this volume")
+    check_oriented(geometry, where)
     axes = affine_of(geometry)[:3, :3]
     axes = axes / np.linalg.norm(axes, axis=0)
     if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:

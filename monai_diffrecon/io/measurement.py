@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ def to_tensor(measurement: Measurement, image: VolumeGeometry | None = None) -> 
     # Options as a string: MONAI's collation refuses None and what is empty, and turns numbers into tensors.
     block: dict[str, Any] = {
         "gaps": list(m.geometry.gaps),
+        "oriented": m.geometry.affine is not None,
+        "simulated": m.simulated,
         "noise_std": float(m.noise_std),
         "unit": m.unit,
         "source_sha256": m.source_sha256 or "",
@@ -97,7 +100,7 @@ def from_tensor(tensor: Tensor) -> Measurement:
         raise InputError("not an image", where="inputs", expected="(1, X, Y, Z)", got=tuple(data.shape))
     return Measurement(
         data=data,
-        geometry=geometry,
+        geometry=geometry if block.get("oriented", True) else replace(geometry, affine=None),
         operator=operator,
         noise_std=float(block.get("noise_std", 0.0)),
         weights=block.get("weights"),
@@ -106,6 +109,7 @@ def from_tensor(tensor: Tensor) -> Measurement:
         header=json.loads(block.get("header", "null")),
         notices=tuple(json.loads(block.get("notices", "[]"))),
         padding=_padding(block.get("padding")),
+        simulated=bool(block.get("simulated", False)),
     )
 
 

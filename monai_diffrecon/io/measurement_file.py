@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def write_measurement(path: str | Path, measurement: Measurement) -> None:
             geometry.attrs["shape"] = np.asarray(m.geometry.shape, dtype=np.int64)
             geometry.attrs["spacing"] = np.asarray(m.geometry.spacing, dtype=np.float64)
             geometry.attrs["affine"] = affine_of(m.geometry)
+            if m.geometry.affine is None:
+                geometry.attrs["oriented"] = 0
             geometry.attrs["gaps"] = np.asarray(m.geometry.gaps, dtype=np.float64)
             _write_array(file, "data", m.data)
             if m.weights is not None:
@@ -154,6 +157,7 @@ def _read_geometry(parts: HDF5Parts) -> VolumeGeometry:
             raise InputError("of the wrong shape", where=f"{at}@{name}", expected=f"{shape} numbers below {_FAR:g}")
         values[name] = value.astype(np.float64)
     geometry = geometry_of([int(n) for n in values["shape"]], values["affine"], values["gaps"].tolist())
+    oriented = parts.attribute(group, "oriented", required=False)
     if not np.allclose(values["spacing"], geometry.spacing, rtol=1e-3, atol=0.0):
         raise InputError(
             "another voxel size than the affine has",
@@ -161,7 +165,8 @@ def _read_geometry(parts: HDF5Parts) -> VolumeGeometry:
             expected=[round(s, 6) for s in geometry.spacing],
             got=values["spacing"].tolist(),
         )
-    return geometry
+    unknown = oriented is not None and _number(oriented, f"{at}@oriented") == 0
+    return replace(geometry, affine=None) if unknown else geometry
 
 
 def _read_operator(parts: HDF5Parts) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import gzip
 import logging
 import math
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 #: Data types on disk.
 DTYPES = ("float32", "int16")
 _SUFFIXES = (".nii", ".nii.gz")
-_SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT
+_UNKNOWN, _SCANNER = 0, 1  # NIFTI_XFORM_UNKNOWN, NIFTI_XFORM_SCANNER_ANAT
 #: First number of a NIfTI-2 header: its size.
 _NIFTI_2 = 540
 #: Deflate makes nothing smaller than this; bytes that may follow the voxels.
@@ -46,7 +47,8 @@ def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vo
         volume: which volume of a file of several (X, Y, Z, T), from 0; None for the only one.
 
     Returns:
-        The volume (1, X, Y, Z), float32, in the file's intensity units, and where it lies (mm).
+        The volume (1, X, Y, Z), float32, in the file's intensity units, and where it lies (mm). Without an orientation
+        (qform and sform code 0) axes stay as they are stored, and the affine is None.
 
     Raises:
         InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite.
@@ -64,7 +66,8 @@ def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vo
         image = nib.funcs.squeeze_image(image)
         if image.ndim > 3:  # the last axis is the one of several volumes
             image = nib.funcs.squeeze_image(image.slicer[..., volume])
-        image = nib.as_closest_canonical(image)
+        oriented = _says_orientation(image.header)
+        image = nib.as_closest_canonical(image) if oriented else image
         array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (*_UNREADABLE, zlib.error) as error:
         raise InputError(
@@ -82,7 +85,8 @@ def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vo
             got=f"{bad} voxels of NaN or infinity",
             mend="replace them, by the value of the background for instance",
         )
-    return torch.from_numpy(array[None]), geometry_of(array.shape, image.affine)
+    geometry = geometry_of(array.shape, image.affine)
+    return torch.from_numpy(array[None]), geometry if oriented else replace(geometry, affine=None)
 
 
 def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, dtype: str = "float32") -> None:
@@ -91,7 +95,7 @@ def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, 
     Args:
         path: file to write, ``.nii`` or ``.nii.gz``.
         volume: (1, X, Y, Z), real, in RAS+ order.
-        geometry: where it lies; without an affine its origin is voxel (0, 0, 0).
+        geometry: where it lies; without an affine the file says no orientation (qform and sform code 0).
         dtype: ``float32`` keeps the values; ``int16`` halves the file, with an error of at most half of
             (max - min) / 65535, by a slope and an intercept in the header.
 
@@ -115,8 +119,9 @@ def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, 
         raise InputError("voxels that are not finite", where=path.name, mend="do not write this volume")
     affine = affine_of(geometry)
     image = nib.Nifti1Image(array, affine)
-    image.set_qform(affine, code=_SCANNER)
-    image.set_sform(affine, code=_SCANNER)
+    code = _UNKNOWN if geometry.affine is None else _SCANNER
+    image.set_qform(affine, code=code)
+    image.set_sform(affine, code=code)
     image.header.set_xyzt_units("mm")
     image.set_data_dtype(dtype)
     atomic_write(path, image.to_filename)
@@ -191,6 +196,9 @@ def _check_header(image: Any, where: str, volume: int | None) -> None:
     if image.get_data_dtype().kind not in "iuf":
         raise InputError("not real numbers", where=where, got=str(image.get_data_dtype()))
     check_affine(np.asarray(image.affine, dtype=np.float64), where)
-    header = image.header
-    if "sform_code" in header and not header["sform_code"] and not header["qform_code"]:
-        logger.warning("%s: the header says no orientation (qform and sform code 0); it may be mirrored", where)
+    if not _says_orientation(image.header):
+        logger.warning("%s: the header says no orientation (qform and sform code 0); axes are taken for X, Y, Z", where)
+
+
+def _says_orientation(header: Any) -> bool:
+    return "sform_code" not in header or bool(header["sform_code"] or header["qform_code"])

@@ -13,19 +13,21 @@ from torch import Tensor
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.coil_maps import check_coil_maps
 from monai_diffrecon.numerics.fourier import centred_fft, centred_ifft
+from monai_diffrecon.numerics.kspace_grid import centred_resize
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
 from monai_diffrecon.numerics.sampling_masks import sampling_mask
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
 
 class CartesianEncoding(Operator):
-    """``A x = M F (S x)``: coil maps S, a centred orthonormal Fourier transform F, a mask M (SENSE).
+    """``A x = M F P (S x)``: coil maps S, zero-padding P, a centred orthonormal Fourier transform F, a mask M (SENSE).
 
     Args:
         geometry: the volume.
-        mask: bool mask over the two masked axes, zero frequency at N // 2.
-        masked: the two axes (of X, Y, Z as -3, -2, -1) over which the mask runs, in order.
+        mask: bool mask over the two masked axes or all three, zero frequency at N // 2.
+        masked: the two axes (of X, Y, Z as -3, -2, -1) over which a mask of two axes runs, in order.
         transformed: the axes of F; those beside the masked ones are measured in full.
+        encoded: samples of k-space along X, Y, Z, see :func:`encoded_shape`.
         coil_maps: complex coil sensitivities (coils, X, Y, Z); None is a single coil of sensitivity 1.
         complex_volume: the volume is complex; otherwise the adjoint takes the real part.
     """
@@ -40,17 +42,19 @@ class CartesianEncoding(Operator):
         *,
         masked: tuple[int, int],
         transformed: tuple[int, ...],
+        encoded: tuple[int, int, int],
         coil_maps: Tensor | None,
         complex_volume: bool,
     ) -> None:
         super().__init__(
             geometry,
-            (1 if coil_maps is None else check_coil_maps(coil_maps, geometry.shape), *geometry.shape),
+            (1 if coil_maps is None else check_coil_maps(coil_maps, geometry.shape), *encoded),
             complex_measurement=True,
             complex_volume=check_flag(complex_volume, "operator#complex_volume"),
         )
-        self._masked, self._transformed = masked, transformed
         self._whole = next(axis for axis in (-3, -2, -1) if axis not in masked)
+        self._masked, self._transformed = masked if mask.ndim == 2 else transformed, transformed
+        self._padded = [axis for axis in transformed if encoded[axis] != geometry.shape[axis]]
         self.mask: Tensor
         self.coil_maps: Tensor | None
         self.register_buffer("mask", mask, persistent=False)
@@ -61,27 +65,37 @@ class CartesianEncoding(Operator):
         """Total over measured points, as the mask has it."""
         return self.mask.numel() / max(int(self.mask.sum()), 1)
 
+    @property
+    def _samples(self) -> Tensor:
+        """The mask over X, Y and Z, of length 1 where it is the same all along."""
+        return self.mask.unsqueeze(self._whole) if self.mask.ndim == 2 else self.mask
+
     def _to_volume(self, images: Tensor) -> Tensor:
-        """Return the adjoint of the coil weighting, real unless the volume is complex."""
+        """Return the adjoint of the coil weighting and the padding, real unless the volume is complex."""
+        for axis in self._padded:
+            images = centred_resize(images, axis, self.geometry.shape[axis])
         if self.coil_maps is not None:
             images = (self.coil_maps.conj().to(images.dtype) * images).sum(0, keepdim=True)
         return images if self.complex_volume else images.real
 
-    def _tocheck_coil_maps(self, x: Tensor) -> Tensor:
-        return x if self.coil_maps is None else self.coil_maps.to(torch.promote_types(x.dtype, torch.complex64)) * x
+    def _to_coils(self, x: Tensor) -> Tensor:
+        x = x if self.coil_maps is None else self.coil_maps.to(torch.promote_types(x.dtype, torch.complex64)) * x
+        for axis in self._padded:
+            x = centred_resize(x, axis, self.measurement_shape[axis])
+        return x
 
     def _forward(self, x: Tensor) -> Tensor:
-        return centred_fft(self._tocheck_coil_maps(x), self._transformed) * self.mask.unsqueeze(self._whole)
+        return centred_fft(self._to_coils(x), self._transformed) * self._samples
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        images = centred_ifft(y * self.mask.unsqueeze(self._whole), self._transformed)
+        images = centred_ifft(y * self._samples, self._transformed)
         return self._to_volume(images).contiguous()
 
     def normal(self, x: Tensor) -> Tensor:
         """Return A^T A x over the masked axes alone: along the others, and of the shifts, nothing is left."""
         self._check(x, self.volume_shape, self.complex_volume, "volume")
-        unshifted = torch.fft.ifftshift(self.mask).unsqueeze(self._whole)
-        k = torch.fft.fftn(self._tocheck_coil_maps(x), dim=self._masked, norm="ortho") * unshifted
+        unshifted = torch.fft.ifftshift(self._samples, dim=self._masked)
+        k = torch.fft.fftn(self._to_coils(x), dim=self._masked, norm="ortho") * unshifted
         return self._to_volume(torch.fft.ifftn(k, dim=self._masked, norm="ortho")).contiguous()
 
     def initial(self, y: Tensor) -> Tensor:
@@ -99,12 +113,42 @@ class CartesianEncoding(Operator):
         A single complex coil has the eigenvalues 0 and 1. A real image has a Hermitian spectrum, so A^T A weighs
         each frequency by the mean of the mask there and at the opposite frequency.
         """
-        if self.coil_maps is not None:
+        if self.coil_maps is not None or self._padded:
             return super().norm()
-        weights = torch.fft.ifftshift(self.mask).double()
+        weights = torch.fft.ifftshift(self._samples, dim=self._masked).double()
         if not self.complex_volume:
-            weights = (weights + weights.flip(0, 1).roll((1, 1), (0, 1))) / 2
+            weights = (weights + weights.flip(self._masked).roll([1] * len(self._masked), self._masked)) / 2
         return float(weights.max())
+
+
+def encoded_shape(
+    encoded: Sequence[int] | None, shape: tuple[int, int, int], axes: Sequence[int]
+) -> tuple[int, int, int]:
+    """Return the samples of k-space along X, Y, Z: those of the option ``encoded``, or one a voxel.
+
+    More samples than voxels along an axis are oversampling: they encode a field of view that is as much wider, whose
+    middle the volume is. Voxel N // 2 lies at sample N // 2 of the wider one.
+
+    Args:
+        encoded: the option.
+        shape: voxels.
+        axes: the Fourier-encoded axes (of -3, -2, -1).
+
+    Raises:
+        ConfigError: not three numbers, fewer samples than voxels, or more where nothing is encoded.
+    """
+    if encoded is None:
+        return shape
+    values = tuple(encoded) if isinstance(encoded, list | tuple) else ()
+    lowest = all(type(v) is int and v >= n for v, n in zip(values, shape, strict=False))
+    if len(values) != 3 or not lowest or any(values[i] != shape[i] for i in (-3, -2, -1) if i not in axes):
+        raise ConfigError(
+            "no samples of k-space for this volume",
+            where="operator#encoded",
+            expected=f"three integers, at least {shape}, and equal along the slices of a 2D acquisition",
+            got=repr(encoded)[:60],
+        )
+    return values[0], values[1], values[2]
 
 
 def drawn_mask(
@@ -132,8 +176,16 @@ def drawn_mask(
     )
 
 
-def given_mask(mask: Tensor | Sequence[Sequence[int]], shape: tuple[int, int], partial_fourier: float) -> Tensor:
+def given_mask(
+    mask: Tensor | Sequence[Sequence[int]], shape: tuple[int, int], whole: tuple[int, ...], partial_fourier: float
+) -> Tensor:
     """Return a mask that the user gave, as bool.
+
+    Args:
+        mask: the mask.
+        shape: samples along the two axes over which a mask runs that is the same all across.
+        whole: samples along X, Y, Z, of a mask that is not.
+        partial_fourier: the option, which has no meaning here.
 
     Raises:
         ConfigError: no table of 0 and 1 of this shape, nothing is measured, or a partial Fourier fraction beside it.
@@ -149,11 +201,11 @@ def given_mask(mask: Tensor | Sequence[Sequence[int]], shape: tuple[int, int], p
     values = _as_tensor(mask)
     if values is None or values.is_complex():
         raise ConfigError("not a mask", where="operator#mask", expected=f"0 and 1 of shape {shape}", got=_kind(mask))
-    if tuple(values.shape) != shape:
+    if tuple(values.shape) not in (shape, whole):
         raise ConfigError(
             "of the wrong shape",
             where="operator#mask",
-            expected=f"{shape}, the same for all that lies across",
+            expected=f"{shape}, the same for all that lies across, or {whole}",
             got=tuple(values.shape),
         )
     sampled = values != 0

@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from monai_diffrecon.numerics.fourier import AXIAL
-from monai_diffrecon.operators._cartesian import CartesianEncoding, drawn_mask, given_mask
+from monai_diffrecon.operators._cartesian import CartesianEncoding, drawn_mask, encoded_shape, given_mask
 from monai_diffrecon.protocols import VolumeGeometry
 
 
 class CartesianMRI(CartesianEncoding):
     """Undersampled k-space of every axial slice: orthonormal, centred, (coils, X, Y, Z), 0 where not measured.
 
-    ``A x = M F (S x)`` with coil maps S (SENSE, Pruessmann et al. 1999); one mask for all slices. The classical
+    ``A x = M F (S x)`` with coil maps S (SENSE, Pruessmann et al. 1999). The classical
     estimate is zero-filled, with partial Fourier too: no homodyne filter, since a real volume's adjoint holds what the
     Hermitian symmetry of its spectrum says, and a complex volume's phase is the prior's business.
 
     Args:
         geometry: the volume.
-        mask: sampling mask (X, Y) of 0 and 1, zero frequency at N // 2; wins over the generated one.
+        mask: sampling mask (X, Y) of 0 and 1, or (X, Y, Z) with a mask for each slice, zero frequency at N // 2; wins
+            over the generated one.
         mask_type: ``uniform1d``, ``gaussian1d``, ``gaussian2d`` or ``poisson``.
         acceleration: total over measured points.
         center_fraction: part of each phase-encoded axis that is always measured.
@@ -32,6 +33,8 @@ class CartesianMRI(CartesianEncoding):
         partial_fourier: part of the first phase-encoded axis (X, or Y of the 1d masks) that may be measured, above
             0.5; what is left out lies at its low end, and the centre is measured in any case. The acceleration is
             still that of the whole, as far as enough points are left.
+        encoded: samples of k-space along X, Y, Z when they are more than the voxels, as with readout oversampling: the
+            volume is the middle of a wider field of view, in which there is nothing else. The mask is of this size.
     """
 
     slice_plane = "axial"
@@ -47,15 +50,18 @@ class CartesianMRI(CartesianEncoding):
         coil_maps: Tensor | None = None,
         complex_volume: bool = False,
         partial_fourier: float = 1.0,
+        encoded: Sequence[int] | None = None,
     ) -> None:
-        shape = (geometry.shape[0], geometry.shape[1])
+        samples = encoded_shape(encoded, geometry.shape, AXIAL)
+        shape = (samples[0], samples[1])
         super().__init__(
             geometry,
             drawn_mask(mask_type, shape, acceleration, center_fraction, mask_seed, partial_fourier)
             if mask is None
-            else given_mask(mask, shape, partial_fourier),
+            else given_mask(mask, shape, samples, partial_fourier),
             masked=AXIAL,
             transformed=AXIAL,
+            encoded=samples,
             coil_maps=coil_maps,
             complex_volume=complex_volume,
         )

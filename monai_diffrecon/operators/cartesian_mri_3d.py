@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_diffrecon.numerics.fourier import VOLUME
 from monai_diffrecon.numerics.planes import check_plane
-from monai_diffrecon.operators._cartesian import CartesianEncoding, drawn_mask, given_mask
+from monai_diffrecon.operators._cartesian import CartesianEncoding, drawn_mask, encoded_shape, given_mask
 from monai_diffrecon.protocols import PLANE_AXIS, VolumeGeometry
 
 
@@ -18,13 +18,13 @@ class CartesianMRI3D(CartesianEncoding):
     """Undersampled k-space of a whole volume: orthonormal, centred, (coils, X, Y, Z), 0 where not measured.
 
     ``A x = M F (S x)`` with coil maps S (SENSE, Pruessmann et al. 1999) and F over all three axes. The readout is
-    measured in full; the mask runs over the two phase-encoded axes. Data transformed along the readout already
+    measured in full when the mask runs over the two phase-encoded axes. Data transformed along the readout already
     (hybrid space) must be transformed back first. The classical estimate is zero-filled, with partial Fourier too.
 
     Args:
         geometry: the volume.
-        mask: sampling mask (n1, n2) of 0 and 1 over the phase-encoded axes in the order X, Y, Z, zero frequency at
-            N // 2; wins over the generated one.
+        mask: sampling mask of 0 and 1, (n1, n2) over the phase-encoded axes in the order X, Y, Z, or (X, Y, Z), zero
+            frequency at N // 2; wins over the generated one.
         mask_type: ``uniform1d`` and ``gaussian1d`` select among the second phase-encoded axis, ``gaussian2d`` and
             ``poisson`` among both.
         acceleration: total over measured points.
@@ -36,6 +36,7 @@ class CartesianMRI3D(CartesianEncoding):
             0.5; what is left out lies at its low end, and the centre is measured in any case.
         readout: the plane whose slices are stacked along the readout: ``sagittal`` (X), ``coronal`` (Y) or
             ``axial`` (Z).
+        encoded: samples of k-space along X, Y, Z when they are more than the voxels, as of ``cartesian_mri``.
     """
 
     def __init__(
@@ -50,17 +51,20 @@ class CartesianMRI3D(CartesianEncoding):
         complex_volume: bool = False,
         partial_fourier: float = 1.0,
         readout: str = "sagittal",
+        encoded: Sequence[int] | None = None,
     ) -> None:
         axis_of_readout = PLANE_AXIS[check_plane(readout, "operator#readout")] - 3
         first, second = (axis for axis in VOLUME if axis != axis_of_readout)
-        shape = (geometry.shape[first], geometry.shape[second])
+        samples = encoded_shape(encoded, geometry.shape, VOLUME)
+        shape = (samples[first], samples[second])
         super().__init__(
             geometry,
             drawn_mask(mask_type, shape, acceleration, center_fraction, mask_seed, partial_fourier)
             if mask is None
-            else given_mask(mask, shape, partial_fourier),
+            else given_mask(mask, shape, samples, partial_fourier),
             masked=(first, second),
             transformed=VOLUME,
+            encoded=samples,
             coil_maps=coil_maps,
             complex_volume=complex_volume,
         )

@@ -20,7 +20,8 @@ class VolumeGeometry:
     Attributes:
         shape: voxels along (X, Y, Z).
         spacing: voxel size along (X, Y, Z) in mm.
-        affine: 4 x 4 voxel-to-world matrix in mm, row by row, or None when unknown.
+        affine: 4 x 4 voxel-to-world matrix in mm, row by row, or None when it is not known how the volume lies: it is
+            written without an orientation then, and not as DICOM.
         gaps: what lies unmeasured between neighbouring voxels along (X, Y, Z) in mm, part of the spacing; negative
             where slices overlap.
     """

@@ -33,6 +33,8 @@ class Measurement:
         notices: what whoever uses the result should know of the scan, a sentence each, without anything that names a
             patient or a file. Each is logged before the run, and stands in the record and in MLflow.
         padding: the voxels of a CT image that hold no measurement, if its file says so; None when it does not.
+        simulated: the operator itself made the data within this run, so that no scanner's phase is in them; not kept in
+            files.
     """
 
     data: Tensor
@@ -45,3 +47,4 @@ class Measurement:
     header: dict[str, str] | None = None
     notices: tuple[str, ...] = ()
     padding: Padding | None = None
+    simulated: bool = False

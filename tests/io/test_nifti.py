@@ -147,7 +147,7 @@ def test_missing_other_format_and_junk(tmp_path: Path) -> None:
 
 
 def test_flat_affine_is_refused(tmp_path: Path) -> None:
-    write_volume(tmp_path / "v.nii", _volume(), VolumeGeometry((4, 5, 6)))
+    write_volume(tmp_path / "v.nii", _volume(), geometry_of((4, 5, 6)))
     data = bytearray((tmp_path / "v.nii").read_bytes())
     data[296:312] = bytes(16)  # srow_y
     (tmp_path / "v.nii").write_bytes(bytes(data))

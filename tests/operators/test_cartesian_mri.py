@@ -18,6 +18,8 @@ def coil_maps(coils: int = 3, shape: tuple[int, int, int] = GEOMETRY.shape) -> t
     return torch.randn((coils, *shape), generator=torch.Generator().manual_seed(5), dtype=torch.complex64)
 
 
+SLICES = torch.rand((8, 7, 3), generator=torch.Generator().manual_seed(6)) > 0.4
+
 OPTIONS = {
     "real": {"acceleration": 3.0},
     "real, no centre": {"acceleration": 4.0, "center_fraction": 0.0, "mask_type": "uniform1d"},
@@ -25,6 +27,9 @@ OPTIONS = {
     "partial": {"acceleration": 2.0, "partial_fourier": 0.7, "complex_volume": True},
     "coils": {"acceleration": 2.0, "coil_maps": coil_maps()},
     "complex coils": {"acceleration": 2.0, "coil_maps": coil_maps(), "complex_volume": True},
+    "a mask for each slice": {"mask": SLICES},
+    "oversampled": {"acceleration": 2.0, "encoded": [13, 10, 3], "coil_maps": coil_maps(), "complex_volume": True},
+    "oversampled, real": {"mask_type": "gaussian2d", "acceleration": 2.0, "encoded": [15, 7, 3]},
 }
 
 
@@ -36,7 +41,9 @@ class TestLaws(OperatorLaws):
     def of_slice(self, operator: Operator, index: int) -> Operator:
         maps = None if operator.coil_maps is None else operator.coil_maps[..., index : index + 1]
         geometry = VolumeGeometry((*GEOMETRY.shape[:2], 1))
-        return CartesianMRI(geometry, operator.mask, coil_maps=maps, complex_volume=operator.complex_volume)
+        mask = operator.mask if operator.mask.ndim == 2 else operator.mask[..., index]
+        encoded = [*operator.measurement_shape[1:3], 1]
+        return CartesianMRI(geometry, mask, coil_maps=maps, complex_volume=operator.complex_volume, encoded=encoded)
 
 
 def test_constant_is_one_point_at_the_centre() -> None:
@@ -85,6 +92,20 @@ def test_full_sampling_gives_the_image_back(maps: torch.Tensor | None, complex_v
     torch.testing.assert_close(operator.initial(operator(x)), x, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("encoded", [(16, 7, 3), (15, 9, 3)])
+def test_oversampling_is_a_wider_field_of_view_around_the_same_centre(encoded: tuple[int, int, int]) -> None:
+    """The sum as one writes it: frequencies are k / encoded, positions are counted from voxel N // 2."""
+    mask = torch.rand(encoded, generator=torch.Generator().manual_seed(7)) > 0.5
+    operator = CartesianMRI(GEOMETRY, mask, complex_volume=True, encoded=list(encoded))
+    x = torch.randn(operator.volume_shape, generator=torch.Generator().manual_seed(1), dtype=torch.complex64)
+    i, j = np.arange(8) - 4, np.arange(7) - 3
+    ki, kj = np.arange(encoded[0]) - encoded[0] // 2, np.arange(encoded[1]) - encoded[1] // 2
+    fx = np.exp(-2j * np.pi * np.outer(ki, i) / encoded[0]) / np.sqrt(encoded[0])
+    fy = np.exp(-2j * np.pi * np.outer(kj, j) / encoded[1]) / np.sqrt(encoded[1])
+    expected = np.einsum("ax,by,xyz->abz", fx, fy, x[0].numpy()) * mask.numpy()
+    np.testing.assert_allclose(operator(x)[0].numpy(), expected, atol=1e-5)
+
+
 def test_where_no_coil_sees_the_estimate_is_zero() -> None:
     maps = coil_maps()
     maps[:, :3] = 0
@@ -116,7 +137,12 @@ def test_mask_from_a_config_wins() -> None:
     [
         ({"mask": torch.ones(7, 8)}, "operator#mask: of the wrong shape"),
         ({"mask": torch.zeros(8, 7)}, "operator#mask: nothing is measured"),
-        ({"mask": torch.ones(8, 7, 3)}, "operator#mask: of the wrong shape.*the same for all"),
+        ({"mask": torch.ones(8, 7, 2)}, "operator#mask: of the wrong shape.*the same for all"),
+        ({"mask": torch.ones(8, 7), "encoded": [16, 7, 3]}, "operator#mask: of the wrong shape; expected .16, 7."),
+        ({"encoded": [7, 7, 3]}, "operator#encoded"),
+        ({"encoded": [8, 7, 4]}, "operator#encoded"),
+        ({"encoded": [8, 7]}, "operator#encoded"),
+        ({"encoded": 2}, "operator#encoded"),
         ({"mask": torch.full((8, 7), 0.5)}, "operator#mask: not a mask; expected 0 and 1, got 0.5"),
         ({"mask": torch.full((8, 7), float("nan"))}, "operator#mask: not a mask; expected 0 and 1, got nan"),
         ({"mask": torch.ones(8, 7, dtype=torch.complex64)}, "operator#mask: not a mask.*got torch.complex64"),

@@ -17,6 +17,8 @@ from monai_diffrecon.testing.operator_laws import OperatorLaws
 
 GEOMETRY = VolumeGeometry((5, 6, 7))
 MAPS = keyed_normal((3, *GEOMETRY.shape), torch.complex64, "maps")
+ECHO = keyed_normal((8, 6, 7), torch.float32, "mask") > -0.3
+ECHO[:3] = False
 
 OPTIONS = {
     "real": {"acceleration": 3.0},
@@ -24,6 +26,8 @@ OPTIONS = {
     "lines, partial": {"acceleration": 2.0, "mask_type": "uniform1d", "partial_fourier": 0.7, "readout": "axial"},
     "coils": {"acceleration": 2.0, "coil_maps": MAPS, "readout": "axial"},
     "complex coils": {"acceleration": 2.0, "coil_maps": MAPS, "complex_volume": True, "partial_fourier": 0.75},
+    "partial echo": {"mask": ECHO, "encoded": [8, 6, 7]},
+    "partial echo, coils": {"mask": ECHO, "encoded": [8, 6, 7], "coil_maps": MAPS, "complex_volume": True},
 }
 
 
@@ -95,7 +99,7 @@ def test_with_the_readout_along_z_it_is_the_slices_transformed_once_more() -> No
     [
         ({"readout": "z"}, "operator#readout: unknown plane"),
         ({"mask": torch.ones(5, 6)}, r"operator#mask: of the wrong shape; expected \(6, 7\)"),
-        ({"mask": torch.ones(5, 6, 7)}, "operator#mask: of the wrong shape"),
+        ({"mask": torch.ones(5, 6, 8)}, "operator#mask: of the wrong shape"),
         ({"acceleration": 0.5}, "operator#acceleration"),
         ({"partial_fourier": 0.5}, "operator#partial_fourier"),
     ],

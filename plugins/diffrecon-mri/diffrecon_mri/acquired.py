@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from diffrecon_mri.coil_maps import SMALLEST_CALIBRATION, calibration_width, espirit_maps, low_resolution_maps
+from diffrecon_mri.coil_maps import SMALLEST_CALIBRATION, calibration_box, espirit_maps, low_resolution_maps
 from diffrecon_mri.orientation import closest_ras, flip_kspace, ras_affine, reverse_frequencies
 from monai_diffrecon.errors import InputError
+from monai_diffrecon.numerics.fourier import centred_fft, centred_ifft
+from monai_diffrecon.numerics.kspace_grid import centred_resize
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement, VolumeGeometry
 
 #: No receiver counts so far.
@@ -26,37 +27,37 @@ class Acquired:
 
     Attributes:
         kspace: complex64 (coils, readout, phase, slice or partition), 0 where not measured.
-        counts: how often each entry was measured, float32 (readout, phase, 1 or partition).
-        affine: 4 x 4 voxel-to-world matrix of the array's axes in RAS+, mm.
+        counts: how often each entry was measured, float32 (readout, phase, slice or partition; 1 when all slices are
+            alike).
+        affine: 4 x 4 voxel-to-world matrix of the volume in the array's order of axes, RAS+, mm.
+        voxels: of the volume along the readout; fewer than samples with readout oversampling.
         located: the affine says where the volume lies, not only its voxel size.
         volumetric: the third axis is Fourier-encoded, too.
         noise_std: standard deviation of each real component of an entry measured once; 0 when unknown.
         calibration: separate calibration data of the shape of ``kspace``, or None.
-        calibrated: where those were measured, (readout, phase, 1 or partition), or None.
+        calibrated: where those were measured, of the shape of ``counts``, or None.
+        notices: sentences for ``Measurement.notices``.
     """
 
     kspace: Tensor
     counts: Tensor
     affine: np.ndarray
+    voxels: int
     located: bool
     volumetric: bool
     noise_std: float
     calibration: Tensor | None = None
     calibrated: Tensor | None = None
+    notices: tuple[str, ...] = ()
 
-
-def centred_fft_along(x: Tensor, dim: int) -> Tensor:
-    """Return the centred orthonormal transform along one axis."""
-    return torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(x, dim=dim), dim=dim, norm="ortho"), dim=dim)
-
-
-def centred_ifft_along(k: Tensor, dim: int) -> Tensor:
-    """Return the inverse of :func:`centred_fft_along`."""
-    return torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(k, dim=dim), dim=dim, norm="ortho"), dim=dim)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the volume in the array's order of axes."""
+        return self.voxels, int(self.kspace.shape[2]), int(self.kspace.shape[3])
 
 
 def geometry_of(affine: np.ndarray, shape: tuple[int, ...], *, located: bool) -> VolumeGeometry:
-    """Return the geometry of a volume in RAS+ order."""
+    """Return the geometry of a volume in RAS+ order; without an affine when it is not known how it lies."""
     spacing = [float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)]
     rows = tuple(tuple(float(v) for v in row) for row in affine)
     x, y, z = (int(n) for n in shape)
@@ -77,39 +78,43 @@ def to_measurement(acquired: Acquired, *, method: str, width: int, source: str, 
         where: name of the file, for messages.
 
     Raises:
-        InputError: several coils without a calibration region.
+        InputError: several coils without a calibration region, or slices across X or Y of different masks.
     """
     check_samples(acquired.kspace, where)
     if acquired.calibration is not None:
         check_samples(acquired.calibration, where)
-    shape = acquired.kspace.shape[1:]
     order, _ = closest_ras(acquired.affine[:3, :3])
-    affine = ras_affine(acquired.affine, (shape[0], shape[1], shape[2]))
+    affine = ras_affine(acquired.affine, acquired.shape)
+    shape = tuple(acquired.shape[axis] for axis in order)
     a = _to_ras(acquired)
     # The axis along which whole slices can be taken out: the slices, or the readout of a 3D acquisition.
     free = order.index(0 if a.volumetric else 2)
-    maps = _coil_maps(a, free, method, width, where) if a.kspace.shape[0] > 1 else None
+    maps = _coil_maps(a, shape, free, method, width, where) if a.kspace.shape[0] > 1 else None
     plane = next(name for name, axis in PLANE_AXIS.items() if axis == free)
-    counts = a.counts
+    mask, counts = a.counts > 0, a.counts
+    alike = bool((mask == mask.narrow(free, 0, 1)).all())
     operator: dict[str, Any] = {"name": "cartesian_mri", "coil_maps": maps, "complex_volume": True}
     data = a.kspace
     if a.volumetric or free != 2:
         operator |= {"name": "cartesian_mri_3d", "readout": plane}
-        data = data if a.volumetric else centred_fft_along(data, free - 3)
-    mask = counts.amax(free) > 0
+    if not a.volumetric and free != 2:
+        if not alike:
+            raise InputError(f"{plane} slices of different masks", where=where, expected="one mask for all")
+        data, counts = centred_fft(data, (free - 3,)), counts.amin(free, keepdim=True)
+    if tuple(data.shape[1:]) != shape:
+        operator["encoded"] = list(data.shape[1:])
     most = float(counts.max())
-    weights = None
-    # Where the mask says measured and the counts differ: averages, or the end of an asymmetric readout.
-    if not bool((counts == most * mask.unsqueeze(free)).all()):
-        weights = (counts / most).expand(data.shape).contiguous()
+    # Where something was measured and the counts differ: averages.
+    weights = None if bool((counts[counts > 0] == most).all()) else (counts / most).expand(data.shape).contiguous()
     return Measurement(
         data=data.contiguous(),
-        geometry=geometry_of(affine, data.shape[1:], located=a.located),
-        operator=operator | {"mask": mask},
+        geometry=geometry_of(affine, shape, located=a.located),
+        operator=operator | {"mask": mask.select(free, 0) if alike else mask},
         noise_std=a.noise_std / most**0.5,
         weights=weights,
         unit="arbitrary",
         source_sha256=source,
+        notices=a.notices,
     )
 
 
@@ -135,7 +140,7 @@ def _to_ras(a: Acquired) -> Acquired:
             if flip and axis == 2 and not a.volumetric:
                 x = x.flip(dim)
             elif flip:
-                x = flip_kspace(x, dim) if phases else reverse_frequencies(x, dim)
+                x = flip_kspace(x, dim, a.shape[axis]) if phases else reverse_frequencies(x, dim)
         return x.permute(*range(x.ndim - 3), *(x.ndim - 3 + axis for axis in order))
 
     kspace, counts = turned(a.kspace, phases=True), turned(a.counts, phases=False)
@@ -150,15 +155,17 @@ def _to_ras(a: Acquired) -> Acquired:
     )
 
 
-def _coil_maps(a: Acquired, free: int, method: str, width: int, where: str) -> Tensor:
-    """Return coil maps (coils, X, Y, Z), found slice by slice across the axis ``free``."""
+def _coil_maps(a: Acquired, shape: tuple[int, ...], free: int, method: str, width: int, where: str) -> Tensor:
+    """Return coil maps (coils, X, Y, Z) of a volume, found slice by slice across the axis ``free``."""
     separate = a.calibration is not None and a.calibrated is not None
     data = a.calibration if separate else a.kspace
     measured = a.calibrated if separate else a.counts
     assert data is not None
     assert measured is not None
-    mask = measured.amin(free) > 0 if a.volumetric and bool(measured.amin(free).any()) else measured.amax(free) > 0
-    found = calibration_width(mask, width)
+    mask = measured.amin(free) > 0
+    if a.volumetric and not bool(mask.any()):  # a partial echo
+        mask = measured.amax(free) > 0
+    found, shift = calibration_box(mask, width)
     if method == "espirit" and found < SMALLEST_CALIBRATION:
         accelerated = not bool((a.counts.amax(free) > 0).all())
         raise InputError(
@@ -168,9 +175,14 @@ def _coil_maps(a: Acquired, free: int, method: str, width: int, where: str) -> T
             got=f"{found} x {found}",
             mend="use the reader's option coil_maps: low_resolution, or give coil maps of your own",
         )
-    hybrid = centred_ifft_along(data, free - 3) if a.volumetric else data
+    hybrid = centred_resize(centred_ifft(data, (free - 3,)), free - 3, shape[free]) if a.volumetric else data
     slices = hybrid.movedim(free - 3, -1)
-    maps = (
-        espirit_maps(slices, found, where=where) if method == "espirit" else low_resolution_maps(slices, max(found, 4))
-    )
-    return maps.movedim(-1, free - 3).contiguous()
+    if method == "espirit":
+        # Maps do not change when k-space is shifted.
+        maps = espirit_maps(slices.roll(shift, (-3, -2)), found, where=where)
+    else:
+        maps = low_resolution_maps(slices, max(found, 4))
+    maps = maps.movedim(-1, free - 3)
+    for axis in range(3):
+        maps = centred_resize(maps, axis - 3, shape[axis])
+    return maps.contiguous()

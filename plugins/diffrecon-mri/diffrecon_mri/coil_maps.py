@@ -28,6 +28,28 @@ def calibration_width(sampled: Tensor, limit: int = 24) -> int:
     return width
 
 
+def calibration_box(sampled: Tensor, limit: int = 24) -> tuple[int, tuple[int, int]]:
+    """Return the width of the largest square around the centre that is measured in full, and what makes it central.
+
+    Partial echoes and partial Fourier leave little on one side of the centre: the square may lie beside it, as long as
+    it holds it. The square is central after a roll by the second number along each axis.
+
+    Args:
+        sampled: mask (n1, n2).
+        limit: largest width.
+    """
+    n1, n2 = sampled.shape
+    missing = (~sampled).float()[None, None]
+    for width in range(min(limit, n1, n2), 0, -1):
+        free = torch.nn.functional.max_pool2d(missing, width, 1)[0, 0] == 0
+        starts = free.nonzero() - torch.tensor([n1 // 2, n2 // 2])
+        starts = starts[((starts <= 0) & (starts > -width)).all(1)] + width // 2
+        if len(starts):
+            best = starts[starts.abs().sum(1).argmin()]
+            return width, (-int(best[0]), -int(best[1]))
+    return 0, (0, 0)
+
+
 def espirit_maps(
     kspace: Tensor, width: int = 24, *, crop: float = 0.95, threshold: float = 0.02, where: str = "coil maps"
 ) -> Tensor:

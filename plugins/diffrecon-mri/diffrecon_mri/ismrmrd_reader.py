@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import diffrecon_mri.acquired as cartesian
 import diffrecon_mri.mrd_noncartesian as noncartesian
+from diffrecon_mri.encoded_grid import with_spacing, without_oversampling
 from diffrecon_mri.hdf5_files import has_members, sha256
 from diffrecon_mri.kspace_level import estimated_noise_std
 from diffrecon_mri.mrd_acquisitions import read_acquisitions
@@ -35,6 +36,8 @@ class ISMRMRDReader(MeasurementReader):
         allow_missing: lines that are missing without an acceleration in the header were left out on purpose.
         trajectory_unit: of a stored trajectory: ``cycles_per_voxel``, ``cycles_per_fov`` or ``auto``.
         noise_std: noise level without noise acquisitions, in the units of the data; None estimates it.
+        spacing: voxel size (mm) wanted along the Fourier-encoded axes: k-space is cropped or zero-padded, and the field
+            of view stays, so it is met to within half a voxel over all. None keeps what was measured.
     """
 
     API_VERSION: ClassVar[int] = 1
@@ -50,6 +53,7 @@ class ISMRMRDReader(MeasurementReader):
         allow_missing: bool = False,
         trajectory_unit: str = "auto",
         noise_std: float | None = None,
+        spacing: float | None = None,
     ) -> None:
         given = {"contrast": contrast, "phase": phase, "repetition": repetition, "set": set}
         self.counters = {name: check_integer(value, f"reader#{name}", low=0) for name, value in given.items()}
@@ -59,6 +63,7 @@ class ISMRMRDReader(MeasurementReader):
         units = ("auto", "cycles_per_voxel", "cycles_per_fov")
         self.unit = check_choice(trajectory_unit, "reader#trajectory_unit", units)
         self.noise_std = None if noise_std is None else check_number(noise_std, "reader#noise_std", low=0.0)
+        self.spacing = None if spacing is None else check_number(spacing, "reader#spacing", low=0.0, open_low=True)
 
     def recognises(self, path: Path) -> bool:
         """Say whether the file is HDF5 with ISMRMRD's ``/dataset/xml`` and ``/dataset/data``."""
@@ -79,12 +84,20 @@ class ISMRMRDReader(MeasurementReader):
             acquired = assemble(acquisitions, allow_missing=self.allow_missing, where=where)
             if acquisitions.noise_std is None:
                 acquired = replace(acquired, noise_std=estimated_noise_std(acquired.kspace, acquired.volumetric))
+            acquired = without_oversampling(acquired)
+            acquired = acquired if self.spacing is None else with_spacing(acquired, self.spacing, where)
             return cartesian.to_measurement(
                 acquired, method=self.method, width=self.width, source=sha256(path), where=where
             )
         if kind in ("radial", "goldenangle", "spiral", "other"):
             return noncartesian.to_measurement(
-                acquisitions, unit=self.unit, method=self.method, width=self.width, source=sha256(path), where=where
+                acquisitions,
+                unit=self.unit,
+                spacing=self.spacing,
+                method=self.method,
+                width=self.width,
+                source=sha256(path),
+                where=where,
             )
         raise InputError(
             "an unsupported trajectory",

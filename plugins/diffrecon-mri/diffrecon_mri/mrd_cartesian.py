@@ -9,17 +9,18 @@ import math
 import numpy as np
 import torch
 
-from diffrecon_mri.acquired import Acquired, centred_fft_along, centred_ifft_along
+from diffrecon_mri.acquired import Acquired
+from diffrecon_mri.encoded_grid import same_of_all, with_empty_slices
 from diffrecon_mri.mrd_acquisitions import Acquisitions, directions_ras
 from diffrecon_mri.mrd_header import Limits, check_amount
-from diffrecon_mri.orientation import lps_to_ras
+from diffrecon_mri.orientation import UNKNOWN_ORIENTATION, lps_to_ras
 from monai_diffrecon.errors import InputError
 
 
 def assemble(acquisitions: Acquisitions, *, allow_missing: bool, where: str) -> Acquired:
-    """Return the k-space of 2D slices or of a 3D volume, without readout oversampling.
+    """Return the k-space of 2D slices or of a 3D volume, as encoded.
 
-    Lines measured more than once are averaged. Phase and slice oversampling stay, since lines may be missing.
+    Samples measured more than once are averaged. Phase and slice oversampling stay, since lines may be missing.
 
     Args:
         acquisitions: what the file holds.
@@ -34,13 +35,15 @@ def assemble(acquisitions: Acquisitions, *, allow_missing: bool, where: str) -> 
     positions, slice_of = slice_positions(a.heads, volumetric=volumetric, where=where)
     shape = (e.encoded.matrix[0], e.encoded.matrix[1], e.encoded.matrix[2] if volumetric else len(positions))
     check_amount(a.data[0].shape[0] * math.prod(shape), sum(d.size for d in a.data), where)
-    kspace, counts = _gridded(a, a.heads, a.data, shape, slice_of, volumetric=volumetric, where=where)
-    _check_complete(a, counts, volumetric=volumetric, allow_missing=allow_missing, where=where)
+    kspace, found, said = _gridded(a, a.heads, a.data, shape, slice_of, volumetric=volumetric, where=where)
+    counts, notices = (found, ()) if volumetric else with_empty_slices(found, said, where)
+    _check_complete(a, said, volumetric=volumetric, allow_missing=allow_missing, where=where)
     kept = kept_readout(a, where)
     calibration = calibrated = None
     if a.calibration:
-        raw, hits = _gridded(a, a.calibration_heads, a.calibration, shape, slice_of, volumetric=volumetric, where=where)
-        calibration, calibrated = without_oversampling(raw, kept), _thinned(hits, kept, volumetric=volumetric)
+        calibration, calibrated, _ = _gridded(
+            a, a.calibration_heads, a.calibration, shape, slice_of, volumetric=volumetric, where=where
+        )
     spacing = (
         e.encoded.fov[0] / shape[0],
         e.encoded.fov[1] / shape[1],
@@ -50,14 +53,16 @@ def assemble(acquisitions: Acquisitions, *, allow_missing: bool, where: str) -> 
         a.heads, positions, (kept, shape[1], shape[2]), spacing, volumetric=volumetric, where=where
     )
     return Acquired(
-        kspace=without_oversampling(kspace, kept),
-        counts=_thinned(counts, kept, volumetric=volumetric),
+        kspace=kspace,
+        counts=counts if volumetric else same_of_all(counts),
         affine=affine,
+        voxels=kept,
         located=located,
         volumetric=volumetric,
         noise_std=a.noise_std or 0.0,
         calibration=calibration,
         calibrated=calibrated,
+        notices=(notices if located else (UNKNOWN_ORIENTATION, *notices)),
     )
 
 
@@ -68,15 +73,6 @@ def kept_readout(acquisitions: Acquisitions, where: str) -> int:
     if not 1 <= kept <= e.encoded.matrix[0]:
         raise InputError("the reconstructed field of view is wider than the encoded one", where=where)
     return kept
-
-
-def without_oversampling(k: torch.Tensor, kept: int) -> torch.Tensor:
-    """Return k-space (coils, readout, ...) of the central ``kept`` voxels along the readout; white noise stays so."""
-    n = k.shape[1]
-    if kept == n:
-        return k
-    start = n // 2 - kept // 2
-    return centred_fft_along(centred_ifft_along(k, 1)[:, start : start + kept], 1)
 
 
 def slice_positions(heads: np.ndarray, *, volumetric: bool, where: str) -> tuple[np.ndarray, dict[int, int]]:
@@ -138,11 +134,14 @@ def _gridded(
     *,
     volumetric: bool,
     where: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean k-space (coils, n0, n1, n2), and how often each entry was measured (n0, n1, n2)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the mean k-space (coils, n0, n1, n2), and how often each entry was measured, and stored (n0, n1, n2).
+
+    A sample that is exactly 0 in all coils is stored, but was not measured.
+    """
     e, n0 = a.encoding, shape[0]
     sums = np.zeros((data[0].shape[0], *shape), np.complex64)
-    counts = np.zeros(shape, np.float32)
+    counts, said = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for head, samples in zip(heads, data, strict=True):
         line = _line(int(head["idx"]["kspace_encode_step_1"]), e.step1, shape[1], where)
         third = int(head["idx"]["kspace_encode_step_2"]) if volumetric else int(head["idx"]["slice"])
@@ -159,8 +158,9 @@ def _gridded(
                 got=f"{start} to {start + count}",
             )
         sums[:, start : start + count, line, third] += samples
-        counts[start : start + count, line, third] += 1
-    return torch.from_numpy(sums / np.maximum(counts, 1)), torch.from_numpy(counts)
+        counts[start : start + count, line, third] += (samples != 0).any(0)
+        said[start : start + count, line, third] += 1
+    return torch.from_numpy(sums / np.maximum(counts, 1)), torch.from_numpy(counts), torch.from_numpy(said)
 
 
 def _line(counter: int, limits: Limits | None, n: int, where: str) -> int:
@@ -204,21 +204,3 @@ def _expected(limits: Limits | None, n: int) -> slice:
         return slice(0, n)
     shift = n // 2 - limits.center
     return slice(max(limits.minimum + shift, 0), min(limits.maximum + shift + 1, n))
-
-
-def _thinned(counts: torch.Tensor, kept: int, *, volumetric: bool) -> torch.Tensor:
-    """Return the counts (kept, n1, 1 or n2) of the k-space without oversampling.
-
-    Near the end of a readout that was not measured in full, cropping the image mixes in what is missing: two samples
-    there do not count.
-    """
-    n = counts.shape[0]
-    full = counts.amax(0)
-    measured = ((counts > 0) | (full == 0)).flatten(1).all(1)
-    if not bool(measured.all()):
-        near = torch.nn.functional.pad((~measured).float()[None], (2, 2))
-        measured = torch.nn.functional.max_pool1d(near, 5, 1)[0] == 0
-    index = ((torch.arange(kept) - kept // 2) * (n / kept)).round().long() + n // 2
-    measured = measured[index.clamp(0, n - 1)]
-    out = full[None] * measured[:, None, None]
-    return out if volumetric else out.amin(2, keepdim=True)

@@ -12,28 +12,37 @@ from torch import Tensor
 
 from diffrecon_mri.acquired import check_samples, geometry_of
 from diffrecon_mri.coil_maps import SMALLEST_CALIBRATION, calibration_width, espirit_maps, low_resolution_maps
+from diffrecon_mri.encoded_grid import resampling_notice, voxels_of
 from diffrecon_mri.mrd_acquisitions import Acquisitions
 from diffrecon_mri.mrd_cartesian import slice_positions, stack_affine
 from diffrecon_mri.mrd_header import check_amount
 from diffrecon_mri.noncartesian_mri import NoncartesianMRI
-from diffrecon_mri.orientation import closest_ras, flip_phase, ras_affine
+from diffrecon_mri.orientation import UNKNOWN_ORIENTATION, closest_ras, flip_phase, ras_affine
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.numerics.fourier import centred_fft
 from monai_diffrecon.protocols import Measurement, VolumeGeometry
 
 
 def to_measurement(
-    acquisitions: Acquisitions, *, unit: str, method: str, width: int, source: str, where: str
+    acquisitions: Acquisitions,
+    *,
+    unit: str,
+    spacing: float | None,
+    method: str,
+    width: int,
+    source: str,
+    where: str,
 ) -> Measurement:
     """Return the measurement of ``noncartesian_mri`` in RAS+ order, with coil maps from the gridded centre of k-space.
 
-    The voxels have the encoded resolution, the volume the reconstructed field of view. Samples beyond that resolution
-    (the ends of spokes that overshoot) are left out.
+    The voxels have the encoded resolution, or the wanted one; the volume has the reconstructed field of view. Samples
+    beyond that resolution (the ends of spokes that overshoot) are left out.
 
     Args:
         acquisitions: what the file holds.
         unit: of the stored trajectory: ``cycles_per_voxel`` of the encoded matrix, ``cycles_per_fov`` of the encoded
             field of view, or ``auto``: per voxel when no number is above 0.5.
+        spacing: wanted voxel size within the slices, mm; None for the encoded one.
         method: ``espirit`` or ``low_resolution`` coil maps.
         width: largest width of the calibration region, samples.
         source: hash of the file.
@@ -55,11 +64,20 @@ def to_measurement(
         k = k * torch.tensor(size, dtype=torch.float64)
     else:
         k = k * torch.tensor([e.recon.fov[i] / e.encoded.fov[i] for i in range(2)], dtype=torch.float64)
+    size_mm = np.array([e.encoded.fov[i] / e.encoded.matrix[i] for i in range(2)])
+    notices, scale = [], 1.0
+    if spacing is not None:
+        wanted = voxels_of((size[0], size[1]), size_mm, spacing, where)
+        growth = np.array(size) / wanted
+        if wanted != size:
+            notices.append(resampling_notice(size_mm, size_mm * growth))
+        # The transform of noncartesian_mri is divided by the root of the number of voxels.
+        size, size_mm, scale = wanted, size_mm * growth, float(growth.prod()) ** -0.5
     inside = (k.abs() <= torch.tensor(size, dtype=torch.float64) / 2 * (1 + 1e-6)).all(1)
-    k, data = k[inside], data[:, inside]
-    spacing = (e.encoded.fov[0] / e.encoded.matrix[0], e.encoded.fov[1] / e.encoded.matrix[1], e.encoded.fov[2])
+    k, data = k[inside], data[:, inside] * scale
+    voxel = (float(size_mm[0]), float(size_mm[1]), e.encoded.fov[2])
     shape = (size[0], size[1], len(positions))
-    affine, located = stack_affine(a.heads, positions, shape, spacing, volumetric=False, where=where)
+    affine, located = stack_affine(a.heads, positions, shape, voxel, volumetric=False, where=where)
     order, flips = closest_ras(affine[:3, :3])
     if order[2] != 2:
         plane = "sagittal" if order[0] == 2 else "coronal"
@@ -69,7 +87,7 @@ def to_measurement(
     for axis in range(2):
         if flips[axis]:
             k[:, axis] = -k[:, axis]
-            data = data * flip_phase(k[:, axis], size[axis]).to(data)[:, None]
+            data = data * flip_phase(k[:, axis], size[axis], size[axis]).to(data)[:, None]
     data = data.flip(-1) if flips[2] else data
     k = k[:, list(order[:2])]
     geometry = geometry_of(ras_affine(affine, shape), tuple(shape[i] for i in order), located=located)
@@ -78,9 +96,10 @@ def to_measurement(
         data=data.contiguous(),
         geometry=geometry,
         operator={"name": "noncartesian_mri", "trajectory": k.float(), "coil_maps": maps, "complex_volume": True},
-        noise_std=a.noise_std or 0.0,
+        noise_std=(a.noise_std or 0.0) * scale,
         unit="arbitrary",
         source_sha256=source,
+        notices=(*notices, *(() if located else (UNKNOWN_ORIENTATION,))),
     )
 
 

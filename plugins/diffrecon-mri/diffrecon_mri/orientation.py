@@ -16,6 +16,12 @@ from monai_diffrecon.errors import ConfigError
 #: Anatomical letter -> (RAS axis, sign).
 _LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
+#: Notice of a scan whose file does not say which way its axes run.
+UNKNOWN_ORIENTATION = (
+    "the file does not say how the subject lies: its axes are taken for X, Y and Z, its slices for axial ones, and the "
+    "volume's orientation stays unknown"
+)
+
 
 def lps_to_ras(vector: np.ndarray) -> np.ndarray:
     """Return a vector (3,) or columns (3, n) of the patient system of DICOM and ISMRMRD in RAS+."""
@@ -66,11 +72,12 @@ def ras_affine(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return out
 
 
-def flip_kspace(k: Tensor, dim: int) -> Tensor:
-    """Return the centred k-space of the image flipped along ``dim``."""
+def flip_kspace(k: Tensor, dim: int, voxels: int | None = None) -> Tensor:
+    """Return the centred k-space of the image flipped along ``dim``: all of it, or its middle ``voxels``."""
     n = k.shape[dim]
     frequencies = torch.arange(n, dtype=torch.float64) - n // 2
-    return reverse_frequencies(k, dim) * flip_phase(frequencies, n).to(k).reshape([n, *[1] * (-dim - 1)])
+    phase = flip_phase(frequencies, n, n if voxels is None else voxels)
+    return reverse_frequencies(k, dim) * phase.to(k).reshape([n, *[1] * (-dim - 1)])
 
 
 def reverse_frequencies(k: Tensor, dim: int) -> Tensor:
@@ -79,10 +86,10 @@ def reverse_frequencies(k: Tensor, dim: int) -> Tensor:
     return flipped.roll(1, dim) if k.shape[dim] % 2 == 0 else flipped
 
 
-def flip_phase(frequencies: Tensor, n: int) -> Tensor:
+def flip_phase(frequencies: Tensor, n: int, voxels: int) -> Tensor:
     """Return by what to multiply at frequencies k of a flipped image, cycles per field of view of ``n`` voxels.
 
-    Flipping n even voxels moves the voxel of index n // 2 by one.
+    Flipping an even number of voxels moves the voxel of index N // 2 by one.
     """
-    shift = 1.0 if n % 2 == 0 else 0.0
+    shift = 1.0 if voxels % 2 == 0 else 0.0
     return torch.polar(torch.ones_like(frequencies), 2.0 * math.pi * shift * frequencies / n)
