@@ -47,9 +47,12 @@ def build_engine(
     if sampler.calls_network:
         scores, operator = (inferer.score, *inferer.auxiliaries), problem.operator
         prior = composition.build_prior(specs["prior"])
+        prior.observe(operator)
         prior.bind(planes_for(operator, _plane_denoisers(inferer, network), scores, inferer.complex), noise)
         for plane in prior.planes:
-            composition.check_borrowed_spacing(scores, plane.plane, operator.geometry, inferer.spacing_tolerance)
+            composition.check_borrowed_spacing(
+                scores, plane.plane, operator.geometry, inferer.spacing_tolerance, operator.thick_plane
+            )
     consistency = composition.build_consistency(specs["consistency"])
     engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
     label = "reconstruct" if inferer.num_samples == 1 else f"sample {index + 1} of {inferer.num_samples}"

@@ -203,7 +203,7 @@ class DiffReconInferer(Inferer):
         sampler = composition.build_sampler(self.specs["sampler"])
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
         for score in scores:
-            composition.check_spacing(score, geometry, self.spacing_tolerance)
+            composition.check_spacing(score, geometry, self.spacing_tolerance, operator.thick_plane)
         options = self._options(spec, operator, sampler.calls_network)
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, scores)
 
@@ -330,10 +330,11 @@ class DiffReconInferer(Inferer):
         measured = from_tensor(check_finite(torch.as_tensor(tensor), "inputs"))
         y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
         noise_std = measured.noise_std if self.noise_std is None else float(self.noise_std)
-        spec, geometry = measured.operator, measured.geometry
+        spec, geometry, notices = measured.operator, measured.geometry, measured.notices
         if spec is None:
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
-        return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std)
+            notices += composition.operator_notices(spec, measured.geometry)
+        return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std, notices=notices)
 
 
 def _used(specs: dict[str, Any], calls_network: bool) -> dict[str, Any]:

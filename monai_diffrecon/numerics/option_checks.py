@@ -10,6 +10,8 @@ from numbers import Integral, Real
 
 from monai_diffrecon.errors import ConfigError
 
+_FLAGS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
+
 
 def check_number(
     value: object, where: str, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False
@@ -51,14 +53,14 @@ def check_integer(value: object, where: str, *, low: int, high: int | None = Non
 
 
 def check_flag(value: object, where: str) -> bool:
-    """Return a truth value.
+    """Return a truth value: true, false, True, False, 0 or 1, as a word too, which Python takes for true.
 
     Raises:
-        ConfigError: something else, for instance the word "false", which Python takes for true.
+        ConfigError: something else.
     """
-    if not isinstance(value, bool):
-        raise ConfigError("not a truth value", where=where, expected="true or false", got=repr(value))
-    return value
+    if isinstance(value, bool | int | str) and str(value) in _FLAGS:
+        return _FLAGS[str(value)]
+    raise ConfigError("not a truth value", where=where, expected="true or false", got=repr(value))
 
 
 def check_choice(value: object, where: str, choices: Sequence[str]) -> str:
