@@ -137,7 +137,7 @@ def check_spacing(
 def _spacing_mend(wrong: Mapping[int, tuple[float, float]], thick: int | None) -> str:
     """Return what helps: axis -> voxel size of the volume and of the network; and the axis that is reconstructed."""
     otherwise = "or raise inferer#spacing_tolerance"
-    if thick in wrong:
+    if thick is not None and thick in wrong:
         return f"set operator#target_spacing to {wrong[thick][1]:g}, the network's, {otherwise}"
     axis, (got, expected) = max(wrong.items(), key=lambda item: item[1][0] / item[1][1])
     if got > MOST_FINER * expected:

@@ -137,8 +137,8 @@ class SliceThickness(Operator):
                 got=f"{thickness + gap:g} mm",
                 mend="leave operator#thickness out, or correct operator#gap",
             )
-        said = {"plane": plane} if plane != "axial" else {}
-        return {**options, **said, "thickness": thickness, "target_spacing": target}
+        from_header = {} if plane == "axial" else {"plane": plane}
+        return {**options, **from_header, "thickness": thickness, "target_spacing": target}
 
     @classmethod
     def measured_plane(cls, measurement: VolumeGeometry, **options: Any) -> str:
@@ -154,8 +154,8 @@ class SliceThickness(Operator):
         if thickness > _THIN * target or float(options.get("gap", 0.0)) > (_THIN - 1.0) * target:
             return ()
         return (
-            f"the {options.get('plane') or 'axial'} slices are {thickness:.3g} mm thick and slices of {target:.3g} mm are asked for: "
-            "there is next to nothing to reconstruct, the volume comes out as it was measured",
+            f"the {options.get('plane') or 'axial'} slices are {thickness:.3g} mm thick and slices of {target:.3g} mm are "
+            "asked for: there is next to nothing to reconstruct, the volume comes out as it was measured",
         )
 
     @classmethod

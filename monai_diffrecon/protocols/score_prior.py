@@ -56,7 +56,7 @@ class ScorePrior(Plugin, ABC):
         self.planes = tuple(planes)
         self.noise = noise
 
-    def observe(self, operator: Operator) -> None:  # noqa: B027 - most priors do not care
+    def observe(self, operator: Operator) -> None:
         """Learn how the volume was measured, before ``bind``; nothing unless overridden."""
 
     @abstractmethod
