@@ -37,19 +37,20 @@ class CaseHashes:
     measured: bool = False
 
 
-def check_case(case: CohortCase, reader: Any = AUTO) -> CaseHashes:
+def check_case(case: CohortCase, reader: Any = AUTO, *, correct_tilt: bool = False) -> CaseHashes:
     """Read all files of a case once and hash them.
 
     Args:
         case: the case.
         reader: ``auto``, or the reader of the scan.
+        correct_tilt: the scan is straightened if its slices lean.
 
     Raises:
         InputError: one cannot be read, or the truth or the mask is no image.
         IntegrityError: one was changed.
         PluginError: no such reader, or it fails.
     """
-    scan = _read(case, case.image, "image", reader)
+    scan = _read(case, case.image, "image", reader, leaning=correct_tilt)
     hashes = CaseHashes(
         image=_hash(scan),
         reference=None if case.reference is None else _hash(_image(case, case.reference, "reference")),
@@ -77,8 +78,8 @@ def anonymous(error: BaseException, case: CohortCase) -> str:
     return hide_names(str(error), paths, case.name)
 
 
-def _read(case: CohortCase, path: Path, what: str, reader: Any = AUTO) -> Measurement:
-    return anonymously(partial(read_scan, path, reader), path, what, case.name)[1]
+def _read(case: CohortCase, path: Path, what: str, reader: Any = AUTO, *, leaning: bool = False) -> Measurement:
+    return anonymously(partial(read_scan, path, reader, leaning=leaning), path, what, case.name)[1]
 
 
 def _image(case: CohortCase, path: Path, what: str) -> Measurement:

@@ -18,6 +18,7 @@ from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 from monai_diffrecon.evaluation.read_cohort import did_you_mean, slug
 from monai_diffrecon.io.find_reader import AUTO
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.one_line_errors import chain_of
 from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.trust.require_trusted import require_trusted
@@ -44,7 +45,14 @@ _NOT_HERE = {
 #: What has no influence on the voxels.
 _NO_INFLUENCE = {"device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
 #: What a measurement depends on, besides the scan.
-_MEASURES = ("operator", "reader", "resample", "seed", *sorted(k for k in _NOT_HERE if k.startswith("simulate")))
+_MEASURES = (
+    "operator",
+    "reader",
+    "correct_tilt",
+    "resample",
+    "seed",
+    *sorted(k for k in _NOT_HERE if k.startswith("simulate")),
+)
 
 
 class PreparedMethod:
@@ -62,6 +70,7 @@ class PreparedMethod:
             metadata and weights of the networks.
         measures: hash of all that decides on the measurement of a scan.
         reader: reads the scans.
+        correct_tilt: scans whose slices lean are straightened.
         simulates: the scans are volumes that are measured first.
         description: bundle, task, preset and overrides, without paths.
 
@@ -97,6 +106,7 @@ class PreparedMethod:
         }
         measures = {k: self._content(k) for k in _MEASURES if k in self.config.get()}
         self.reader, self.simulates = measures.get("reader", AUTO), measures.get("simulate") is True
+        self.correct_tilt = check_flag(measures.get("correct_tilt", False), f"{self.where}: correct_tilt")
         self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5]])
 
     def measure(self, case: CohortCase) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.atomic import atomic_write, full_suffix
 from monai_diffrecon.io.measurement import affine_of, geometry_of
 from monai_diffrecon.io.measurement_checks import check_affine
+from monai_diffrecon.io.nifti_header import affine_of_header
+from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.protocols import VolumeGeometry
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,24 @@ def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
         The volume (1, X, Y, Z), float32, in the file's intensity units, and where it lies (mm).
 
     Raises:
-        InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite.
+        InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite; or axes that are
+            not at right angles.
+    """
+    volume, geometry, notices = read_image(path)
+    check_straight(geometry, Path(path).name)
+    for line in notices:
+        logger.warning("%s: %s", Path(path).name, line)
+    return volume, geometry
+
+
+def read_image(path: str | Path) -> tuple[Tensor, VolumeGeometry, tuple[str, ...]]:
+    """Read a volume as :func:`read_volume`, but whether or not its axes are at right angles.
+
+    Returns:
+        The volume, where it lies, and what is to be said of its header.
+
+    Raises:
+        InputError: as :func:`read_volume`.
     """
     path = Path(path)
     where = path.name
@@ -60,7 +79,10 @@ def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
         _check_header(image, where)
         _check_size(image, path)
         # Without trailing axes, and in RAS+ with the affine that belongs to it.
-        image = nib.as_closest_canonical(nib.funcs.squeeze_image(image))
+        affine, notices = affine_of_header(image)
+        check_affine(affine, where)
+        image = nib.funcs.squeeze_image(image)
+        image = nib.as_closest_canonical(nib.Nifti1Image(image.dataobj, affine))
         array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (*_UNREADABLE, zlib.error) as error:
         raise InputError(
@@ -78,7 +100,7 @@ def read_volume(path: str | Path) -> tuple[Tensor, VolumeGeometry]:
             got=f"{bad} voxels of NaN or infinity",
             mend="replace them, by the value of the background for instance",
         )
-    return torch.from_numpy(array[None]), geometry_of(array.shape, image.affine)
+    return torch.from_numpy(array[None]), geometry_of(array.shape, image.affine), notices
 
 
 def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, dtype: str = "float32") -> None:
@@ -176,6 +198,3 @@ def _check_header(image: Any, where: str) -> None:
     if image.get_data_dtype().kind not in "iuf":
         raise InputError("not real numbers", where=where, got=str(image.get_data_dtype()))
     check_affine(np.asarray(image.affine, dtype=np.float64), where)
-    header = image.header
-    if "sform_code" in header and not header["sform_code"] and not header["qform_code"]:
-        logger.warning("%s: the header says no orientation (qform and sform code 0); it may be mirrored", where)

@@ -153,8 +153,9 @@ class SliceThickness(Operator):
         thickness, target = options["thickness"], options["target_spacing"]
         if thickness > _THIN * target or float(options.get("gap", 0.0)) > (_THIN - 1.0) * target:
             return ()
+        plane = options.get("plane") or "axial"
         return (
-            f"the {options.get('plane') or 'axial'} slices are {thickness:.3g} mm thick and slices of {target:.3g} mm are "
+            f"the {plane} slices are {thickness:.3g} mm thick and slices of {target:.3g} mm are "
             "asked for: there is next to nothing to reconstruct, the volume comes out as it was measured",
         )
 

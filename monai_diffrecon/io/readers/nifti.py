@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from monai_diffrecon.io.hashing import sha256_file
-from monai_diffrecon.io.nifti import is_nifti_name, read_volume
+from monai_diffrecon.io.nifti import is_nifti_name, read_image
+from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 
@@ -25,7 +26,10 @@ class NIfTIReader(MeasurementReader):
         """Return the image (1, X, Y, Z).
 
         Raises:
-            InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite.
+            InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite;
+                or axes that are not at right angles.
         """
-        volume, geometry = read_volume(path)
-        return Measurement(data=volume, geometry=geometry, source_sha256=sha256_file(path))
+        volume, geometry, notices = read_image(path)
+        if not self.leaning:
+            check_straight(geometry, path.name)
+        return Measurement(data=volume, geometry=geometry, source_sha256=sha256_file(path), notices=notices)
