@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError
@@ -17,6 +19,7 @@ from monai_diffrecon.evaluation.cohort_spec import CohortCase
 from monai_diffrecon.io.anonymous import anonymously, hide_names
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.hashing import sha256_tensor
+from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.protocols import Measurement
 
 
@@ -63,8 +66,9 @@ def check_case(case: CohortCase, reader: Any = AUTO, *, correct_tilt: bool = Fal
 
 
 def read_mask(path: Path) -> Tensor:
-    """Return a mask (1, X, Y, Z) as it is stored."""
-    return read_scan(path)[1].data
+    """Return a mask (1, X, Y, Z) as it is stored, a ``MetaTensor`` that says where it lies."""
+    mask = read_scan(path)[1]
+    return MetaTensor(mask.data, affine=torch.as_tensor(affine_of(mask.geometry)))
 
 
 def cohort_digest(hashes: list[CaseHashes]) -> str:

@@ -50,6 +50,7 @@ _MEASURES = (
     "reader",
     "correct_tilt",
     "resample",
+    "resample_reference",
     "seed",
     *sorted(k for k in _NOT_HERE if k.startswith("simulate")),
 )
@@ -71,6 +72,7 @@ class PreparedMethod:
         measures: hash of all that decides on the measurement of a scan.
         reader: reads the scans.
         correct_tilt: scans whose slices lean are straightened.
+        resample_reference: truths that lie on another grid are brought to the reconstruction's.
         simulates: the scans are volumes that are measured first.
         description: bundle, task, preset and overrides, without paths.
 
@@ -106,7 +108,10 @@ class PreparedMethod:
         }
         measures = {k: self._content(k) for k in _MEASURES if k in self.config.get()}
         self.reader, self.simulates = measures.get("reader", AUTO), measures.get("simulate") is True
-        self.correct_tilt = check_flag(measures.get("correct_tilt", False), f"{self.where}: correct_tilt")
+        self.correct_tilt, self.resample_reference = (
+            check_flag(measures.get(name, False), f"{self.where}: {name}")
+            for name in ("correct_tilt", "resample_reference")
+        )
         self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5]])
 
     def measure(self, case: CohortCase) -> dict[str, Any]:

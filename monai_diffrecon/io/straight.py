@@ -26,16 +26,14 @@ def check_straight(geometry: VolumeGeometry, where: str, *, image: bool = True) 
     lean = lean_of(geometry)
     if lean is None:
         return
-    otherwise = "another tool (dcm2niix writes a file with Tilt in its name beside it; SimpleITK resamples any image)"
+    mend = "straighten it by another tool (dcm2niix writes a file with Tilt in its name beside it; or SimpleITK)"
     correctable = image and lean.axis is not None
     raise InputError(
         "slices that are not stacked along their normal (gantry tilt)" if correctable else "a sheared affine",
         where=where,
         expected="axes at right angles",
         got=f"{lean.degrees:.1f} degrees off",
-        mend=f"--correct_tilt true, or straighten it by {otherwise}"
-        if correctable
-        else f"straighten it by {otherwise}",
+        mend=f"--correct_tilt true, or {mend}" if correctable else mend,
     )
 
 

@@ -51,12 +51,12 @@ def resample_to(x: Tensor, affine: np.ndarray, target: np.ndarray, shape: tuple[
             matrix = resampling_matrix(x.shape[axis + 1], old[axis], new[axis], shape[axis], start[axis])
             x = apply_along(matrix, x, axis + 1)
         return x
-    finest, affine = float(new.min()), affine.copy()
+    finest = float(new.min())
     for axis in range(3):
         if finest > old[axis]:
             count = x.shape[axis + 1]
             # On the grid it has: only what the new voxels cannot hold is taken out.
-            x = apply_along(resampling_matrix(count, old[axis], finest, count, 0.0, old[axis]), x, axis + 1)
+            x = apply_along(resampling_matrix(count, old[axis], finest, count, 0.0, step=old[axis]), x, axis + 1)
     index = np.stack([*np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), np.ones(shape)])
     at = np.tensordot(np.linalg.solve(affine, target)[:3], index, 1)
     parts = [x[0].real, x[0].imag] if x.is_complex() else [x[0]]

@@ -31,7 +31,12 @@ def resampled_start(size: int, spacing: float, target: float) -> float:
 
 
 def resampling_matrix(
-    size: int, spacing: float, target: float, count: int | None = None, start: float | None = None
+    size: int,
+    spacing: float,
+    target: float,
+    count: int | None = None,
+    start: float | None = None,
+    step: float | None = None,
 ) -> np.ndarray:
     """Return the matrix (count, size), float64, that resamples an axis; each row sums to 1.
 
@@ -45,6 +50,7 @@ def resampling_matrix(
         target: size of the new voxels (mm).
         count: number of new voxels; None covers the old ones.
         start: centre of the first new voxel from that of the first old one (mm); None: both grids have one centre.
+        step: distance of the new voxels (mm); None: they touch.
     """
     count = resampled_size(size, spacing, target) if count is None else count
     start = resampled_start(size, spacing, target) if start is None else start
@@ -54,7 +60,7 @@ def resampling_matrix(
     # Samples beyond the ends, which the kernel reaches, mirror those within at the last one, as a line goes on.
     reach = math.ceil((_REACH * unit + target) / spacing)
     samples = np.arange(-reach, size + reach)
-    distance = (samples * spacing - (start + np.arange(count) * target)[:, None]) / unit
+    distance = (samples * spacing - (start + np.arange(count) * (step or target))[:, None]) / unit
     # A pass band that is wider by 1/8 of the transition on each side has the power of a mean over the new voxel.
     cutoff = 1.0 + (0.25 * _TRANSITION if target > spacing else 0.0)
     weights = _kaiser(distance / _REACH) * np.sinc(cutoff * distance)
