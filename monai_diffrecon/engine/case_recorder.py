@@ -107,15 +107,17 @@ class CaseRecorder:
         return CaseRecord(name, self.output_dir, run, checkpoint, self.unit if self.dicom else None, self.anatomy)
 
 
-def check_reference(reference: Tensor, geometry: VolumeGeometry) -> None:
+def check_reference(reference: Tensor, geometry: VolumeGeometry, image: Tensor | None = None) -> None:
     """Refuse a reference before there is a reconstruction that cannot be compared with it.
 
     Args:
         reference: the truth, (1, X, Y, Z); a ``MetaTensor`` says where it lies.
         geometry: of the reconstruction.
+        image: what it is made from.
 
     Raises:
         InputError: another shape, another place, or a constant.
     """
-    check_on_grid(reference, geometry, "reference", f"{RESAMPLE}, or resample it to the reconstruction's grid")
+    mend = f"{RESAMPLE}, or resample it to the reconstruction's grid"
+    check_on_grid(reference, geometry, "reference", mend, image=image)
     default_data_range(magnitude_of(reference.as_subclass(Tensor)))

@@ -148,9 +148,9 @@ class ReconstructionEvaluator(Evaluator):
             if reference is not None:
                 geometry = self.inferer.volume_geometry(image)
                 if self.resample_reference:
-                    reference, step = reference_on_grid(reference, geometry)
+                    reference, step = reference_on_grid(reference, geometry, image)
                     preparation += [] if step is None else [step]
-                check_reference(reference, geometry)
+                check_reference(reference, geometry, image)
             identity = self.inferer.identity(image, case, self.network)
             volume, report, spread = record.kept(identity), None, None
             if volume is not None:

@@ -73,7 +73,8 @@ class CaseRunner:
         """
         image, mask = data["image"], None if case.mask is None else read_mask(case.mask)
         if data.get("reference") is not None and method.resample_reference:
-            data["reference"], step = reference_on_grid(data["reference"], method.inferer.volume_geometry(image))
+            geometry = method.inferer.volume_geometry(image)
+            data["reference"], step = reference_on_grid(data["reference"], geometry, image)
             if step is not None:
                 note_preparation(data, "image", step)
         truth = data.get("reference")
@@ -87,10 +88,10 @@ class CaseRunner:
             status = "computed"
             if truth is not None:
                 geometry = method.inferer.volume_geometry(image)
-                check_reference(truth, geometry)
+                check_reference(truth, geometry, image)
                 if mask is not None:
                     check_mask(mask, truth)
-                    check_on_grid(mask, geometry, "mask", "resample it to the reconstruction's grid")
+                    check_on_grid(mask, geometry, "mask", "resample it to the reconstruction's grid", image=image)
             volume, known = self._reconstruct(case, method, data, folder, run)
             record = json.loads(path.read_text(encoding="utf-8"))
         else:  # a run that was killed after its record was written has left its checkpoint
