@@ -141,8 +141,8 @@ def _spacing_mend(wrong: Mapping[int, tuple[float, float]], thick: int | None) -
         return f"set operator#target_spacing to {wrong[thick][1]:g}, the network's, {otherwise}"
     axis, (got, expected) = max(wrong.items(), key=lambda item: item[1][0] / item[1][1])
     if got > MOST_FINER * expected:
-        what = f"voxels of {got:.3g} mm along {'XYZ'[axis]} would be interpolated"
-        return f"use networks of larger voxels, or a task that reconstructs that axis (slice_thickness): {what}"
+        what = f"{got:.3g} to {expected:.3g} mm along {'XYZ'[axis]} is more than --resample true interpolates"
+        return f"use networks of larger voxels, or the task that reconstructs that axis (slice_thickness): {what}"
     return f"resample the image (--resample true), {otherwise}"
 
 
