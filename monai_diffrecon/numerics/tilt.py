@@ -16,6 +16,8 @@ from monai_diffrecon.protocols.geometry import PLANE_AXIS, VolumeGeometry
 
 #: What is put down to rounding in a header: this cosine, or this displacement of the far end (mm).
 _COSINE, _DISPLACEMENT = 1e-3, 0.1
+#: No gantry leans further (degrees).
+_STEEPEST = 45.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Lean:
 
     Attributes:
         axis: the axis of the slices, whose direction leans; None when two directions within any slices do, so that no
-            shift of slices makes the image straight.
+            shift of slices makes the image straight, or when it is more than any gantry does.
         degrees: between the axes that lean most, from the right angle.
     """
 
@@ -47,11 +49,12 @@ def lean_of(geometry: VolumeGeometry) -> Lean | None:
     }
     if not leaning:
         return None
-    upright = [axis for axis in (2, 1, 0) if all(axis in pair for pair in leaning)]
+    degrees = float(np.degrees(np.arcsin(min(max(leaning.values()), 1.0))))
+    upright = [axis for axis in (2, 1, 0) if degrees <= _STEEPEST and all(axis in pair for pair in leaning)]
     thick = thick_plane(geometry)
     if thick is not None and PLANE_AXIS[thick] in upright:
         upright.insert(0, PLANE_AXIS[thick])
-    return Lean(upright[0] if upright else None, float(np.degrees(np.arcsin(max(leaning.values())))))
+    return Lean(upright[0] if upright else None, degrees)
 
 
 def straighten(x: Tensor, geometry: VolumeGeometry, axis: int) -> tuple[Tensor, np.ndarray]:

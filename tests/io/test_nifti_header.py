@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from monai_diffrecon.engine.load_volume import LoadVolumed
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.io.nifti import write_volume
@@ -103,3 +104,11 @@ def test_a_mirrored_form_is_a_warning(tmp_path: Path) -> None:
 def test_a_damaged_qform_stops_nothing(tmp_path: Path) -> None:
     (line,) = saved(tmp_path / "v.nii", quatern_b=float("nan")).notices
     assert "qform is damaged" in line
+
+
+def test_what_is_to_be_said_of_a_reference_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved(tmp_path / "secret.nii", AFFINE, moved(12.0))
+    LoadVolumed(["reference"])({"reference": str(tmp_path / "secret.nii"), "case": "one"})
+    (record,) = caplog.records
+    assert record.getMessage().startswith("case one: reference: the header's sform and qform differ by up to 12 mm")
+    assert "secret" not in caplog.text

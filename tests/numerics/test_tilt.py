@@ -104,6 +104,9 @@ def test_what_no_shift_of_slices_makes_straight() -> None:
     lean = lean_of(geometry_of((20, 20, 20), affine))
     assert lean is not None
     assert lean.axis is None
+    steep = lean_of(geometry_of((20, 20, 20), leaning(2, 60.0, 1)))
+    assert steep is not None
+    assert steep.axis is None
 
 
 @pytest.mark.parametrize("degrees", [0.0, 0.02, 0.05])
