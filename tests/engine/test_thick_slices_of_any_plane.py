@@ -223,3 +223,17 @@ def test_thin_slices_are_said_before_the_run(caplog: pytest.LogCaptureFixture) -
     first = next(r for r in caplog.records if "next to nothing" in r.getMessage())
     assert first.levelname == "WARNING"
     assert reconstruct(measured(phantom(), 0)).report.notices == ()
+
+
+@pytest.mark.parametrize(("axis", "guided"), [(0, "ac"), (1, "as"), (2, "cs")])
+def test_dps_guides_at_the_planes_across_the_slices(axis: int, guided: str) -> None:
+    from monai_diffrecon.consistency.dps import DPSStep
+    from monai_diffrecon.protocols import Problem, SamplerState
+
+    plane = next(p for p, a in PLANE_AXIS.items() if a == axis)
+    operator = SliceThickness(VolumeGeometry((8, 8, 8)), 4.0, plane=plane)
+    step = DPSStep(plane="auto")
+    step.bind(Problem(operator, torch.ones(operator.measurement_shape), 0.0))
+    x = torch.rand(1, 8, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = [p[0] for p in PLANE_AXIS if step.guidance(x, 1 * x, SamplerState(x, 0.1, plane=p)) is not None]
+    assert "".join(sorted(found)) == guided
