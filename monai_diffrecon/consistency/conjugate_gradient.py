@@ -34,7 +34,8 @@ class ConjugateGradientStep(ConsistencyStep):
             the step, 0 for noiseless data (the variance times ``noise_weight``); ``"discrepancy"``: the weight at
             which the residual is as large as the noise (Morozov), 0 for noiseless data.
         correlation: length (mm; standard deviation of a Gaussian) over which the error of x0 is alike, 0 for none.
-        correlation_plane: that is so along the axis on which the slices of this plane are stacked.
+        correlation_plane: that is so along the axis on which the slices of this plane are stacked; None: of the thick
+            slices that were measured, or else of axial ones.
         noise_weight: factor of the noise variance for ``"auto"``; DiffPIR's lambda (arXiv 2305.08995, equation 13).
 
     Raises:
@@ -49,13 +50,14 @@ class ConjugateGradientStep(ConsistencyStep):
         gamma: float | str = "auto",
         noise_weight: float = 1.0,
         correlation: float = 0.0,
-        correlation_plane: str = "axial",
+        correlation_plane: str | None = None,
     ) -> None:
         self.iterations = check_integer(iterations, "consistency#iterations", low=1)
         self.tolerance = check_number(tolerance, "consistency#tolerance", low=0.0, high=1.0)
         self.gamma = check_gamma(gamma, ("auto", "discrepancy"))
         self.correlation = check_number(correlation, "consistency#correlation", low=0.0)
-        self.correlation_axis = 1 + PLANE_AXIS[check_plane(correlation_plane, "consistency#correlation_plane")]
+        where = "consistency#correlation_plane"
+        self.correlation_plane = None if correlation_plane is None else check_plane(correlation_plane, where)
         self.noise_weight = check_number(noise_weight, "consistency#noise_weight", low=0.0, open_low=True)
 
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
@@ -64,8 +66,9 @@ class ConjugateGradientStep(ConsistencyStep):
         self._backprojection = problem.operator.adjoint(problem.measurement)
         self._magnitude = float(torch.linalg.vector_norm(self._backprojection))
         self._filter = None
+        self._axis = 1 + PLANE_AXIS[self.correlation_plane or problem.operator.thick_plane or "axial"]
         if self.correlation > 0.0:
-            geometry, axis = problem.operator.geometry, self.correlation_axis - 1
+            geometry, axis = problem.operator.geometry, self._axis - 1
             self._filter = gaussian_matrix(geometry.shape[axis], self.correlation / geometry.spacing[axis])
         self._noise_norm = measured_entries(problem) ** 0.5 * problem.noise_std if self.gamma == "discrepancy" else 0.0
 
@@ -93,7 +96,7 @@ class ConjugateGradientStep(ConsistencyStep):
         return x0 + smooth(u)
 
     def _smooth(self, x: Tensor) -> Tensor:
-        return x if self._filter is None else along_axis(self._filter, x, self.correlation_axis)
+        return x if self._filter is None else along_axis(self._filter, x, self._axis)
 
     def _as_far_as_the_noise(self, x0: Tensor) -> Tensor:
         if self._noise_norm == 0.0:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
-from monai_diffrecon.numerics.planes import check_plane
+from monai_diffrecon.numerics.planes import check_plane, planes_across
 from monai_diffrecon.numerics.slice_batches import SPLITS, batches, slice_norms
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, SamplerState
 
@@ -32,7 +32,8 @@ class DPSStep(ConsistencyStep):
             slices of the guided plane has one norm in any case.
         batch_size: slices a batch.
         split: how slices are split into batches, ``near_equal`` (TPDM) or ``floor_plus_one``.
-        plane: guide only at steps whose network is of this plane; None: at all steps.
+        plane: guide only at steps whose network is of this plane; None: at all steps; ``"auto"``: of the planes across
+            the thick slices that were measured, where there are any.
         noised_measurement: compare with a measurement that carries noise of the step's level (TPDM's thick slices).
 
     Raises:
@@ -55,7 +56,8 @@ class DPSStep(ConsistencyStep):
         self.norm = check_choice(norm, "consistency#norm", ("slice", "batch", "volume"))
         self.batch_size = check_integer(batch_size, "consistency#batch_size", low=1)
         self.split = check_choice(split, "consistency#split", SPLITS)
-        self.plane = None if plane is None else check_plane(plane, "consistency#plane")
+        self.plane = plane if plane in (None, "auto") else check_plane(str(plane), "consistency#plane")
+        self._guided: tuple[str, ...] | None = None if self.plane in (None, "auto") else (str(plane),)
         self.noised_measurement = check_flag(noised_measurement, "consistency#noised_measurement")
 
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
@@ -65,6 +67,9 @@ class DPSStep(ConsistencyStep):
             ConfigError: the measurement is to be noised without a noise source.
         """
         super().bind(problem, noise)
+        thick = problem.operator.thick_plane
+        if self.plane == "auto":
+            self._guided = None if thick is None else planes_across(thick)
         if self.noised_measurement and noise is None:
             raise ConfigError(
                 "needs a noise source", where="consistency#noised_measurement", mend="bind(problem, noise)"
@@ -74,7 +79,7 @@ class DPSStep(ConsistencyStep):
 
     def draws(self, stage: str, plane: str) -> tuple[str, ...]:
         """Return the noise streams that ``guidance`` draws from after the update ``stage``."""
-        return (stage + _STREAM,) if self.noised_measurement and self.plane in (None, plane) else ()
+        return (stage + _STREAM,) if self.noised_measurement and (self._guided is None or plane in self._guided) else ()
 
     def guidance(self, x: Tensor, x0: Tensor, state: SamplerState) -> Tensor | None:
         """Return what to subtract from the iterate (C, X, Y, Z).
@@ -84,7 +89,7 @@ class DPSStep(ConsistencyStep):
             x0: its clean estimate, a function of x.
             state: the state at this level.
         """
-        if self.plane is not None and state.plane and state.plane != self.plane:
+        if self._guided is not None and state.plane and state.plane not in self._guided:
             return None
         operator = self.problem.operator
         target = self.problem.measurement

@@ -49,10 +49,11 @@ def build_engine(
     if sampler.calls_network:
         scores, operator = (inferer.score, *inferer.auxiliaries), problem.operator
         prior = composition.build_prior(specs["prior"])
+        prior.observe(operator)
         prior.bind(planes_for(operator, _plane_denoisers(inferer, network), scores, inferer.complex), noise)
         for plane in prior.planes:
             composition.check_borrowed_spacing(
-                scores, plane.plane, operator.geometry, inferer.spacing_tolerance, mend=mend
+                scores, plane.plane, operator.geometry, inferer.spacing_tolerance, operator.thick_plane, mend
             )
     consistency = composition.build_consistency(specs["consistency"])
     engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from monai_diffrecon.engine.case_record import CaseRecord, checkpoint_path, magnitude_of
+from monai_diffrecon.engine.reference_grid import RESAMPLE, check_on_grid
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
-from monai_diffrecon.errors import InputError
 from monai_diffrecon.evaluation.metrics import default_data_range
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.io.case_lock import case_lock
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag
+from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.tracking.open_run import open_run
 
 #: What a case is written as.
@@ -106,22 +107,17 @@ class CaseRecorder:
         return CaseRecord(name, self.output_dir, run, checkpoint, self.unit if self.dicom else None, self.anatomy)
 
 
-def check_reference(reference: Tensor, shape: Sequence[int]) -> None:
+def check_reference(reference: Tensor, geometry: VolumeGeometry, image: Tensor | None = None) -> None:
     """Refuse a reference before there is a reconstruction that cannot be compared with it.
 
     Args:
-        reference: the truth, (1, X, Y, Z).
-        shape: voxels of the reconstruction along X, Y, Z.
+        reference: the truth, (1, X, Y, Z); a ``MetaTensor`` says where it lies.
+        geometry: of the reconstruction.
+        image: what it is made from.
 
     Raises:
-        InputError: another shape, or a constant.
+        InputError: another shape, another place, or a constant.
     """
-    if tuple(reference.shape) != (1, *shape):
-        raise InputError(
-            "reference of another shape than the reconstruction",
-            where="reference",
-            expected=(1, *shape),
-            got=tuple(reference.shape),
-            mend="resample it to the reconstruction's grid",
-        )
+    mend = f"{RESAMPLE}, or resample it to the reconstruction's grid"
+    check_on_grid(reference, geometry, "reference", mend, image=image)
     default_data_range(magnitude_of(reference.as_subclass(Tensor)))

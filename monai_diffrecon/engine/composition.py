@@ -11,11 +11,22 @@ from typing import Any
 from monai_diffrecon import registry
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Operator, Sampler, ScorePrior, VolumeGeometry
+from monai_diffrecon.protocols import (
+    PLANE_AXIS,
+    ConsistencyStep,
+    NoiseSource,
+    Operator,
+    Sampler,
+    ScorePrior,
+    VolumeGeometry,
+)
 
 Spec = dict[str, Any]
 #: (plane, spacing in the plane, tolerance) -> what to do about voxels of another size.
 SpacingMend = Callable[[str, tuple[float, float], float], str]
+
+#: Voxels may be interpolated so many times finer; beyond that most of what comes out is made up.
+MOST_FINER = 1.5
 
 
 def as_spec(value: Any, where: str) -> Spec:
@@ -52,6 +63,13 @@ def resolve_operator(spec: Spec, measured: VolumeGeometry) -> tuple[Spec, Volume
     assert issubclass(cls, Operator)
     options = cls.resolve_options(measured, **{k: v for k, v in spec.items() if k != "name"})
     return {"name": spec["name"], **options}, cls.volume_geometry(measured, **options)
+
+
+def operator_notices(spec: Spec, measured: VolumeGeometry) -> tuple[str, ...]:
+    """Return what the operator of a measured image has to say of it, a sentence each."""
+    cls = registry.load("operators", spec["name"])
+    assert issubclass(cls, Operator)
+    return cls.notices(measured, **{k: v for k, v in spec.items() if k != "name"})
 
 
 def build_prior(spec: Spec) -> ScorePrior:
@@ -92,7 +110,11 @@ def build_noise(spec: Spec, seed: int, case: str) -> NoiseSource:
 
 
 def check_spacing(
-    score: ScoreNetwork, geometry: VolumeGeometry, tolerance: float, *, mend: SpacingMend | None = None
+    score: ScoreNetwork,
+    geometry: VolumeGeometry,
+    tolerance: float,
+    thick_plane: str | None = None,
+    mend: SpacingMend | None = None,
 ) -> None:
     """Refuse a volume whose voxels are not those the network was trained on.
 
@@ -100,23 +122,37 @@ def check_spacing(
         score: the network with its plane and in-plane spacing.
         geometry: the volume to reconstruct.
         tolerance: largest relative difference.
-        mend: says what to do about it; None: resample the image.
+        thick_plane: the plane of the thick slices that it is reconstructed from, or None.
+        mend: says what to do about it; None: what helps an image.
 
     Raises:
         ConfigError: the in-plane spacing differs by more.
     """
     axes = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}[score.plane]
     got = tuple(geometry.spacing[a] for a in axes)
-    if any(abs(g / e - 1.0) > tolerance for g, e in zip(got, score.spacing, strict=True)):
+    wrong = {a: (g, e) for a, g, e in zip(axes, got, score.spacing, strict=True) if abs(g / e - 1.0) > tolerance}
+    if wrong:
         raise ConfigError(
             f"voxels of another size than the {score.plane} network was trained on",
             where=f"bundle {score.name}",
             expected=f"{score.spacing[0]:g} x {score.spacing[1]:g} mm within {tolerance:.0%}",
             got=f"{got[0]:.3g} x {got[1]:.3g} mm",
-            mend=mend(score.plane, score.spacing, tolerance)
-            if mend is not None
-            else "resample the image (--resample true), or raise inferer#spacing_tolerance",
+            mend=_spacing_mend(wrong, None if thick_plane is None else PLANE_AXIS[thick_plane])
+            if mend is None
+            else mend(score.plane, score.spacing, tolerance),
         )
+
+
+def _spacing_mend(wrong: Mapping[int, tuple[float, float]], thick: int | None) -> str:
+    """Return what helps: axis -> voxel size of the volume and of the network; and the axis that is reconstructed."""
+    otherwise = "or raise inferer#spacing_tolerance"
+    if thick is not None and thick in wrong:
+        return f"set operator#target_spacing to {wrong[thick][1]:g}, the network's, {otherwise}"
+    axis, (got, expected) = max(wrong.items(), key=lambda item: item[1][0] / item[1][1])
+    if got > MOST_FINER * expected:
+        what = f"{got:.3g} to {expected:.3g} mm along {'XYZ'[axis]} is more than --resample true interpolates"
+        return f"use networks of larger voxels, or the task that reconstructs that axis (slice_thickness): {what}"
+    return f"resample the image (--resample true), {otherwise}"
 
 
 def check_borrowed_spacing(
@@ -124,7 +160,7 @@ def check_borrowed_spacing(
     plane: str,
     geometry: VolumeGeometry,
     tolerance: float,
-    *,
+    thick_plane: str | None = None,
     mend: SpacingMend | None = None,
 ) -> None:
     """Refuse a plane that borrows a network and whose voxels fit none of the networks.
@@ -134,6 +170,7 @@ def check_borrowed_spacing(
         plane: a plane of the prior.
         geometry: the volume to reconstruct.
         tolerance: largest relative difference.
+        thick_plane: the plane of the thick slices that it is reconstructed from, or None.
         mend: as of :func:`check_spacing`.
 
     Raises:
@@ -144,7 +181,7 @@ def check_borrowed_spacing(
     errors = []
     for score in scores:
         try:
-            return check_spacing(replace(score, plane=plane), geometry, tolerance, mend=mend)
+            return check_spacing(replace(score, plane=plane), geometry, tolerance, thick_plane, mend)
         except ConfigError as error:
             errors.append(error)
     raise errors[0]

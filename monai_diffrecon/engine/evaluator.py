@@ -21,13 +21,14 @@ from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.loaded_cases import LoadedCases, raise_for
 from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
+from monai_diffrecon.engine.reference_grid import reference_on_grid
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
 from monai_diffrecon.io.cases import nothing_to_reconstruct
 from monai_diffrecon.io.dicom_writer import check_oriented
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.device_option import check_device
-from monai_diffrecon.numerics.option_checks import check_integer
+from monai_diffrecon.numerics.option_checks import check_flag, check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class ReconstructionEvaluator(Evaluator):
             everything.
         checkpoint_every: steps between checkpoints; 0 for none but at an interrupt; None: as often as costs one
             hundredth of the wall time.
+        resample_reference: bring a reference that lies on another grid to that of the reconstruction; else it is
+            refused.
         val_handlers: further handlers, for this evaluator.
 
     Raises:
@@ -82,6 +85,7 @@ class ReconstructionEvaluator(Evaluator):
         tracking_required: bool = False,
         resume: str = "auto",
         checkpoint_every: int | None = None,
+        resample_reference: bool = False,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         _refuse_monai_tracking(val_handlers)
@@ -93,6 +97,7 @@ class ReconstructionEvaluator(Evaluator):
         )
         self.network, self.inferer = network, inferer
         self.output_dir = path_option(output_dir, "output_dir")
+        self.resample_reference = check_flag(resample_reference, "resample_reference")
         self.preview_every = check_integer(preview_every, "evaluator#preview_every", low=0)
         self.recorder = CaseRecorder(
             self.output_dir,
@@ -146,9 +151,14 @@ class ReconstructionEvaluator(Evaluator):
         case, image, reference = _single(batchdata)
         folder = self.output_dir / case
         handlers = [PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else []
+        preparation = json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]")
         with self.recorder.case(case) as record:
             if reference is not None:
-                check_reference(reference, self.inferer.volume_geometry(image).shape)
+                geometry = self.inferer.volume_geometry(image)
+                if self.resample_reference:
+                    reference, step = reference_on_grid(reference, geometry, image)
+                    preparation += [] if step is None else [step]
+                check_reference(reference, geometry, image)
             if record.dicom is not None:
                 check_oriented(self.inferer.volume_geometry(image), f"case {case}")
             identity = self.inferer.identity(image, case, self.network)
@@ -175,7 +185,7 @@ class ReconstructionEvaluator(Evaluator):
                     image,
                     reference,
                     reader=_word(batchdata, f"{CommonKeys.IMAGE}_reader"),
-                    preparation=json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]"),
+                    preparation=preparation,
                     identity=identity,
                 )
         output = {CommonKeys.PRED: MetaTensor(volume, affine=record.affine), "case": case, "metrics": metrics}

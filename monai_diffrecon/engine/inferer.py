@@ -225,7 +225,7 @@ class DiffReconInferer(Inferer):
         own = from_tensor(measurement).operator is not None and not measured.simulated
         mend = partial(spacing_mend, operator) if own else None
         for score in scores:
-            composition.check_spacing(score, geometry, self.spacing_tolerance, mend=mend)
+            composition.check_spacing(score, geometry, self.spacing_tolerance, operator.thick_plane, mend)
         return _Posed(measured, spec, operator, acted, intensity, problem, sampler, scores, hidden, phase, mend)
 
     def reconstruct(
@@ -267,6 +267,7 @@ class DiffReconInferer(Inferer):
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, posed.scores)
 
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
+            attached = (metrics, *self.handlers, *handlers)
             engine = build_engine(self, posed.problem, network, sample, index, attached, posed.mend)
             engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
             if index == 0:
@@ -418,10 +419,11 @@ class DiffReconInferer(Inferer):
         measured = without_padding_of(measured, self.score.intensity)
         y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
         noise_std = measured.noise_std if self.noise_std is None else float(self.noise_std)
-        spec, geometry = measured.operator, measured.geometry
+        spec, geometry, notices = measured.operator, measured.geometry, measured.notices
         if spec is None:
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
-        return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std)
+            notices += composition.operator_notices(spec, measured.geometry)
+        return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std, notices=notices)
 
 
 def _plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:

@@ -12,9 +12,11 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.io.anonymous import anonymously
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement import to_tensor
+from monai_diffrecon.io.straight import corrected_tilt
 from monai_diffrecon.numerics.option_checks import check_flag
 
 
@@ -28,12 +30,21 @@ class LoadMeasurementd(MapTransform):
     Args:
         keys: keys of the paths.
         reader: ``auto`` asks each installed reader; or the name of one, or ``{"name": ..., **options}``.
+        correct_tilt: resample an image whose slices lean (gantry tilt) to a straight stack; else it is refused.
         allow_missing_keys: pass over keys that are not there.
     """
 
-    def __init__(self, keys: KeysCollection, reader: Any = AUTO, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        reader: Any = AUTO,
+        allow_missing_keys: bool = False,
+        *,
+        correct_tilt: bool = False,
+    ) -> None:
         super().__init__(keys, check_flag(allow_missing_keys, "preprocessing#allow_missing_keys"))
         self.reader = reader
+        self.correct_tilt = check_flag(correct_tilt, "correct_tilt")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read.
@@ -44,6 +55,11 @@ class LoadMeasurementd(MapTransform):
         out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):
             path = Path(out[key])
-            name, measurement = anonymously(partial(read_scan, path, self.reader), path, str(key), case)
+            read = partial(read_scan, path, self.reader, leaning=self.correct_tilt)
+            name, measurement = anonymously(read, path, str(key), case)
+            if self.correct_tilt:
+                measurement, degrees = corrected_tilt(measurement, str(key))
+                if degrees is not None:
+                    note_preparation(out, key, {"correct_tilt": {"degrees": round(degrees, 3)}})
             out[key], out[f"{key}_reader"] = to_tensor(measurement), name
         return out

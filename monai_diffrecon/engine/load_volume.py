@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,15 @@ from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.numerics.option_checks import check_flag
 
+logger = logging.getLogger(__name__)
+
 
 class LoadVolumed(MapTransform):
     """Reads each file or folder to a ``MetaTensor`` (1, X, Y, Z) in RAS+ order with its affine, and nothing else.
 
     Unlike MONAI's ``LoadImaged`` it refuses what cannot be a volume, and keeps neither the file's name nor its
     header, so that nothing that may name a patient travels with the voxels. An error names the case (what stands
-    under ``case``) and the key.
+    under ``case``) and the key; what the reader has to say of a scan is logged.
 
     Args:
         keys: keys of the paths; any installed reader may read them.
@@ -46,12 +49,15 @@ class LoadVolumed(MapTransform):
         for key in self.key_iterator(out):
             path = Path(out[key])
             _, m = anonymously(partial(read_scan, path), path, str(key), case)
+            where = str(key) if case is None else f"case {case}: {key}"
             if m.operator is not None:
                 raise InputError(
                     "a measurement instead of a volume",
-                    where=str(key) if case is None else f"case {case}: {key}",
+                    where=where,
                     expected="an image, such as NIfTI or a DICOM series",
                     got=f"data of {m.operator['name']}",
                 )
+            for line in m.notices:
+                logger.warning("%s: %s", where, line)
             out[key] = MetaTensor(m.data, affine=torch.as_tensor(affine_of(m.geometry)))
         return out

@@ -11,7 +11,7 @@ from typing import Any
 from monai_diffrecon.tracking.redaction import redact
 
 
-def note_preparation(data: dict[Hashable, Any], key: Hashable, step: dict[str, Any]) -> None:
+def note_preparation(data: dict[Any, Any], key: Hashable, step: dict[str, Any]) -> None:
     """Append a step to ``<key>_preparation``, a JSON list: MONAI's collation keeps texts as they are.
 
     Args:

@@ -33,7 +33,9 @@ from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
 
+#: Preparations of the measurement; and those that the reading does, or that are of the reference.
 _PREPARATIONS = {"floor_padding": FloorPaddingd, "simulate": SimulateMeasurementd, "resample": ResampleInPlaned}
+_OTHERS = ("correct_tilt", "resample_reference")
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,12 @@ def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
     if not Path(image).exists():
         raise InputError("no such file", where="image")
     data: dict[Any, Any] = {CommonKeys.IMAGE: str(image), "case": said["case"]}
-    data = LoadMeasurementd([CommonKeys.IMAGE], said["source"]["reader"] or AUTO)(data)
+    tilted = any("correct_tilt" in step for step in said["preparation"])
+    data = LoadMeasurementd([CommonKeys.IMAGE], said["source"]["reader"] or AUTO, correct_tilt=tilted)(data)
     for step in said["preparation"]:
         ((name, options),) = step.items()
+        if name in _OTHERS:
+            continue
         if name not in _PREPARATIONS:
             raise InputError("a preparation that this version does not know", where="preparation", got=name)
         data = _PREPARATIONS[name]([CommonKeys.IMAGE], **options)(data)

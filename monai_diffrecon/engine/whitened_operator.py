@@ -49,7 +49,7 @@ class WhitenedOperator(Operator):
         self.root: Tensor
         self.register_buffer("root", (w / self.mean_weight).sqrt().to(torch.float32), persistent=False)
         self.slice_plane = operator.slice_plane  # type: ignore[misc]
-        self.initial_kind = operator.initial_kind
+        self.initial_kind, self.thick_plane = operator.initial_kind, operator.thick_plane
 
     @property
     def volume_dtype(self) -> torch.dtype:

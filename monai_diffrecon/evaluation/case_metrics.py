@@ -86,7 +86,7 @@ def _along_slices(
 ) -> dict[str, float]:
     axis, cutoff, borders = PLANE_AXIS["axial"], 0.25, None
     if operator.get("name") == "slice_thickness" and operator.get("thickness"):
-        axis = PLANE_AXIS[operator.get("plane", "axial")]
+        axis = PLANE_AXIS[operator.get("plane") or "axial"]
         thickness, gap = float(operator["thickness"]), float(operator.get("gap", 0.0))
         spacing = geometry.spacing[axis]
         borders = thick_slice_borders(geometry.shape[axis], spacing, thickness, gap)

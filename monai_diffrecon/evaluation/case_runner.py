@@ -16,6 +16,8 @@ from torch import Tensor
 from monai_diffrecon.engine.case_record import checkpoint_path, comparable
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.memory_estimate import memory_warnings
+from monai_diffrecon.engine.preparation import note_preparation
+from monai_diffrecon.engine.reference_grid import check_on_grid, reference_on_grid
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.evaluation.calibration import Coverage, interval_coverage
@@ -69,8 +71,13 @@ class CaseRunner:
             hashes: of the case's files.
             run: the open run to track in.
         """
-        image, truth = data["image"], data.get("reference")
-        mask = None if case.mask is None else read_mask(case.mask)
+        image, mask = data["image"], None if case.mask is None else read_mask(case.mask)
+        if data.get("reference") is not None and method.resample_reference:
+            geometry = method.inferer.volume_geometry(image)
+            data["reference"], step = reference_on_grid(data["reference"], geometry, image)
+            if step is not None:
+                note_preparation(data, "image", step)
+        truth = data.get("reference")
         folder = self.output_dir / method.folder
         path = record_path(folder / f"{case.name}_recon.nii.gz")
         record = self._record(path, method, image)
@@ -80,9 +87,11 @@ class CaseRunner:
         if record is None:
             status = "computed"
             if truth is not None:
-                check_reference(truth, method.inferer.volume_geometry(image).shape)
+                geometry = method.inferer.volume_geometry(image)
+                check_reference(truth, geometry, image)
                 if mask is not None:
                     check_mask(mask, truth)
+                    check_on_grid(mask, geometry, "mask", "resample it to the reconstruction's grid", image=image)
             volume, known = self._reconstruct(case, method, data, folder, run)
             record = json.loads(path.read_text(encoding="utf-8"))
         else:  # a run that was killed after its record was written has left its checkpoint

@@ -71,7 +71,7 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
     measured = prepared.inferer.check(data["image"])
     geometry = measured.geometry
     if "reference" in data:
-        check_reference(data["reference"], geometry.shape)
+        check_reference(data["reference"], geometry, data["image"])
     size, voxel = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (geometry.shape, geometry.spacing))
     lines = [f"the scan would be reconstructed: {size} voxels of {voxel} mm, unit {measured.unit}"]
     lines += [f"notice: {notice}" for notice in measured.notices]

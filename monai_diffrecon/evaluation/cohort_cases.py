@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError
@@ -17,6 +19,7 @@ from monai_diffrecon.evaluation.cohort_spec import CohortCase
 from monai_diffrecon.io.anonymous import anonymously, hide_names
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.hashing import sha256_tensor
+from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.protocols import Measurement
 
 
@@ -37,19 +40,20 @@ class CaseHashes:
     measured: bool = False
 
 
-def check_case(case: CohortCase, reader: Any = AUTO) -> CaseHashes:
+def check_case(case: CohortCase, reader: Any = AUTO, *, correct_tilt: bool = False) -> CaseHashes:
     """Read all files of a case once and hash them.
 
     Args:
         case: the case.
         reader: ``auto``, or the reader of the scan.
+        correct_tilt: the scan is straightened if its slices lean.
 
     Raises:
         InputError: one cannot be read, or the truth or the mask is no image.
         IntegrityError: one was changed.
         PluginError: no such reader, or it fails.
     """
-    scan = _read(case, case.image, "image", reader)
+    scan = _read(case, case.image, "image", reader, leaning=correct_tilt)
     hashes = CaseHashes(
         image=_hash(scan),
         reference=None if case.reference is None else _hash(_image(case, case.reference, "reference")),
@@ -62,8 +66,9 @@ def check_case(case: CohortCase, reader: Any = AUTO) -> CaseHashes:
 
 
 def read_mask(path: Path) -> Tensor:
-    """Return a mask (1, X, Y, Z) as it is stored."""
-    return read_scan(path)[1].data
+    """Return a mask (1, X, Y, Z) as it is stored, a ``MetaTensor`` that says where it lies."""
+    mask = read_scan(path)[1]
+    return MetaTensor(mask.data, affine=torch.as_tensor(affine_of(mask.geometry)))
 
 
 def cohort_digest(hashes: list[CaseHashes]) -> str:
@@ -77,8 +82,8 @@ def anonymous(error: BaseException, case: CohortCase) -> str:
     return hide_names(str(error), paths, case.name)
 
 
-def _read(case: CohortCase, path: Path, what: str, reader: Any = AUTO) -> Measurement:
-    return anonymously(partial(read_scan, path, reader), path, what, case.name)[1]
+def _read(case: CohortCase, path: Path, what: str, reader: Any = AUTO, *, leaning: bool = False) -> Measurement:
+    return anonymously(partial(read_scan, path, reader, leaning=leaning), path, what, case.name)[1]
 
 
 def _image(case: CohortCase, path: Path, what: str) -> Measurement:

@@ -46,7 +46,15 @@ _NOT_HERE = {
 #: What has no influence on the voxels.
 _NO_INFLUENCE = {"device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
 #: What a measurement depends on, besides the scan.
-_MEASURES = ("operator", "reader", "resample", "seed", *sorted(k for k in _NOT_HERE if k.startswith("simulate")))
+_MEASURES = (
+    "operator",
+    "reader",
+    "correct_tilt",
+    "resample",
+    "resample_reference",
+    "seed",
+    *sorted(k for k in _NOT_HERE if k.startswith("simulate")),
+)
 
 
 class PreparedMethod:
@@ -64,6 +72,8 @@ class PreparedMethod:
             metadata and weights of the networks.
         measures: hash of all that decides on the measurement of a scan.
         reader: reads the scans.
+        correct_tilt: scans whose slices lean are straightened.
+        resample_reference: truths that lie on another grid are brought to the reconstruction's.
         simulates: the scans are volumes that are measured first.
         description: bundle, task, preset and overrides, without paths.
 
@@ -101,6 +111,10 @@ class PreparedMethod:
         self.reader, self.simulates = (
             measures.get("reader", AUTO),
             check_flag(measures.get("simulate", False), "simulate"),
+        )
+        self.correct_tilt, self.resample_reference = (
+            check_flag(measures.get(name, False), f"{self.where}: {name}")
+            for name in ("correct_tilt", "resample_reference")
         )
         self.measures = digest([measures, self.config.get("preprocessing"), *networks[0][3:5], networks[0][6]])
 

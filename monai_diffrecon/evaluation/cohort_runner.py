@@ -84,7 +84,10 @@ class CohortEvaluation:
         self.parent_run_id = parent_run_id
         self.spec: CohortSpec = read_cohort(cohort, self.output_dir, default_bundle)
         self.methods = [PreparedMethod(method, self.spec) for method in self.spec.methods]
-        self.hashes = {case.name: check_case(case, self.methods[0].reader) for case in self.spec.cases}
+        first = self.methods[0]
+        self.hashes = {
+            case.name: check_case(case, first.reader, correct_tilt=first.correct_tilt) for case in self.spec.cases
+        }
         self._check_truths()
         self._runner = CaseRunner(self.spec, self.output_dir, resume=resume, checkpoint_every=checkpoint_every)
         self.rows: list[CaseRow] = []

@@ -34,12 +34,13 @@ class DicomStack:
     unit: str
 
 
-def stack_slices(slices: Sequence[DicomSlice], where: str) -> DicomStack:
+def stack_slices(slices: Sequence[DicomSlice], where: str, *, leaning: bool = False) -> DicomStack:
     """Order slices along their normal.
 
     Args:
         slices: the slices of one series, in any order.
         where: name of the series for messages.
+        leaning: do not refuse a stack that leans.
 
     Raises:
         InputError: they are no volume: mixed, missing, twice there, or not stacked along their normal.
@@ -65,12 +66,12 @@ def stack_slices(slices: Sequence[DicomSlice], where: str) -> DicomStack:
     positions = np.array([s.position for s in ordered])
     along = positions @ normal
     distance = _distance(along, first, where)
-    _check_straight(positions, normal, where)
     step = (positions[-1] - positions[0]) / (len(ordered) - 1) if len(ordered) > 1 else normal * distance
+    _check_straight(positions, normal, step, where, leaning=leaning)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = (d * s for d, s in zip(first.directions, first.spacing, strict=True))
     affine[:3, 2], affine[:3, 3] = step, positions[0]
-    distance = float(np.linalg.norm(step))
+    distance = float(step @ normal)  # a thickness is along the normal
     gap = 0.0 if first.thickness is None else distance - first.thickness
     # A header rounds: 0.625 mm may be said to be 0.63.
     gap = 0.0 if abs(gap) <= 0.01 * max(distance, 1.0) else gap
@@ -139,17 +140,29 @@ def _distance(along: np.ndarray, first: DicomSlice, where: str) -> float:
     return distance
 
 
-def _check_straight(positions: np.ndarray, normal: np.ndarray, where: str) -> None:
-    """Refuse a stack that leans, as gantry tilt of CT makes it."""
+def _check_straight(
+    positions: np.ndarray, normal: np.ndarray, step: np.ndarray, where: str, *, leaning: bool = False
+) -> None:
+    """Refuse a stack that leans, as gantry tilt of CT makes it, or that wanders."""
     offsets = positions - positions[0]
     along = offsets @ normal
+    limit = max(0.1, 1e-3 * float(along.max()))
+    wandering = float(np.linalg.norm(offsets - np.arange(len(offsets))[:, None] * step, axis=1).max())
     aside = np.linalg.norm(offsets - along[:, None] * normal, axis=1)
-    if aside.max() > max(0.1, 1e-3 * float(along.max())):
+    if wandering > limit and (leaning or aside.max() > limit):
+        raise InputError(
+            "slices that are shifted against one another",
+            where=where,
+            expected=f"all on a line within {limit:.2g} mm",
+            got=f"{wandering:.1f} mm off",
+            mend="resample the series to a straight stack first",
+        )
+    if aside.max() > limit and not leaning:
         tilt = float(np.degrees(np.arctan2(aside[-1], along[-1])))
         raise InputError(
             "slices that are not stacked along their normal (gantry tilt)",
             where=where,
             expected="0 degrees",
             got=f"{tilt:.1f} degrees",
-            mend="resample the series to a straight stack first",
+            mend="--correct_tilt true, which resamples it to a straight stack, or do so by another tool (dcm2niix)",
         )

@@ -13,6 +13,7 @@ from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io.inner_folders import folders_with, name_one
 from monai_diffrecon.io.measurement_checks import check_measurement
+from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 #: The spec that asks every installed reader.
@@ -37,19 +38,27 @@ def find_reader(path: str | Path, spec: Any = AUTO) -> MeasurementReader:
     return _choose(Path(path), spec)[1]
 
 
-def read_scan(path: str | Path, spec: Any = AUTO) -> tuple[str, Measurement]:
+def read_scan(path: str | Path, spec: Any = AUTO, *, leaning: bool = False) -> tuple[str, Measurement]:
     """Return the name of the reader of a file or folder, and what it read.
+
+    Args:
+        path: the scan.
+        spec: as for :func:`find_reader`.
+        leaning: do not refuse an image whose slices lean (gantry tilt): the caller straightens it.
 
     Raises:
         InputError: as :func:`find_reader`, or the scan is damaged, incomplete, or not of the reader's kind; or what
-            was read is no valid measurement.
+            was read is no valid measurement, or lies askew.
         PluginError: no such reader.
         ConfigError: an option that the reader does not have.
     """
     path = Path(path)
     name, reader = _choose(path, spec)
+    reader.leaning = leaning
     measurement = reader.read(path)
     check_measurement(measurement, path.name)
+    if not leaning:
+        check_straight(measurement.geometry, path.name, image=measurement.operator is None)
     return name, measurement
 
 

@@ -24,6 +24,8 @@ from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.atomic import atomic_write, full_suffix
 from monai_diffrecon.io.measurement import affine_of, geometry_of
 from monai_diffrecon.io.measurement_checks import check_affine
+from monai_diffrecon.io.nifti_header import affine_of_header, says_orientation
+from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.protocols import VolumeGeometry
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,28 @@ def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vo
         (qform and sform code 0) axes stay as they are stored, and the affine is None.
 
     Raises:
-        InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite.
+        InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite; or axes that are
+            not at right angles.
+    """
+    voxels, geometry, notices = read_image(path, volume)
+    check_straight(geometry, Path(path).name)
+    for line in notices:
+        logger.warning("%s: %s", Path(path).name, line)
+    return voxels, geometry
+
+
+def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, VolumeGeometry, tuple[str, ...]]:
+    """Read a volume as :func:`read_volume`, but whether or not its axes are at right angles.
+
+    Args:
+        path: as of :func:`read_volume`.
+        volume: as of :func:`read_volume`.
+
+    Returns:
+        The volume, where it lies, and what is to be said of its header.
+
+    Raises:
+        InputError: as :func:`read_volume`.
     """
     path = Path(path)
     where = path.name
@@ -63,10 +86,13 @@ def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vo
         _check_header(image, where, volume)
         _check_size(image, path)
         # Without trailing axes, and in RAS+ with the affine that belongs to it.
+        affine, notices = affine_of_header(image)
+        check_affine(affine, where)
         image = nib.funcs.squeeze_image(image)
         if image.ndim > 3:  # the last axis is the one of several volumes
             image = nib.funcs.squeeze_image(image.slicer[..., volume])
-        oriented = _says_orientation(image.header)
+        oriented = says_orientation(image.header)
+        image = nib.Nifti1Image(image.dataobj, affine)
         image = nib.as_closest_canonical(image) if oriented else image
         array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (*_UNREADABLE, zlib.error) as error:
@@ -86,7 +112,7 @@ def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vo
             mend="replace them, by the value of the background for instance",
         )
     geometry = geometry_of(array.shape, image.affine)
-    return torch.from_numpy(array[None]), geometry if oriented else replace(geometry, affine=None)
+    return torch.from_numpy(array[None]), geometry if oriented else replace(geometry, affine=None), notices
 
 
 def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, dtype: str = "float32") -> None:
@@ -196,9 +222,3 @@ def _check_header(image: Any, where: str, volume: int | None) -> None:
     if image.get_data_dtype().kind not in "iuf":
         raise InputError("not real numbers", where=where, got=str(image.get_data_dtype()))
     check_affine(np.asarray(image.affine, dtype=np.float64), where)
-    if not _says_orientation(image.header):
-        logger.warning("%s: the header says no orientation (qform and sform code 0); axes are taken for X, Y, Z", where)
-
-
-def _says_orientation(header: Any) -> bool:
-    return "sform_code" not in header or bool(header["sform_code"] or header["qform_code"])

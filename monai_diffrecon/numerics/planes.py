@@ -8,8 +8,10 @@ from einops import rearrange
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols.geometry import PLANE_AXIS
+from monai_diffrecon.protocols.geometry import PLANE_AXIS, VolumeGeometry
 
+#: The slices' axis has voxels so many times larger than the others.
+_COARSER = 1.1
 _PATTERNS = {
     "sagittal": ("c x y z -> x c y z", "x c y z -> c x y z"),
     "coronal": ("c x y z -> y c x z", "y c x z -> c x y z"),
@@ -26,6 +28,25 @@ def check_plane(plane: str, where: str = "plane") -> str:
     if not isinstance(plane, str) or plane not in PLANE_AXIS:
         raise ConfigError("unknown plane", where=where, expected="sagittal, coronal or axial", got=repr(plane))
     return plane
+
+
+def thick_plane(geometry: VolumeGeometry) -> str | None:
+    """Return the plane of an image's slices: across it are gaps or overlaps, or else clearly the largest voxels.
+
+    None where neither says it, as with cubic voxels.
+    """
+    planes = sorted(PLANE_AXIS, key=lambda plane: geometry.spacing[PLANE_AXIS[plane]])
+    apart = [plane for plane in planes if geometry.gaps[PLANE_AXIS[plane]] != 0.0]
+    if len(apart) == 1:
+        return apart[0]
+    second, largest = (geometry.spacing[PLANE_AXIS[plane]] for plane in planes[-2:])
+    return planes[-1] if largest > _COARSER * second else None
+
+
+def planes_across(plane: str) -> tuple[str, str]:
+    """Return the two planes that cross the slices of one."""
+    first, second = ("axial" if other == plane else other for other in ("coronal", "sagittal"))
+    return first, second
 
 
 def to_slices(x: Tensor, plane: str) -> Tensor:

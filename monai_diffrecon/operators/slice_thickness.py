@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.numerics.option_checks import check_choice, check_number
-from monai_diffrecon.numerics.planes import check_plane
+from monai_diffrecon.numerics.planes import check_plane, thick_plane
 from monai_diffrecon.numerics.slice_profile import cubic_interpolation, slice_count, slice_weights
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
 
@@ -22,6 +22,8 @@ _DRIFT = 0.1
 _WIDEST = 1e6
 #: Most thin slices: the operator's matrices have the square of their number of entries.
 _MOST_SLICES = 8192
+#: Slices up to so many times the target's spacing hardly leave anything to reconstruct.
+_THIN = 1.2
 
 
 class SliceThickness(Operator):
@@ -36,7 +38,8 @@ class SliceThickness(Operator):
         thickness: thickness of a measured slice in mm (full width at half maximum of a Gaussian profile).
         gap: gap between measured slices in mm.
         profile: ``boxcar`` or ``gaussian``.
-        plane: plane of the thick slices.
+        plane: plane of the thick slices; None: as the header of a measured image says it by gaps or by the largest
+            voxels, and axial where it does not.
         target_spacing: spacing of the thin slices in mm, when the volume is derived from a measured image.
     """
 
@@ -48,10 +51,11 @@ class SliceThickness(Operator):
         thickness: float | None = None,
         gap: float = 0.0,
         profile: str = "boxcar",
-        plane: str = "axial",
+        plane: str | None = None,
         target_spacing: float | None = None,
     ) -> None:
-        axis = PLANE_AXIS[check_plane(plane, "operator#plane")]
+        plane = check_plane("axial" if plane is None else plane, "operator#plane")
+        axis = PLANE_AXIS[plane]
         if thickness is None:
             raise ConfigError("not known", where="operator#thickness", expected="mm", mend="give operator#thickness")
         thickness = check_number(thickness, "operator#thickness", low=0.0, high=_WIDEST, open_low=True)
@@ -81,7 +85,7 @@ class SliceThickness(Operator):
         shape = [1, *geometry.shape]
         shape[1 + axis] = count
         super().__init__(geometry, tuple(shape))
-        self.axis, self.thickness, self.gap = axis, thickness, gap
+        self.thick_plane, self.axis, self.thickness, self.gap = plane, axis, thickness, gap
         weights = slice_weights(fine, spacing, count, self.thickness, self.gap, profile)
         spline = cubic_interpolation(fine, spacing, count, self.thickness, self.gap)
         self.weights: Tensor
@@ -94,7 +98,7 @@ class SliceThickness(Operator):
 
     @classmethod
     def resolve_options(cls, measurement: VolumeGeometry, **options: Any) -> dict[str, Any]:
-        """Return the options with what the measured image says: thickness, gap, and thin slices of 1 mm by default.
+        """Return the options with what the measured image says: plane, thickness, gap; thin slices of 1 mm by default.
 
         Args:
             measurement: geometry of the thick slices.
@@ -104,7 +108,8 @@ class SliceThickness(Operator):
             ConfigError: an option is wrong, ``thickness + gap`` is not the distance of the image's slices, or they
                 overlap.
         """
-        axis = PLANE_AXIS[check_plane(options.get("plane", "axial"), "operator#plane")]
+        plane = cls.measured_plane(measurement, **options)
+        axis = PLANE_AXIS[plane]
         distance, count = measurement.spacing[axis], measurement.shape[axis]
         said = measurement.gaps[axis]
         if said < 0.0 and options.get("thickness") is None and "gap" not in options:
@@ -132,7 +137,27 @@ class SliceThickness(Operator):
                 got=f"{thickness + gap:g} mm",
                 mend="leave operator#thickness out, or correct operator#gap",
             )
-        return {**options, "thickness": thickness, "target_spacing": target}
+        from_header = {} if plane == "axial" else {"plane": plane}
+        return {**options, **from_header, "thickness": thickness, "target_spacing": target}
+
+    @classmethod
+    def measured_plane(cls, measurement: VolumeGeometry, **options: Any) -> str:
+        """Return the plane of the thick slices: the option, or what the header says, or else axial."""
+        plane = options.get("plane")
+        return check_plane((thick_plane(measurement) or "axial") if plane is None else plane, "operator#plane")
+
+    @classmethod
+    def notices(cls, measurement: VolumeGeometry, **options: Any) -> tuple[str, ...]:
+        """Say that slices are thin already."""
+        options = cls.resolve_options(measurement, **options)
+        thickness, target = options["thickness"], options["target_spacing"]
+        if thickness > _THIN * target or float(options.get("gap", 0.0)) > (_THIN - 1.0) * target:
+            return ()
+        plane = options.get("plane") or "axial"
+        return (
+            f"the {plane} slices are {thickness:.3g} mm thick and slices of {target:.3g} mm are "
+            "asked for: there is next to nothing to reconstruct, the volume comes out as it was measured",
+        )
 
     @classmethod
     def volume_geometry(cls, measurement: VolumeGeometry, **options: Any) -> VolumeGeometry:
@@ -147,7 +172,7 @@ class SliceThickness(Operator):
             InputError: the slices are no thicker than the target.
         """
         options = cls.resolve_options(measurement, **options)
-        axis = PLANE_AXIS[options.get("plane", "axial")]
+        axis = PLANE_AXIS[options.get("plane") or "axial"]
         thickness, gap, spacing = options["thickness"], float(options.get("gap", 0.0)), options["target_spacing"]
         if thickness < spacing * (1 - 1e-6):
             raise InputError(

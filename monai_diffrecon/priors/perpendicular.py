@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.planes import check_plane
-from monai_diffrecon.protocols import NoiseSource, PlaneDenoiser, SamplerState, ScorePrior
+from monai_diffrecon.numerics.planes import check_plane, planes_across
+from monai_diffrecon.protocols import NoiseSource, Operator, PlaneDenoiser, SamplerState, ScorePrior
 
 
 class PerpendicularPrior(ScorePrior):
@@ -23,7 +23,8 @@ class PerpendicularPrior(ScorePrior):
             steps, which goes to the auxiliary planes in turn. A fraction above 1, such as 2.7: a primary plane with
             probability 1 - 1/K, drawn anew for each step. ``"average"``: the mean of all planes at each step.
         primary: the plane, or the planes, that are primary, whichever bundle comes first; None: that of the first
-            bundle. Thick axial slices, say, are best seen from the coronal and the sagittal plane.
+            bundle. ``"auto"``: the planes across the thick slices that were measured, which see them side by side
+            (thick axial slices from the coronal and the sagittal plane); without thick slices as None.
         borrow: plane without a network -> plane whose network it borrows, where that one is bound. What a network
             knows of edges and tissue is mostly the same in another plane.
 
@@ -33,6 +34,7 @@ class PerpendicularPrior(ScorePrior):
 
     min_planes = 2
     max_planes = 3
+    _across: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -51,12 +53,17 @@ class PerpendicularPrior(ScorePrior):
                 got=repr(K),
             )
         self.K = K
-        named = () if primary is None else (primary,) if isinstance(primary, str) else tuple(primary)
+        self.auto = primary == "auto"
+        named = () if primary is None or self.auto else (primary,) if isinstance(primary, str) else tuple(primary)
         self.primary = tuple(check_plane(plane, "prior#primary") for plane in named)
         self.borrow = {
             check_plane(plane, "prior#borrow"): check_plane(lender, "prior#borrow")
             for plane, lender in (borrow or {}).items()
         }
+
+    def observe(self, operator: Operator) -> None:
+        """Learn along which axis slices are thick."""
+        self._across = () if operator.thick_plane is None else planes_across(operator.thick_plane)
 
     def bind(self, planes: Sequence[PlaneDenoiser], noise: NoiseSource | None = None) -> None:
         """Take the plane denoisers and the noise source; the primary planes come first.
@@ -72,7 +79,8 @@ class PerpendicularPrior(ScorePrior):
         ]
         super().bind([*planes, *borrowed], noise)
         bound = [p.plane for p in self.planes]
-        if missing := [plane for plane in self.primary if plane not in bound]:
+        primary = tuple(p for p in self._across if p in bound) if self.auto else self.primary
+        if missing := [plane for plane in primary if plane not in bound]:
             raise ConfigError(
                 "no network of that plane",
                 where="prior#primary",
@@ -80,9 +88,9 @@ class PerpendicularPrior(ScorePrior):
                 got=", ".join(missing),
                 mend="name a plane that has a bundle or borrows one, or null",
             )
-        order = [*self.primary, *(plane for plane in bound if plane not in self.primary)]
+        order = [*primary, *(plane for plane in bound if plane not in primary)]
         self.planes = tuple(sorted(self.planes, key=lambda p: order.index(p.plane)))
-        self._leading = max(len(self.primary), 1)
+        self._leading = max(len(primary), 1)
 
     def denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
         """Return the clean estimate of the volume ``x`` (C, X, Y, Z) at noise level ``sigma``."""

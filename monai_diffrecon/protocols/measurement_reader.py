@@ -12,7 +12,13 @@ from monai_diffrecon.protocols.plugin import Plugin
 
 
 class MeasurementReader(Plugin, ABC):
-    """Reads one kind of file or folder. Every option of the constructor has a default."""
+    """Reads one kind of file or folder. Every option of the constructor has a default.
+
+    Attributes:
+        leaning: set by whoever straightens images whose slices lean (gantry tilt); else these are refused.
+    """
+
+    leaning: bool = False
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:

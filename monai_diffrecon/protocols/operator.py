@@ -43,12 +43,15 @@ class Operator(Plugin, nn.Module, ABC):
 
     Attributes:
         slice_plane: the plane in which A acts slice by slice, or None when it couples all slices.
+        thick_plane: the plane of the thick slices that A measures, which planes across it see side by side; None where
+            there are none.
         initial_kind: what ``initial`` computes, for methods that are called by its name: ``fbp`` (filtered
             back-projection), ``fdk``, ``interpolation``, ``zero_filled``; None when it is none of these.
         measurement_axes: names of the axes of the measurement, for messages; may be empty.
     """
 
     slice_plane: ClassVar[str | None] = None
+    thick_plane: str | None = None
     initial_kind: str | None = None
     measurement_axes: tuple[str, ...] = ()
 
@@ -90,6 +93,16 @@ class Operator(Plugin, nn.Module, ABC):
     def resolve_options(cls, measurement: VolumeGeometry, **options: Any) -> dict[str, Any]:
         """Return the options completed by what a measured image says; as they are unless overridden."""
         return options
+
+    @classmethod
+    def measured_plane(cls, measurement: VolumeGeometry, **options: Any) -> str | None:
+        """Return the plane of a measured image's slices whose thickness this operator takes apart, or None."""
+        return None
+
+    @classmethod
+    def notices(cls, measurement: VolumeGeometry, **options: Any) -> tuple[str, ...]:
+        """Return what is to be said of a measured image before the run, a sentence each."""
+        return ()
 
     def slice_axis(self, plane: str) -> int | None:
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None if A mixes them."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols.noise_source import NoiseSource
+from monai_diffrecon.protocols.operator import Operator
 from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
 from monai_diffrecon.protocols.plugin import Plugin
 from monai_diffrecon.protocols.sampler_state import SamplerState
@@ -54,6 +55,9 @@ class ScorePrior(Plugin, ABC):
             )
         self.planes = tuple(planes)
         self.noise = noise
+
+    def observe(self, operator: Operator) -> None:
+        """Learn how the volume was measured, before ``bind``; nothing unless overridden."""
 
     @abstractmethod
     def denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:

@@ -60,7 +60,8 @@ PROPERTIES: dict[str, Any] = {
     },
     "case": {"description": "pseudonym of the case, part of the noise's key", "type": "string"},
     "preparation": {
-        "description": "what was done to what was read, in order: {floor_padding: {}}, {resample: {}}, {simulate: {}}",
+        "description": "what was done, in order, {name: options}: "
+        "correct_tilt, floor_padding, resample, simulate, resample_reference",
         "type": "array",
         "items": {"type": "object", "minProperties": 1, "maxProperties": 1},
     },

@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
@@ -29,7 +30,9 @@ NOTICES = ("the voxel size is assumed to be 1 mm", "the orientation is not known
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
     data = torch.rand((1, 8, 8, 2), generator=torch.Generator().manual_seed(0)) + 1
-    write_measurement(tmp_path / "scan.h5", Measurement(data, geometry_of((8, 8, 2)), notices=NOTICES))
+    write_measurement(
+        tmp_path / "scan.h5", Measurement(data, geometry_of((8, 8, 2), np.diag([1.0, 1.0, 3.0, 1.0])), notices=NOTICES)
+    )
     return tmp_path / "scan.h5"
 
 

@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from monai_diffrecon import cli
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError, NumericalError
+from monai_diffrecon.evaluation.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.io.measurement import geometry_of
@@ -407,3 +408,32 @@ def test_a_monai_datalist_through_bundle_run(folder: Folder) -> None:
 
 def _never(*_: Any, **__: Any) -> Any:
     raise AssertionError("nothing should be computed")
+
+
+def test_a_truth_or_a_mask_that_lies_elsewhere(folder: Folder) -> None:
+    def place(name: str, volume: torch.Tensor, z: float, spacing: float = 1.0) -> str:
+        affine = np.diag([1.0, 1.0, spacing, 1.0])
+        affine[:3, 3] = 30.0, -12.0, z
+        write_volume(folder.root / name, volume, geometry_of(volume.shape[1:], affine))
+        return name
+
+    truth = folder.volume(1)
+    thick = place("thick.nii.gz", torch.nn.functional.avg_pool3d(truth, (1, 1, 5)), 2.0, 5.0)
+    right, wrong = place("right.nii.gz", truth, 0.0), place("wrong.nii.gz", truth, 20.0)
+    mask = place("mask.nii.gz", torch.ones_like(truth), 3.0)
+    larger = place("larger.nii.gz", torch.cat([truth[..., :4], truth, truth[..., -4:]], -1), -4.0)
+    method = folder.content["methods"][0]
+
+    def evaluate(case: dict[str, str], **overrides: Any) -> CaseRow:
+        changes = {"cases": [{"image": thick, "name": "c", **case}], "methods": [{**method, "overrides": overrides}]}
+        (row,) = CohortEvaluation(folder.write(**changes, simulate=False), folder.output, track=False).run()
+        return row
+
+    for case in ({"reference": wrong}, {"reference": right, "mask": mask}):
+        with pytest.raises(InputError, match="lies elsewhere"):
+            evaluate(case)
+    expected = evaluate({"reference": right}).value("psnr")
+    got = evaluate({"reference": larger}, resample_reference=True).value("psnr")
+    assert got == pytest.approx(expected, abs=0.01)
+    record = json.loads(next(folder.output.glob("cubic*/c_recon.provenance.json")).read_text())
+    assert [list(step) for step in record["preparation"]] == [["resample_reference"]]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -174,3 +175,19 @@ def test_the_published_schema_is_that_of_the_package(capsys: pytest.CaptureFixtu
     assert published == RECORD_SCHEMA
     assert cli.main(["verify", "--schema"]) == 0
     assert json.loads(capsys.readouterr().out) == RECORD_SCHEMA
+
+
+def test_what_a_tilt_correction_and_a_resampling_made_of_a_scan_is_made_again(done: Done) -> None:
+    affine = np.diag([0.8, 0.8, 4.0, 1.0])
+    affine[1, 2] = 0.9
+    image = nib.Nifti1Image(np.random.default_rng(0).random((16, 15, 4), np.float32), affine)
+    image.set_sform(affine, code=1)
+    path = done.root / "tilted.nii.gz"
+    nib.save(image, path)
+    settings = {"image": str(path), "correct_tilt": True, "resample": True, "sampler#steps": 2}
+    record = done.reconstruct("tilted", **settings)
+    said = json.loads(record.read_text())
+    assert [list(step) for step in said["preparation"]] == [["correct_tilt"], ["resample"]]
+    assert any("12.7 degrees" in line for line in said["notices"])
+    assert any("0.8 mm to 1 mm along X" in line for line in said["notices"])
+    assert done.rerun(record, image=path) == 0

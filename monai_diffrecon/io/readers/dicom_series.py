@@ -87,7 +87,7 @@ class DicomSeriesReader(MeasurementReader):
         if path.is_file() and len(slices) == 1:
             raise InputError("one slice of a series", where=path.name, mend="name the folder that holds all of them")
         _check_amount(slices, chosen, path.name)
-        stack = stack_slices(slices, path.name)
+        stack = stack_slices(slices, path.name, leaning=self.leaning)
         check_affine(stack.affine, path.name)
         volume, padding = _volume(stack, chosen)
         turn = nib.orientations.io_orientation(stack.affine)

@@ -19,7 +19,8 @@ from monai_diffrecon.io.dicom_kinds import (
     sidecar_type,
 )
 from monai_diffrecon.io.hashing import sha256_file
-from monai_diffrecon.io.nifti import is_nifti_name, read_volume
+from monai_diffrecon.io.nifti import is_nifti_name, read_image
+from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.numerics.option_checks import check_integer
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
@@ -53,19 +54,21 @@ class NIfTIReader(MeasurementReader):
         """Return the image (1, X, Y, Z).
 
         Raises:
-            InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite; or no
-                magnitude.
+            InputError: no such file, damaged, not a volume, not real numbers, or some of them not finite;
+                axes that are not at right angles; or no magnitude.
         """
         path = Path(path)
         kinds, said = _sidecar(path)
         part = _PART.search(path.name)
         check_component([_PARTS[part[1].lower()] if part else component_of(kinds, said)], path.name)
-        volume, geometry = read_volume(path, self.volume)
+        volume, geometry, notices = read_image(path, self.volume)
+        if not self.leaning:
+            check_straight(geometry, path.name)
         return Measurement(
             data=volume,
             geometry=geometry,
             source_sha256=sha256_file(path),
-            notices=map_notices([maps_of(kinds)]),
+            notices=(*notices, *map_notices([maps_of(kinds)])),
         )
 
 
