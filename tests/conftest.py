@@ -53,6 +53,8 @@ def make_bundle() -> Callable[..., Path]:
         metadata = json.loads((root / "configs/metadata.json").read_text())
         metadata["version"] = "0.1.0"
         metadata["diffrecon"] |= {"plane": plane, "window": None, **block}
+        if block.get("intensity", {}).get("map") == "window":
+            metadata["network_data_format"]["inputs"]["image"]["modality"] = "CT"
         metadata["diffrecon"]["weights"] |= {"sha256": sha256_file(root / "models/model.pt")}
         (root / "configs/metadata.json").write_text(json.dumps(metadata))
         return root

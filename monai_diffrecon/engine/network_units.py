@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.bundle import ScoreNetwork
-from monai_diffrecon.engine.volume_units import measures_image, unit_map
+from monai_diffrecon.engine.volume_units import check_magnitudes, measures_image, unit_map
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.numerics.intensity import IntensityMap, image_offset, looks_like_hounsfield
 from monai_diffrecon.protocols import Measurement, Operator
@@ -78,20 +78,9 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
     estimate = operator.initial(y)
     if measures_image(operator):
         return IntensityMap.percentile(estimate, offset=image_offset(y), **kind)
-    if not operator.complex_volume and _negative_energy(estimate) > 0.5:
-        raise InputError(
-            "a volume of mostly negative values",
-            where=f"operator {type(operator).__name__}",
-            expected="magnitudes of 0 or more",
-            got=f"{_negative_energy(estimate):.0%} of the energy below 0",
-            mend="shift the volume before it is measured, or correct the phase of the data",
-        )
+    if not operator.complex_volume:
+        check_magnitudes(estimate, f"operator {type(operator).__name__}")
     return IntensityMap.percentile(estimate, **kind)
-
-
-def _negative_energy(volume: Tensor) -> float:
-    total = float(volume.square().sum())
-    return float(volume.clamp(max=0.0).square().sum()) / total if total else 0.0
 
 
 def _checked_contrast(

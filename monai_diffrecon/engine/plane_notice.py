@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai_diffrecon.engine.volume_units import measures_image
 from monai_diffrecon.protocols import PLANE_AXIS, Operator
 
 #: Slices thicker than so many voxels of the volume are thick.
@@ -20,11 +19,10 @@ def plane_notice(operator: Operator, planes: Sequence[str]) -> str | None:
         operator: what was measured.
         planes: planes of the networks in use.
     """
-    if not measures_image(operator):
+    if operator.thick_plane is None or any(plane != operator.thick_plane for plane in planes):
         return None
-    sizes = zip(operator.measured_geometry().spacing, operator.geometry.spacing, strict=True)
-    thick = {axis for axis, (measured, volume) in enumerate(sizes) if measured > _THICK * volume}
-    if not thick or any(thick - {PLANE_AXIS[plane]} for plane in planes):
+    axis = PLANE_AXIS[operator.thick_plane]
+    if operator.measured_geometry().spacing[axis] <= _THICK * operator.geometry.spacing[axis]:
         return None
     return (
         f"only {planes[0]} slices are denoised, of which none contains the axis of the thick slices: expect less than "

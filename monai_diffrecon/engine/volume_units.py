@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.numerics.attenuation import MU_WATER
 from monai_diffrecon.numerics.intensity import IntensityMap
@@ -37,6 +39,28 @@ def unit_map(operator: Operator, unit: str) -> IntensityMap:
             expected="a CT operator, or another unit",
         )
     return SAME if measures_image(operator) else HU_OF_ATTENUATION
+
+
+def check_magnitudes(volume: Tensor, where: str) -> None:
+    """Refuse a volume most of which is negative, where only magnitudes have a meaning.
+
+    Args:
+        volume: real, any shape.
+        where: what it came from, for messages.
+
+    Raises:
+        InputError: more than half of its energy lies below 0.
+    """
+    total = float(volume.square().sum())
+    negative = float(volume.clamp(max=0.0).square().sum()) / total if total else 0.0
+    if negative > 0.5:
+        raise InputError(
+            "a volume of mostly negative values",
+            where=where,
+            expected="magnitudes of 0 or more",
+            got=f"{negative:.0%} of the energy below 0",
+            mend="shift the volume before it is measured",
+        )
 
 
 def measures_image(operator: Operator) -> bool:

@@ -148,10 +148,14 @@ def test_ct_is_refused_by_a_network_of_mr(reconstruct: Reconstruct, thick: Tenso
     assert float(classical[:, 20, 20, 15]) == pytest.approx(40.0, abs=1e-2)
 
 
-def test_k_space_of_mostly_negative_values_is_refused(reconstruct: Reconstruct, thin: Tensor) -> None:
-    measured, _ = simulate(thin - 300.0, geometry_of(thin.shape[1:]), Simulation(MRI))
+def test_measurements_of_mostly_negative_values_are_refused(reconstruct: Reconstruct, thin: Tensor) -> None:
     with pytest.raises(InputError) as caught:
-        reconstruct(to_tensor(measured), operator=MRI)
+        simulate(thin - 300.0, geometry_of(thin.shape[1:]), Simulation(MRI))
+    assert (caught.value.where, caught.value.expected) == ("image", "magnitudes of 0 or more")
+    operator = {"name": "parallel_ct", "views": 12}
+    measured, _ = simulate(thin - 300.0, geometry_of(thin.shape[1:]), Simulation(operator))
+    with pytest.raises(InputError) as caught:
+        reconstruct(to_tensor(measured), operator=operator)
     assert caught.value.expected == "magnitudes of 0 or more"
 
 

@@ -92,10 +92,9 @@ def test_thick_slices_in_nifti(run: Callable[..., Path], tmp_path: Path, value: 
     assert a.shape == (N, N, THIN)
     assert torch.equal(a[~OUTSIDE], b[~OUTSIDE])
     assert bool((b[OUTSIDE] == value).all())
-    (notice,) = record(with_padding)["notices"]
+    (notice,) = set(record(with_padding)["notices"]) - set(record(plain)["notices"])
     assert f"{int(OUTSIDE.sum()) * 4} voxels" in notice
     assert f"{value:g}" in notice
-    assert record(plain)["notices"] == []
     again = rerun(with_padding.with_name("padded_recon.provenance.json"), scan, bundle, device="cpu")
     assert again.same
 
