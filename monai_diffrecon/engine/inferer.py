@@ -26,6 +26,7 @@ from monai_diffrecon.engine.floor_padding import without_padding_of
 from monai_diffrecon.engine.machine_memory import resident_memory
 from monai_diffrecon.engine.memory_estimate import estimate_memory
 from monai_diffrecon.engine.network_units import (
+    background_notices,
     check_fits,
     check_modality,
     classical_map,
@@ -203,21 +204,23 @@ class DiffReconInferer(Inferer):
         check_fits(y, operator, f"operator {spec['name']}")
         noise_std = measured.noise_std
         sampler = composition.build_sampler(self.specs["sampler"])
-        hidden: Tensor | None = None
+        hidden, notices = None, measured.notices
         if sampler.calls_network:
             check_modality(self.score, measured)
-            y, hidden, notice = hide_outliers(operator, y)
-            measured = measured if notice is None else replace(measured, notices=(*measured.notices, notice))
+            y, hidden, found = hide_outliers(operator, y)
+            notices += found
         if measured.weights is not None:
             operator = WhitenedOperator(operator, measured.weights)
             y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
         phase = 0.0
         if not measured.simulated:
             y, phase, found = without_phase(operator, y, noise_std)
-            measured = replace(measured, notices=(*measured.notices, *found))
+            notices += found
         # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
         units = partial(intensity_map, self.score) if sampler.calls_network else classical_map
         acted = units(operator, y, measured.unit)
+        if sampler.calls_network:
+            notices += background_notices(self.score, operator, y, acted)
         intensity = acted.then(unit_map(operator, measured.unit))
         problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
         scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
@@ -226,6 +229,7 @@ class DiffReconInferer(Inferer):
         mend = partial(spacing_mend, operator) if own else None
         for score in scores:
             composition.check_spacing(score, geometry, self.spacing_tolerance, operator.thick_plane, mend)
+        measured = replace(measured, notices=notices)
         return _Posed(measured, spec, operator, acted, intensity, problem, sampler, scores, hidden, phase, mend)
 
     def reconstruct(

@@ -118,6 +118,24 @@ def check_modality(score: ScoreNetwork, measured: Measurement) -> None:
         )
 
 
+def background_notices(score: ScoreNetwork, operator: Operator, y: Tensor, intensity: IntensityMap) -> tuple[str, ...]:
+    """Return the notice that a background of 0 lies amid the tissue of a normalized image, or none.
+
+    Args:
+        score: the network.
+        operator: the forward operator.
+        y: the measurement.
+        intensity: the map from network units.
+    """
+    shifted = score.intensity["map"] == "percentile" and intensity.offset < 0.0
+    if not shifted or not measures_image(operator) or float((y == 0.0).float().mean()) < 0.1:
+        return ()
+    return (
+        "a background of 0 lies within the range of the tissue, as in skull-stripped images that were normalized: "
+        "its border is reconstructed less well than in the image before",
+    )
+
+
 def to_network_units(operator: Operator, y: Tensor, intensity: IntensityMap) -> Tensor:
     """Return the measurement of ``(x - offset) / scale``, which a linear operator gives exactly."""
     if intensity.offset != 0.0:

@@ -17,7 +17,7 @@ from monai_diffrecon.protocols import Operator
 _STEP, _FAR, _FREQUENT = 1.0, 3.5, 2e-4
 
 
-def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None, str | None]:
+def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
     """Take saturated and dead voxels out of a measured image.
 
     A network that sees one of them spreads it over its neighbours. What is taken out is added to the reconstruction:
@@ -28,17 +28,17 @@ def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None,
         y: the measurement.
 
     Returns:
-        The measurement without outliers; what to add to the volume (C, X, Y, Z), and a notice, or None for none.
+        The measurement without outliers; what to add to the volume (C, X, Y, Z), or None; and notices.
     """
     if not measures_image(operator) or y.is_complex() or y.ndim != 4 or not y.numel():
-        return y, None, None
+        return y, None, ()
     spacing = operator.measured_geometry().spacing
     clean, found = replace_outliers(y, spacing.index(max(spacing)), _STEP)
     count, excess = int(found.sum()), y - clean
     inner = clean.flatten().kthvalue(max(round(0.995 * y.numel()), 1)).values
     span = inner - clean.flatten().kthvalue(max(round(0.005 * y.numel()), 1)).values
     if not count or (count < _FREQUENT * y.numel() and bool(excess.abs().max() <= _FAR * span)):
-        return y, None, None
+        return y, None, ()
     with torch.no_grad():
         start = torch.zeros_like(y)
         weights = conjugate_gradient(lambda z: operator(operator.adjoint(z)), excess, start, iterations=50)
@@ -47,4 +47,4 @@ def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None,
         f"{count} of {y.numel()} measured voxels differ from their neighbours by more than the range of the image; "
         "the networks do not see them, and the result keeps them"
     )
-    return clean, volume, notice
+    return clean, volume, (notice,)

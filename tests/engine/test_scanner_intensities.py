@@ -106,6 +106,13 @@ def test_outliers_stay_where_they_were_measured(
         assert any(f"{count} of {thick.numel()}" in line for line in done.report.notices)
 
 
+def test_a_background_amid_the_tissue_is_told(reconstruct: Reconstruct, thick: Tensor) -> None:
+    brain = thick - 100.0
+    brain[:, :12] = 0.0
+    (line,) = reconstruct(brain).report.notices
+    assert "background of 0" in line
+
+
 def test_clean_scans_have_no_notice(reconstruct: Reconstruct, thick: Tensor) -> None:
     assert reconstruct(thick).report.notices == ()
 
