@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run every test of the table of faults, and write what was seen.
 
-    python scripts/report_reliability.py [--output FILE.md]
+    python scripts/report_reliability.py [--output FILE.md] [--junit FILE.xml]
 
 The table is ``tests/faults/faults.json``. All its tests are part of the suite; one that was skipped is told with its
-reason.
+reason. ``--junit`` names the report of a run of the suite (``pytest --junitxml``), whose tests are not run again.
 """
 
 from __future__ import annotations
@@ -41,22 +41,26 @@ what it costs: [results/safety.md](results/safety.md), [results/memory.md](resul
 """
 
 
-def outcomes(tests: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return test (without parameters) -> outcome and detail of each of its cases."""
+def run(tests: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """Run tests; return what :func:`outcomes` does."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
         subprocess.run(command, cwd=ROOT, check=False)
-        cases = ElementTree.parse(report).getroot().iter("testcase")
-        found: dict[str, list[tuple[str, str]]] = {}
-        for case in cases:
-            name = str(case.get("name")).partition("[")[0]
-            file = str(case.get("classname")).replace(".", "/") + ".py"
-            state, detail = "passed", ""
-            for tag in ("failure", "error", "skipped"):
-                if (child := case.find(tag)) is not None:
-                    state, detail = tag, str(child.get("message"))
-            found.setdefault(f"{file}::{name}", []).append((state, detail))
+        return outcomes(report)
+
+
+def outcomes(report: Path) -> dict[str, list[tuple[str, str]]]:
+    """Return test (without parameters) -> outcome and detail of each of its cases, from a report in JUnit's format."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        name = str(case.get("name")).partition("[")[0]
+        file = str(case.get("classname")).replace(".", "/") + ".py"
+        state, detail = "passed", ""
+        for tag in ("failure", "error", "skipped"):
+            if (child := case.find(tag)) is not None:
+                state, detail = tag, str(child.get("message"))
+        found.setdefault(f"{file}::{name}", []).append((state, detail))
     return found
 
 
@@ -77,10 +81,11 @@ def main() -> int:
     """Run, write, and return 1 when something was not as expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "reliability.md")
+    parser.add_argument("--junit", type=Path, metavar="FILE.xml", help="take the outcomes of a run of the suite")
     args = parser.parse_args()
     rows = json.loads(FAULTS.read_text(encoding="utf-8"))
     tests = list(dict.fromkeys(test for row in rows for test in row["tests"]))
-    found = outcomes(tests)
+    found = run(tests) if args.junit is None else outcomes(args.junit)
     lines = [INTRODUCTION]
     for group, members in groupby(rows, lambda row: row["group"]):
         lines += [f"## {group}", "", "| fault | expected | observed | test |", "|---|---|---|---|"]
