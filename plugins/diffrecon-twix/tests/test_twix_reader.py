@@ -181,7 +181,8 @@ def test_the_affine_is_that_of_the_protocol_by_hand(path: Path) -> None:
     lines = acquire(TILTED, slices=1)
     write_simulated_twix(path, lines, protocol(slices=1))
     # Normal (0, 0.0384, 0.9993): the phase axis is (0, 0.9993, -0.0384), the readout (-1, 0, 0), in LPS. Images grow
-    # against both, and RAS+ turns the readout: X is 5 (1, 0, 0), Y is 5 (0, 0.9993, 0.0384), Z is 6 (0, -0.0384, 0.9993).
+    # against both, and RAS+ turns the readout: X is 5 (1, 0, 0), Y is 5 (0, 0.9993, 0.0384), and Z is
+    # 6 (0, -0.0384, 0.9993).
     expected = np.eye(4)
     c, s = 0.9993 / np.hypot(0.0384, 0.9993), 0.0384 / np.hypot(0.0384, 0.9993)
     expected[:3, :3] = np.array([[5.0, 0, 0], [0, 5 * c, -6 * s], [0, 5 * s, 6 * c]])
