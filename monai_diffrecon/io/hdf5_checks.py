@@ -19,7 +19,7 @@ from monai_diffrecon.io.hdf5_heaps import check_heaps
 
 #: Attributes longer than this are not read.
 LARGEST_ATTRIBUTE = 1 << 20
-#: How many times the file's size all its compressed datasets may have together.
+#: How many times the file's size all its compressed datasets may have together; the others once.
 LARGEST_RATIO = 100
 #: Filters that every build of HDF5 or h5py has: deflate, shuffle, fletcher32, lzf.
 _FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
@@ -78,7 +78,7 @@ class HDF5Parts:
 
     def __init__(self, file: h5py.File, path: Path) -> None:
         self.file, self.path, self.where, self.size = file, path, path.name, path.stat().st_size
-        self._declared = 0
+        self._declared = {True: 0, False: 0}
 
     def group(self, name: str) -> h5py.Group | None:
         """Return a group, or None when there is none of that name.
@@ -209,8 +209,8 @@ class HDF5Parts:
         needed = math.prod(dataset.shape) * dataset.dtype.itemsize
         chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
         limit = self.size * (LARGEST_RATIO if filters else 1)
-        self._declared += needed
-        if stored > self.size or (needed and not stored) or max(self._declared, chunk) > limit:
+        self._declared[bool(filters)] += needed
+        if stored > self.size or (needed and not stored) or max(self._declared[bool(filters)], chunk) > limit:
             raise InputError(
                 "declares more data than the file holds",
                 where=at,

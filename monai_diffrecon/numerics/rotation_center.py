@@ -113,7 +113,8 @@ def _shifts(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     padding = ((0, 0), (0, fixed.shape[1]))
     pairs = zip(*(np.pad(_edges(image), padding) for image in (fixed, moving)), strict=True)
     # Not whitened: at low doses most frequencies hold noise alone.
-    found = [phase_cross_correlation(a, b, upsample_factor=_UPSAMPLING, normalization=None)[0][0] for a, b in pairs]
+    options = {"upsample_factor": _UPSAMPLING, "normalization": None}
+    found = [phase_cross_correlation(a, b, **options)[0][0] if a.any() and b.any() else 0.0 for a, b in pairs]
     return np.asarray(found, dtype=np.float64)
 
 
