@@ -103,6 +103,8 @@ class TwixFile:
 def looks_like_twix(path: Path) -> bool:
     """Say whether a file begins as Siemens raw data do; never raises."""
     try:
+        if not path.is_file():  # opening a pipe would wait for whoever writes into it
+            return False
         with path.open("rb") as file:
             TwixFile(file, -1, path.name)
     except Exception:  # whatever is wrong with it, it is not ours
