@@ -143,8 +143,8 @@ Written by `scripts/study_memory.py`. Each row is a run of a bundle's own config
 steps a run. Sizes are GB (1e9 bytes).
 
 *Before the run* is what the process has taken when the problem is posed: Python, torch, MONAI, MLflow, the networks,
-the data, the operator. *Volumes* and *network* are the rule of thumb: 15 volumes, and three feature maps of full size (six
-with gradients). *Estimate* is the whole process's peak as estimated before the run, *measured* its peak afterwards
+the data, the operator. *Volumes* and *network* are the rule of thumb: 15 volumes, and three feature maps of full size
+(six with gradients). *Estimate* is the whole process's peak as estimated before the run, *measured* its peak afterwards
 (`VmHWM`).
 
 {table}
