@@ -17,7 +17,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,8 +69,8 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     """Run one case in this process; return what was estimated and what it took (bytes, s)."""
     from monai.bundle import ConfigParser
 
-    from monai_diffrecon.engine.machine_memory import peak_memory
-    from monai_diffrecon.engine.memory_estimate import MemoryEstimate, estimate_memory
+    from monai_diffrecon.engine.memory_estimate import MemoryEstimate
+    from monai_diffrecon.evaluation.peak_memory import PeakMemory
 
     overlays, edge, options = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -91,31 +90,27 @@ def measure(name: str, steps: int) -> dict[str, Any]:
         if "steps" in config["sampler"]:
             config["sampler"]["steps"] = steps
         inferer, evaluator = config.get_parsed_content("inferer"), config.get_parsed_content("evaluator")
-        estimates: list[tuple[MemoryEstimate, float]] = []
-        reconstruct = inferer.reconstruct
+        estimates: list[MemoryEstimate] = []
+        estimate = inferer._memory
 
-        def watched(measurement: Any, network: Any = None, **arguments: Any) -> Any:
-            del inferer.reconstruct  # the trial run shall not estimate again
-            started = time.perf_counter()
-            estimates.append((estimate_memory(inferer, measurement, network), time.perf_counter() - started))
-            return reconstruct(measurement, network, **arguments)
+        def kept(*arguments: Any) -> MemoryEstimate:
+            estimates.append(estimate(*arguments))
+            return estimates[-1]
 
-        inferer.reconstruct = watched
+        inferer._memory, peak = kept, PeakMemory()
         evaluator.run()
-    estimate, seconds = estimates[0]
-    return vars(estimate) | {"seconds": seconds, "measured": peak_memory()}
+    return vars(estimates[0]) | {"measured": 1e9 * (peak.gigabytes() or float("nan"))}
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Return the results as a table."""
     lines = [
-        "| case | before the run | volumes | network | estimate | measured | ratio | takes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | before the run | volumes | network | estimate | measured | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
         sizes = " | ".join(f"{row[key] / 1e9:.2f}" for key in ("base", "volumes", "network", "total", "measured"))
-        mark = " (rule of thumb)" if row["approximate"] else ""
-        lines.append(f"| {name}{mark} | {sizes} | {row['total'] / row['measured']:.2f} | {row['seconds']:.1f} s |")
+        lines.append(f"| {name} | {sizes} | {row['total'] / row['measured']:.2f} |")
     return "\n".join(lines)
 
 
@@ -147,18 +142,17 @@ Written by `scripts/study_memory.py`. Each row is a run of a bundle's own config
 (`examples/colin27_t1.nii.gz`, 181 x 217 x 181 voxels) or a cube from its middle, in a process of its own, {steps}
 steps a run. Sizes are GB (1e9 bytes).
 
-*Before the run* is what the process has taken when the measurement is ready: Python, torch, MONAI, MLflow, the
-networks, the data. *Volumes* and *network* are what the trial run without numbers says the tensors take. *Estimate* is
-the whole process's peak as estimated before the run, *measured* its peak afterwards (`VmHWM`), and *takes* the time of
-the estimate.
+*Before the run* is what the process has taken when the problem is posed: Python, torch, MONAI, MLflow, the networks,
+the data, the operator. *Volumes* and *network* are the rule of thumb: 15 volumes, and three feature maps of full size
+(six with gradients). *Estimate* is the whole process's peak as estimated before the run, *measured* its peak afterwards
+(`VmHWM`).
 
 {table}
 
 {machine}.
 
-The tensors are counted exactly. What the process takes beyond them is the allocator's: glibc keeps freed blocks of less
-than 32 MiB, and a heap of blocks of many sizes is larger than what is in it. The estimate multiplies what such blocks
-take by 1.7, found from runs of these kinds, and errs rather upwards.
+The estimate is meant to be good to a factor of 2: it decides whether a warning is given, and nothing else. It does not
+know what a network does at low resolution (attention), and counts a pixel-unshuffle as if it were not there.
 """
 
 

@@ -19,7 +19,6 @@ from monai_diffrecon.engine.case_record import comparable
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.loaded_cases import LoadedCases, raise_for
-from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.reference_grid import reference_on_grid
 from monai_diffrecon.engine.termination import stop_on_sigterm
@@ -169,8 +168,6 @@ class ReconstructionEvaluator(Evaluator):
                 metrics = record.metrics(comparable(*kept, image), reference)
                 record.track_kept(metrics)
             else:
-                for line in memory_warnings(self.inferer, image, self.network):
-                    logger.warning("case %s: %s", case, line)
                 done = self.inferer.reconstruct(
                     image,
                     self.network,

@@ -23,8 +23,7 @@ from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS
 from monai_diffrecon.engine.build_engine import build_engine
 from monai_diffrecon.engine.complex_plane_denoiser import MODES
 from monai_diffrecon.engine.floor_padding import without_padding_of
-from monai_diffrecon.engine.machine_memory import resident_memory
-from monai_diffrecon.engine.memory_estimate import estimate_memory
+from monai_diffrecon.engine.memory_estimate import MemoryEstimate, estimate_memory, network_memory
 from monai_diffrecon.engine.network_units import (
     background_notices,
     check_fits,
@@ -54,7 +53,7 @@ from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.numerics.padding import with_padding
-from monai_diffrecon.protocols import Measurement, Operator, Problem, Sampler, VolumeGeometry
+from monai_diffrecon.protocols import ConsistencyStep, Measurement, Operator, Problem, Sampler, VolumeGeometry
 from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
@@ -256,16 +255,21 @@ class DiffReconInferer(Inferer):
         Raises:
             ResumeMismatchError: the checkpoint is of another run.
         """
-        started, base = time.perf_counter(), resident_memory()
+        started = time.perf_counter()
         posed = self._pose(measurement)
         measured, operator, sampler = posed.measured, posed.operator, posed.sampler
         notices: list[str] = []
 
-        def tell(lines: Sequence[str]) -> None:
+        def warn(lines: Sequence[str]) -> None:
             for line in lines:
                 logger.warning("%s", line if not case else f"case {case}: {line}")
+
+        def tell(lines: Sequence[str]) -> None:
+            warn(lines)
             notices.extend(lines)
 
+        memory = self._memory(posed, network)
+        warn(memory.check())
         tell(measured.notices)
         options = self._options(posed.spec, operator, sampler.calls_network)
         distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, posed.scores)
@@ -273,7 +277,7 @@ class DiffReconInferer(Inferer):
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
             attached = (metrics, *self.handlers, *handlers)
             engine = build_engine(self, posed.problem, network, sample, index, attached, posed.mend)
-            engine.memory_estimate = partial(estimate_memory, self, measurement, network, base=base)
+            engine.memory_needed = memory.summary()
             if index == 0:
                 tell(_plane_notices(engine))
             return engine
@@ -351,6 +355,34 @@ class DiffReconInferer(Inferer):
         engine = build_engine(self, posed.problem, network, "", 0, (), posed.mend)
         engine.prepare()
         return replace(posed.measured, notices=(*posed.measured.notices, *_plane_notices(engine)))
+
+    def memory_estimate(self, measurement: Tensor, network: nn.Module | None = None) -> MemoryEstimate:
+        """Return roughly what :meth:`reconstruct` will take of memory; the problem is posed, nothing is reconstructed.
+
+        Args:
+            measurement: the measurement, without a batch axis.
+            network: the primary network; None takes the bundle's.
+        """
+        return self._memory(self._pose(measurement), network)
+
+    def _memory(self, posed: _Posed, network: nn.Module | None) -> MemoryEstimate:
+        consistency = composition.build_consistency(self.specs["consistency"])
+        gradients = type(consistency).guidance is not ConsistencyStep.guidance
+        activations, device = 0, torch.device(self.device or "cpu")
+        for score in posed.scores:
+            net = network if network is not None and score is self.score else score.network
+            size = network_memory(
+                net,
+                posed.operator.volume_shape[1:],
+                batch_size=self.sw_batch_size,
+                window=self.window if self.window is not None else score.window,
+                gradients=gradients,
+            )
+            activations = max(activations, size)
+            if self.device is None:
+                device = next((weight.device for weight in net.parameters()), device)
+        kept = self.num_samples if self.keep_samples else 0
+        return estimate_memory(posed.problem, activations, samples=self.num_samples, kept=kept, device=device.type)
 
     def identity(self, measurement: Tensor, case: str = "", network: nn.Module | None = None) -> dict[str, str]:
         """Return all that decides on the voxels of a reconstruction, as name -> value; nothing is computed.

@@ -1,58 +1,45 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a reconstruction will take."""
+"""How much memory a reconstruction takes, by a rule of thumb."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from monai_diffrecon.engine.machine_memory import available_memory, peak_memory, resident_memory
-from monai_diffrecon.engine.memory_trial import trial
+from monai_diffrecon.engine.machine_memory import available_memory, resident_memory
+from monai_diffrecon.protocols import Problem
 
-if TYPE_CHECKING:
-    from monai_diffrecon.engine.inferer import DiffReconInferer
+#: Volumes and copies of the measurement that sampler, consistency step and prior hold at the peak. Counted: 12 to 16
+#: volumes with real data, of 8 coils 41 complex volumes, which are 17 and 3 copies of the measurement.
+_VOLUMES, _MEASUREMENTS = 15, 3
 
-logger = logging.getLogger(__name__)
+#: Volumes that the spread of samples takes: the first sample, and sums and squares of three parts.
+_SPREAD = 7
 
-#: Code that is loaded, and kernels that are generated, when they are used first.
+#: Feature maps of full size that a network holds at a time, with gradients; their width when no convolution tells it.
+_MAPS, _MAPS_OF_GRADIENTS, _WIDTH = 3, 6, 32
+
+#: Bytes of code that is loaded, and kernels that are generated, when they are used first.
 _CODE = 45_000_000
-
-#: What a trial finds of this process's memory; the rest is of other devices.
-_HOST = ("setup_peak", "setup", "resident", "measurement", "operator", "volumes", "network")
-
-#: Of a volume (float32): what is held at a time while it is compared, drawn and written.
-_RECORDING = 9
-
-#: Where it cannot be found out: volumes that a step holds, features of a network, layers of them at a time.
-_VOLUMES, _FEATURES, _LAYERS = 24, 32, 6
-
-#: With so many times the rule of thumb free, nobody needs to look closer.
-_AMPLE = 3
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a reconstruction takes at its peak, all in this process's memory unless ``devices`` says otherwise.
-
-    The parts need not be at their largest at the same time, and freed memory is not always given back, so the total is
-    not quite their sum.
+    """Bytes that a reconstruction takes at its peak: a rule of thumb, good to a factor of 2.
 
     Attributes:
-        base: what the process has taken already.
+        base: what the process has taken already; the measurement and the operator are part of it.
         measurement: the measurement.
         operator: the operator's tables.
-        volumes: volumes that the sampler, the consistency step and the prior hold.
+        volumes: what the sampler, the consistency step and the prior hold.
         network: activations of one call of the network.
         total: the process's memory at the peak.
         devices: other device -> bytes there.
-        approximate: a rule of thumb, since the run could not be tried.
     """
 
     base: int
@@ -62,15 +49,13 @@ class MemoryEstimate:
     network: int
     total: int
     devices: Mapping[str, int] = field(default_factory=dict)
-    approximate: bool = False
 
     def lines(self) -> list[str]:
         """Return the estimate for people, a line a device."""
         parts = ("measurement", "operator", "volumes", "network")
         detail = ", ".join(f"{name} {_size(getattr(self, name))}" for name in parts)
-        about = "roughly" if self.approximate else "about"
-        lines = [f"memory: {about} {_size(self.total)} (before the run {_size(self.base)}; {detail})"]
-        return lines + [f"memory of {device}: {about} {_size(size)}" for device, size in self.devices.items()]
+        lines = [f"memory: roughly {_size(self.total)} (before the run {_size(self.base)}; {detail})"]
+        return lines + [f"memory of {device}: roughly {_size(size)}" for device, size in self.devices.items()]
 
     def summary(self) -> str:
         """Return the estimate in a few words."""
@@ -82,92 +67,69 @@ class MemoryEstimate:
         Args:
             available: bytes that are free, of the machine or by device (``cpu`` is the machine); None asks the system.
         """
-        free = _free(self.devices) if available is None else available
+        needed = {"cpu": self.total - self.base, **self.devices}
+        free = {device: available_memory(device) for device in needed} if available is None else available
         free = free if isinstance(free, Mapping) else {"cpu": free}
         lines = []
-        for device, needed in {"cpu": self.total - self.base, **self.devices}.items():
+        for device, size in needed.items():
             left = free.get(device)
-            if left is not None and needed > left:
+            if left is not None and size > left:
                 where = "" if device == "cpu" else f" of {device}"
-                needs = f"the run will take about {_size(needed)} more, {_size(left)} are free"
+                needs = f"the run will take roughly {_size(size)} more, {_size(left)} are free"
                 lines.append(f"memory{where} may not suffice: {needs}")
         return lines
 
 
 def estimate_memory(
-    inferer: DiffReconInferer, measurement: Tensor, network: nn.Module | None = None, *, base: int | None = None
+    problem: Problem, activations: int = 0, *, samples: int = 1, kept: int = 0, device: str = "cpu"
 ) -> MemoryEstimate:
-    """Estimate the memory that ``inferer.reconstruct(measurement, network)`` will take; a second or a few.
-
-    The run is tried without numbers in a child process (``memory_trial``). Where that is not possible, as with a
-    plugin that leaves torch, the estimate is a rule of thumb.
+    """Estimate the memory that a reconstruction of a problem takes beyond what the process has taken already.
 
     Args:
-        inferer: the inferer.
-        measurement: the measurement, without a batch axis.
-        network: the primary network; None takes the bundle's.
-        base: memory of the process before the run; None takes what it is now.
+        problem: the posed problem, on the device where its volumes will be.
+        activations: bytes of a call of the network, see :func:`network_memory`.
+        samples: number of samples.
+        kept: samples that are kept until the end.
+        device: type of the device where the network computes.
     """
-    base = resident_memory() if base is None else base
-    shape = inferer.volume_geometry(measurement).shape
-    recording = _RECORDING * 4 * math.prod(shape)
-    found = trial(inferer, measurement, network)
-    if found is None:
-        logger.info("the run cannot be tried without numbers: its memory is estimated by a rule of thumb")
-        return _rule_of_thumb(inferer, measurement, shape, base)
-    grown = max(found["setup_peak"], found["setup"] + _CODE + max(found["resident"], recording))
+    measured = problem.measurement.numel() * problem.measurement.element_size()
+    voxel = 8 if problem.operator.complex_volume else 4
+    held = _VOLUMES + kept + (_SPREAD if samples > 1 else 0)
+    volumes = held * voxel * math.prod(problem.operator.volume_shape)
+    base, sizes = resident_memory(), Counter({device: activations})
+    sizes[problem.measurement.device.type] += volumes + (_MEASUREMENTS - 1) * measured
     return MemoryEstimate(
         base=base,
-        measurement=found["measurement"],
-        operator=found["operator"],
-        volumes=found["volumes"],
-        network=found["network"],
-        total=max(base + grown, peak_memory()),
-        devices={name: size for name, size in found.items() if name not in _HOST},
-    )
-
-
-def memory_warnings(inferer: DiffReconInferer, measurement: Tensor, network: nn.Module | None = None) -> list[str]:
-    """Return lines of warning when a run may not have the memory that it will take; costs nothing with plenty of it.
-
-    Args:
-        inferer: the inferer.
-        measurement: the measurement, without a batch axis.
-        network: the primary network; None takes the bundle's.
-    """
-    rough = _rule_of_thumb(inferer, measurement, inferer.volume_geometry(measurement).shape, resident_memory())
-    ample = replace(
-        rough,
-        total=rough.base + _AMPLE * (rough.total - rough.base),
-        devices={device: _AMPLE * size for device, size in rough.devices.items()},
-    )
-    return estimate_memory(inferer, measurement, network).check() if ample.check() else []
-
-
-def _rule_of_thumb(
-    inferer: DiffReconInferer, measurement: Tensor, shape: tuple[int, int, int], base: int
-) -> MemoryEstimate:
-    voxels = 4 * math.prod(shape) * (2 if torch.as_tensor(measurement).is_complex() else 1)
-    held = torch.as_tensor(measurement).numel() * torch.as_tensor(measurement).element_size()
-    largest = math.prod(shape) // min(shape)
-    network = 4 * largest * inferer.sw_batch_size * _FEATURES * _LAYERS // 4
-    volumes = _VOLUMES * voxels
-    device = torch.device(inferer.device or "cpu").type
-    total = base + _CODE + 3 * held + volumes + (network if device == "cpu" else 0)
-    return MemoryEstimate(
-        base=base,
-        measurement=held,
-        operator=0,
+        measurement=measured,
+        operator=sum(table.numel() * table.element_size() for table in problem.operator.buffers()),
         volumes=volumes,
-        network=network,
-        total=total,
-        devices={} if device == "cpu" else {device: network},
-        approximate=True,
+        network=activations,
+        total=base + _CODE + sizes.pop("cpu", 0),
+        devices={name: size for name, size in sizes.items() if size},
     )
 
 
-def _free(devices: Mapping[str, int]) -> dict[str, int | None]:
-    return {device: available_memory(device) for device in ("cpu", *devices)}
+def network_memory(
+    network: nn.Module,
+    shape: Sequence[int],
+    *,
+    batch_size: int,
+    window: Sequence[int] | None = None,
+    gradients: bool = False,
+) -> int:
+    """Return roughly the bytes of activations of one call of a network (float32).
+
+    Args:
+        network: the network; its first convolution tells the width of its feature maps.
+        shape: the volume's axes (X, Y, Z); the largest slices count.
+        batch_size: slices a call.
+        window: largest slice (height, width) in one piece.
+        gradients: the call keeps what the way back needs.
+    """
+    width = next((weight.shape[0] for weight in network.parameters() if weight.ndim == 4), _WIDTH)
+    pixels = math.prod(shape) // min(shape)
+    pixels = pixels if window is None else min(pixels, math.prod(window))
+    return 4 * min(batch_size, max(shape)) * pixels * width * (_MAPS_OF_GRADIENTS if gradients else _MAPS)
 
 
 def _size(number: int) -> str:

@@ -44,4 +44,4 @@ class MemoryRelief:
             release_memory(device)
             self.notes.append("out of memory: the volume was moved to the CPU")
             return
-        raise out_of_memory_error(error, engine.memory_estimate) from error
+        raise out_of_memory_error(error, engine.memory_needed) from error

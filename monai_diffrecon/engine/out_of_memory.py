@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
 
 import torch
 
 from monai_diffrecon.engine.machine_memory import available_memory
-from monai_diffrecon.engine.memory_estimate import MemoryEstimate
 from monai_diffrecon.errors import ResourceError
 
 #: How RuntimeErrors of torch and its libraries say that memory does not suffice; they have no class for it.
@@ -49,16 +47,13 @@ def release_memory(device: torch.device | str) -> None:
         torch.mps.empty_cache()
 
 
-def out_of_memory_error(
-    error: BaseException, estimate: MemoryEstimate | Callable[[], MemoryEstimate | None] | None = None
-) -> ResourceError:
+def out_of_memory_error(error: BaseException, needed: str | None = None) -> ResourceError:
     """Return the error that ends a run in which memory does not suffice, whatever was done.
 
     Args:
         error: what the last try ended in.
-        estimate: what the run needs, or what finds out, or None when that is not known.
+        needed: what the run needs, in words, or None when that is not known.
     """
-    known = estimate() if callable(estimate) else estimate
     asked = re.search(r"[Tt]ried to allocate ([\d.]+ ?(?:bytes|[KMGT]i?B))", str(error))
     what = "memory does not suffice, even for one slice at a time"
     if asked:
@@ -67,7 +62,7 @@ def out_of_memory_error(
     return ResourceError(
         what,
         where="inferer",
-        expected=None if known is None else f"about {known.summary()} for the whole process",
-        got=None if known is None or free is None else f"{free / 1e9:.2f} GB free",
+        expected=None if needed is None else f"roughly {needed} for the whole process",
+        got=None if needed is None or free is None else f"{free / 1e9:.2f} GB free",
         mend="end other programs, reconstruct a part of the volume, or take a machine with more memory",
     )

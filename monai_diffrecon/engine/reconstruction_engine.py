@@ -47,7 +47,7 @@ class ReconstructionEngine(Engine):
         noise: the noise source.
 
     Attributes:
-        memory_estimate: what the run is thought to need, for the message when memory does not suffice.
+        memory_needed: what the run is thought to need, in words, for the message when memory does not suffice.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ReconstructionEngine(Engine):
         self.denoiser_seconds = 0.0
         self.start_seconds = 0.0
         self.relief = MemoryRelief()
-        self.memory_estimate: Callable[[], Any] | None = None
+        self.memory_needed: str | None = None
         self.recon: SamplerState | None = None
         self._in_handler = False
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from monai_diffrecon.engine.case_record import checkpoint_path, comparable
 from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
-from monai_diffrecon.engine.memory_estimate import memory_warnings
 from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.engine.reference_grid import check_on_grid, reference_on_grid
 from monai_diffrecon.engine.run_report import Reconstruction
@@ -34,8 +32,6 @@ from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.tracking.provenance import record_path, verify_record
 from monai_diffrecon.tracking.versions import versions_of
-
-logger = logging.getLogger(__name__)
 
 #: Changes when a metric is computed in another way, so that kept rows are computed anew.
 METRICS_VERSION = 2
@@ -147,8 +143,6 @@ class CaseRunner:
             anatomy=method.inferer.score.anatomy,
         )
         with recorder.case(case.name, run) as record:
-            for line in memory_warnings(method.inferer, image):
-                logger.warning("case %s, %s: %s", case.name, method.label, line)
             memory = PeakMemory()
             done = method.inferer.reconstruct(
                 image, case=case.name, checkpoint=record.checkpoint, run_id=getattr(run, "run_id", None)

@@ -51,7 +51,6 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
         IntegrityError: an auxiliary bundle that is not trusted.
     """
     from monai_diffrecon.engine.case_recorder import check_reference
-    from monai_diffrecon.engine.memory_estimate import estimate_memory
     from monai_diffrecon.evaluation.cohort_method import PreparedMethod
     from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 
@@ -75,7 +74,7 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
     size, voxel = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (geometry.shape, geometry.spacing))
     lines = [f"the scan would be reconstructed: {size} voxels of {voxel} mm, unit {measured.unit}"]
     lines += [f"notice: {notice}" for notice in measured.notices]
-    estimate = estimate_memory(prepared.inferer, data["image"])
+    estimate = prepared.inferer.memory_estimate(data["image"])
     return [*lines, *estimate.lines(), *estimate.check()]
 
 

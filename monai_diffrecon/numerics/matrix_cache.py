@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse matrices that took long to build, kept on disk.
 
-The folder is ``DIFFRECON_CACHE_DIR`` (``off``: no cache), else ``$XDG_CACHE_HOME/monai_diffrecon``, else
-``~/.cache/monai_diffrecon``; it holds at most ``DIFFRECON_CACHE_GB`` (default 2) and loses what was used longest ago.
-A file is named by a hash of the geometry and holds numbers only: nothing in it says whose data it was used for.
+The folder is ``DIFFRECON_CACHE_DIR`` (``off``: no cache), else the user's cache folder of the system
+(``$XDG_CACHE_HOME/monai_diffrecon`` or ``~/.cache/monai_diffrecon`` on Linux); it holds at most ``DIFFRECON_CACHE_GB``
+(default 2) and loses what was used longest ago. A file is named by a hash of the geometry and holds numbers only:
+nothing in it says whose data it was used for.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from scipy.sparse import csr_array
+from platformdirs import user_cache_path
+from scipy.sparse import csr_array, load_npz, save_npz
 
 from monai_diffrecon.errors import ConfigError
 
@@ -35,7 +36,7 @@ _STALE = 24 * 3600.0
 def cached_matrix(key: tuple[object, ...], build: Callable[[], csr_array]) -> csr_array:
     """Return the matrix of a key from the cache, else build it, and keep it when that took long.
 
-    A file that does not hold what its hash says is built anew; a folder that cannot be used is no cache.
+    A damaged file is built anew; a folder that cannot be used is no cache.
 
     Args:
         key: everything the matrix depends on, a version of the code that builds it too; its ``repr`` is hashed.
@@ -68,13 +69,11 @@ def _folder() -> Path | None:
     named = os.environ.get("DIFFRECON_CACHE_DIR", "")
     if named.lower() == "off":
         return None
-    base = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        if named:
-            return Path(named).expanduser()
-        return (Path(base) if base else Path.home() / ".cache") / "monai_diffrecon"
-    except RuntimeError:  # no home directory
+        folder = Path(named).expanduser() if named else user_cache_path("monai_diffrecon", appauthor=False)
+    except RuntimeError:
         return None
+    return None if folder.parts[:1] == ("~",) else folder  # what older platformdirs say without a home
 
 
 def _limit_bytes() -> float:
@@ -88,23 +87,14 @@ def _limit_bytes() -> float:
     return limit * 1e9
 
 
-def _digest(shape: np.ndarray, matrix: csr_array) -> np.ndarray:
-    digest = hashlib.sha256(repr(shape.tolist()).encode())
-    for part in (matrix.indptr, matrix.indices, matrix.data):
-        digest.update(np.ascontiguousarray(part).data)
-    return np.frombuffer(digest.digest(), dtype=np.uint8)
-
-
 def _read(path: Path) -> csr_array | None:
-    """Return the matrix of a file, or None when there is none or it is damaged."""
+    """Return the matrix of a file, or None when there is none or it is damaged, which the zip's checksums tell."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as parts:
-            shape, digest = parts["shape"], parts["sha256"]
-            starts, columns, values = parts["indptr"], parts["indices"], parts["data"]
-        _check_parts(shape, starts, columns, values)
-        matrix = csr_array((values, columns, starts), shape=(int(shape[0]), int(shape[1])))
-        if not np.array_equal(digest, _digest(shape, matrix)):
-            raise ValueError("another hash")
+        with path.open("rb") as file:
+            matrix = csr_array(load_npz(file))
+        matrix.check_format(full_check=True)  # an index out of range would read foreign memory
+        if [part.dtype.str for part in (matrix.indptr, matrix.indices, matrix.data)] != ["<i4", "<i4", "<f4"]:
+            raise ValueError("of another type")
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged file can raise nearly anything
@@ -115,39 +105,16 @@ def _read(path: Path) -> csr_array | None:
     return matrix
 
 
-def _check_parts(shape: np.ndarray, starts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-    """Check what the product relies on: an index out of range would read foreign memory.
-
-    Raises:
-        ValueError: no matrix.
-    """
-    good = shape.shape == (2,) and starts.shape == (int(shape[0]) + 1,) and columns.shape == values.shape
-    good = good and [part.dtype.str for part in (starts, columns, values)] == ["<i4", "<i4", "<f4"]
-    good = good and int(starts[0]) == 0 and int(starts[-1]) == columns.size and bool((np.diff(starts) >= 0).all())
-    good = good and (columns.size == 0 or (int(columns.min()) >= 0 and int(columns.max()) < int(shape[1])))
-    if not good:
-        raise ValueError("no matrix")
-
-
 def _write(path: Path, matrix: csr_array) -> None:
     """Write a file in one step: readers see none or all of it. No fsync: what a crash damages is built anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = np.array(matrix.shape, dtype=np.int64)
     descriptor, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(
-                file,
-                shape=shape,
-                sha256=_digest(shape, matrix),
-                indptr=matrix.indptr,
-                indices=matrix.indices,
-                data=matrix.data,
-            )
+            save_npz(file, matrix, compressed=False)
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

@@ -4,6 +4,8 @@
 
 import logging
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,29 +65,33 @@ def test_a_quick_matrix_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatc
 def damaged(file: Path, kind: str) -> None:
     with np.load(file) as parts:
         content = dict(parts)
+    whole = file.read_bytes()
     if kind == "truncated":
-        file.write_bytes(file.read_bytes()[:-200])
+        file.write_bytes(whole[:-200])
     elif kind == "empty":
         file.write_bytes(b"")
     elif kind == "text":
         file.write_bytes(b"not a matrix")
     elif kind == "flipped":
-        content["data"] = content["data"] + np.float32(1)
-        np.savez(file, **content)
-    elif kind == "index":
-        content["indices"] = content["indices"] + np.int32(7)
-        matrix = csr_array((content["data"], content["indices"], content["indptr"]), shape=(3, 100))
-        content["sha256"] = matrix_cache._digest(content["shape"], matrix)
-        np.savez(file, **content)
+        at = whole.index(np.float32(1.5).tobytes())
+        file.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
     elif kind == "missing":
-        del content["sha256"]
+        del content["indptr"]
         np.savez(file, **content)
-    else:
+    elif kind == "pickle":
         content["data"] = np.array([object()], dtype=object)
         np.savez(file, **content, allow_pickle=True)
+    else:
+        name = {"index": "indices", "negative": "indices", "rows": "indptr", "double": "data"}[kind]
+        change = {"index": np.int32(7), "negative": np.int32(-2), "rows": np.int32(1), "double": np.float64(0.0)}[kind]
+        content[name] = content[name] + change
+        np.savez(file, **content)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "flipped", "index", "missing", "pickle"])
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated", "empty", "text", "flipped", "missing", "pickle", "index", "negative", "rows", "double"],
+)
 def test_a_damaged_file_is_built_anew(folder: Path, kind: str) -> None:
     build = Builder()
     cached_matrix(("k",), build)
@@ -97,6 +103,15 @@ def test_a_damaged_file_is_built_anew(folder: Path, kind: str) -> None:
     assert build.calls == 2
 
 
+def test_processes_that_write_at_once_leave_one_whole_file(folder: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda _: same(cached_matrix(("k",), Builder())), range(32)))
+    assert len(list(folder.iterdir())) == 1
+    build = Builder()
+    assert same(cached_matrix(("k",), build))
+    assert build.calls == 0
+
+
 def test_off_and_places(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFRECON_CACHE_DIR", "off")
     build = Builder()
@@ -105,13 +120,26 @@ def test_off_and_places(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert build.calls == 2
     assert not list(tmp_path.iterdir())
     monkeypatch.delenv("DIFFRECON_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    cached_matrix(("k",), build)
-    assert len(list((tmp_path / "xdg" / "monai_diffrecon").iterdir())) == 1
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    cached_matrix(("k",), build)
-    assert len(list((tmp_path / "home" / ".cache" / "monai_diffrecon").iterdir())) == 1
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        cached_matrix(("k",), build)
+        assert len(list((tmp_path / "xdg" / "monai_diffrecon").iterdir())) == 1
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        cached_matrix(("k",), build)
+        assert len(list((tmp_path / "home" / ".cache" / "monai_diffrecon").iterdir())) == 1
+
+
+@pytest.mark.parametrize("named", ["", "~/cache"])
+def test_without_a_home_there_is_no_cache(
+    named: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFRECON_CACHE_DIR", named)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    assert same(cached_matrix(("k",), Builder()))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_no_cache(
@@ -163,6 +191,6 @@ def test_nothing_half_written_stays(folder: Path, monkeypatch: pytest.MonkeyPatc
     def full(*args: object, **parts: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(matrix_cache, "save_npz", full)
     assert same(cached_matrix(("k",), Builder()))
     assert not list(folder.iterdir())
