@@ -306,7 +306,8 @@ def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any],
     nested = _map_nested(cls, options, where, _build)
     try:
         return cls(**{**options, **nested}, **context)
-    except DiffReconError:
+    except DiffReconError as error:
+        error.move(where)
         raise
     except MemoryError as error:
         raise ResourceError(f"{cls.__name__} needs more memory than there is for these options", where=where) from error

@@ -4,7 +4,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -64,37 +64,6 @@ class Relay(Sampler):
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Install a distribution of one module: ``install(dist, kind, {name: "Class"}, source)``."""
-    modules: list[str] = []
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def run(
-        dist: str,
-        kind: str,
-        points: dict[str, str],
-        source: str,
-        *,
-        folder: str = "{}-2.1.dist-info",
-        root: Path = tmp_path,
-    ) -> None:
-        module = f"plug_{dist}".replace("-", "_").lower()
-        modules.append(module)
-        (root / f"{module}.py").write_text(dedent(source))
-        info = root / folder.format(dist.replace("-", "_"))
-        info.mkdir()
-        lines = [f"{name} = {module}:{cls}" for name, cls in points.items()]
-        (info / "entry_points.txt").write_text("\n".join([f"[monai_diffrecon.{kind}]", *lines]) + "\n")
-        registry.refresh()
-
-    registry.refresh()
-    yield run
-    for module in modules:
-        sys.modules.pop(module, None)
-    registry.refresh()
-
-
-@pytest.fixture
 def shrink(install: Install) -> None:
     install("acme-shrink", "priors", {"shrink": "Shrink"}, SHRINK)
 
@@ -102,6 +71,10 @@ def shrink(install: Install) -> None:
 @pytest.fixture
 def relay(install: Install) -> None:
     install("acme-relay", "samplers", {"relay": "Relay"}, RELAY)
+
+
+def admm(*regularizers: object) -> dict[str, object]:
+    return {"name": "admm", "regularizers": list(regularizers)}
 
 
 def info(kind: str, name: str, **options: bool) -> registry.PluginInfo:
@@ -217,7 +190,7 @@ def test_none_stays_none_in_a_plugin_option(relay: None) -> None:
             {"steps": 1, "penalties": {"name": "shrink", "threshold": -1}},
             r"sampler#penalties: Shrink refused .*below 0",
         ),
-        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, r"shrink#mode: unknown mode"),
+        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, r"sampler#penalties#mode: unknown mode"),
         ({"steps": 1, "start": 7}, r"sampler#start: not a sampler; expected a Sampler, its name, or .* got int 7"),
         ({"steps": 1, "start": {"steps": 1}}, r"sampler#start: not a sampler"),
     ],
@@ -226,6 +199,44 @@ def test_wrong_options_say_where(relay: None, shrink: None, spec: dict[str, obje
     with pytest.raises(ConfigError, match=message) as caught:
         registry.build("samplers", {"name": "relay", **spec}, where="sampler")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "where"),
+    [
+        ("samplers", {"name": "admm_tv", "rho": -1}, "sampler#rho"),
+        ("samplers", {"name": "ddim", "start": {"name": "admm_tv", "rho": -1}}, "sampler#start#rho"),
+        ("samplers", {"name": "annealed", "start": "ddim"}, "sampler#start"),
+        ("consistency", admm({"name": "z_tv", "threshold": -1}), "#regularizers#0#threshold"),
+        ("consistency", admm("z_tv", {"name": "wavelet_l1", "level": 0}), "#regularizers#1#level"),
+        ("consistency", admm("slices"), "#regularizers#0"),
+        ("priors", {"name": "perpendicular", "K": -1}, "prior#K"),
+    ],
+)
+@pytest.mark.parametrize("at", ["", "methods#2#"])
+def test_errors_of_constructors_carry_the_full_id(kind: str, spec: dict[str, object], where: str, at: str) -> None:
+    role = registry.KINDS[kind][0]
+    full = f"{at}{role}{where.removeprefix(role)}"
+    with pytest.raises(ConfigError) as caught:
+        registry.build(kind, spec, where=f"{at}{role}")
+    assert caught.value.where == full
+    assert str(caught.value).startswith(f"{full}: ")
+
+
+def test_the_mend_names_the_full_id_too(install: Install) -> None:
+    source = SHRINK.replace('where="shrink#mode"', 'where="shrink#mode", mend="set shrink#mode to soft"')
+    install("acme-shrink", "priors", {"shrink": "Shrink"}, source)
+    with pytest.raises(ConfigError) as caught:
+        registry.build("priors", {"name": "shrink", "mode": "wild"}, where="consistency#regularizers#0")
+    assert caught.value.mend == "set consistency#regularizers#0#mode to soft"
+
+
+def test_a_component_that_is_no_id_keeps_its_name(install: Install) -> None:
+    source = SHRINK.replace('where="shrink#mode"', 'where="the cache"')
+    install("acme-shrink", "priors", {"shrink": "Shrink"}, source)
+    with pytest.raises(ConfigError) as caught:
+        registry.create("priors", "shrink", mode="wild")
+    assert caught.value.where == "the cache"
 
 
 def test_an_unknown_nested_name_lists_the_literals(relay: None) -> None:
