@@ -27,6 +27,9 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "readers": ("reader", ("MeasurementReader",)),
 }
 
+#: Arguments that the framework gives to plugins, and that are no options.
+GIVEN = ("geometry", "network", "seed", "case")
+
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 

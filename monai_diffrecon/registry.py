@@ -178,7 +178,7 @@ def refresh() -> None:
     importlib.invalidate_caches()
 
 
-def _canonical(distribution: str) -> str:
+def canonical(distribution: str) -> str:
     """Return the normalized name of a distribution (PEP 503): ``Diffrecon_Wavelets`` -> ``diffrecon-wavelets``."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
@@ -197,7 +197,7 @@ def _entries(kind: str) -> tuple[tuple[_Entry, ...], tuple[str, ...]]:
             ) from error
     found: dict[tuple[str, str], _Entry] = {}
     for point in points:
-        distribution = _canonical(point.distro.name) if point.distro else "?"
+        distribution = canonical(point.distro.name) if point.distro else "?"
         version = (point.distro.version if point.distro else None) or _version(distribution)
         extras = tuple(point.extras or ())
         entry = _Entry(kind, point.name, distribution, version, point.module_name, point.object_name or "", extras)
@@ -221,7 +221,7 @@ def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _
     distribution, _, plain = name.rpartition(":")
     entries = _entries(kind)[0]
     named = [e for e in entries if e.name == plain]
-    matches = [e for e in named if not distribution or e.distribution == _canonical(distribution)]
+    matches = [e for e in named if not distribution or e.distribution == canonical(distribution)]
     if len(matches) == 1:
         return matches[0]
     role, in_full = KINDS[kind][0], " or ".join(repr(f"{e.distribution}:{e.name}") for e in named)
