@@ -26,11 +26,23 @@ from monai_diffrecon import plugin_contract as contract
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
 from monai_diffrecon.plugin_contract import KINDS, check_kind
 
-__all__ = ["KINDS", "KNOWN_PROVIDERS", "PluginInfo", "available", "build", "check_options", "create", "load", "refresh"]
+__all__ = [
+    "KINDS",
+    "KNOWN_PROVIDERS",
+    "PluginInfo",
+    "available",
+    "build",
+    "canonical",
+    "check_options",
+    "create",
+    "distribution_of",
+    "load",
+    "refresh",
+]
 
 #: (kind, name) -> the distribution known to provide it, for those who have not installed it.
 KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
-    ("priors", "wavelet_l1"): "diffrecon-wavelets",
+    ("regularizers", "wavelet_l1"): "diffrecon-wavelets",
     ("operators", "noncartesian_mri"): "diffrecon-mri",
     ("readers", "ismrmrd"): "diffrecon-mri",
     ("readers", "fastmri"): "diffrecon-mri",
@@ -76,6 +88,8 @@ class _Entry:
 
 
 _NOTHING: Mapping[str, Any] = {}
+#: Regularizers were among the priors: who still declares one there, or asks for one there, finds it for one release.
+_FORMERLY_ONE = {"priors": "regularizers", "regularizers": "priors"}
 _classes: dict[_Entry, Any] = {}
 _failures: dict[_Entry, str] = {}
 
@@ -96,7 +110,7 @@ def available(kind: str | None = None, *, check: bool = False) -> list[PluginInf
         for entry in sorted(entries, key=lambda e: (e.name, e.distribution)):
             if check:
                 with suppress(PluginError):  # noted in _failures
-                    _load(entry, KINDS[k][0])
+                    _load(k, entry, KINDS[k][0])
             summary = contract.static_summary(entry.module, entry.attribute)
             infos.append(
                 PluginInfo(entry.name, k, entry.distribution, entry.version, summary, error=_failures.get(entry))
@@ -121,7 +135,21 @@ def load(kind: str, name: str, *, where: str | None = None) -> Any:
         PluginError: the plugin is unknown, broken, or provided by two distributions.
     """
     where = where or KINDS[check_kind(kind)][0]
-    return _load(_find(kind, name, where), where)
+    return _load(kind, _find(kind, name, where), where)
+
+
+def distribution_of(kind: str, name: str) -> str:
+    """Return the distribution that provides a plugin, without importing it.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: name of the plugin, or ``distribution:name``.
+
+    Raises:
+        ConfigError: unknown kind.
+        PluginError: the plugin is unknown, or provided by two distributions.
+    """
+    return _find(check_kind(kind), name, KINDS[kind][0]).distribution
 
 
 def create(kind: str, name: str, /, **options: Any) -> Any:
@@ -221,6 +249,8 @@ def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _
     distribution, _, plain = name.rpartition(":")
     entries = _entries(kind)[0]
     named = [e for e in entries if e.name == plain]
+    if not named and kind in _FORMERLY_ONE:
+        named = [e for e in _entries(_FORMERLY_ONE[kind])[0] if e.name == plain]
     matches = [e for e in named if not distribution or e.distribution == canonical(distribution)]
     if len(matches) == 1:
         return matches[0]
@@ -247,10 +277,19 @@ def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _
     raise PluginError(f"unknown {role} {name!r}", where=where, expected=", ".join(known) or None, mend=mend)
 
 
-def _load(entry: _Entry, where: str) -> Any:
+def _load(kind: str, entry: _Entry, where: str) -> Any:
     """Return the class of an entry, imported and checked once; note why when it is broken."""
-    if entry in _classes:
-        return _classes[entry]
+    if entry not in _classes:
+        _import(entry, where)
+    cls = _classes[entry]
+    if not issubclass(cls, contract.bases(kind)):
+        role, other = KINDS[kind][0], entry.kind
+        mend = f"{entry.name!r} is one of the {other}; name one of the {kind}"
+        raise PluginError(f"unknown {role} {entry.name!r}", where=where, mend=mend)
+    return cls
+
+
+def _import(entry: _Entry, where: str) -> None:
     cause, mend = None, f"update or uninstall {entry.distribution}"
     try:
         cls: Any = reduce(getattr, entry.attribute.split("."), importlib.import_module(entry.module))
@@ -265,7 +304,13 @@ def _load(entry: _Entry, where: str) -> Any:
         raise PluginError(f"plugin {entry.name!r} of {origin} is broken: {reason}", where=where, mend=mend) from cause
     _failures.pop(entry, None)
     _classes[entry] = cls
-    return cls
+    if entry.kind == "priors" and issubclass(cls, contract.bases("regularizers")):
+        warnings.warn(
+            f"{entry.distribution} declares the regularizer {entry.name!r} under monai_diffrecon.priors; the next "
+            "release finds it under monai_diffrecon.regularizers only",
+            DeprecationWarning,
+            stacklevel=2,
+        )
 
 
 def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
@@ -280,7 +325,7 @@ def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()
             got=f"{type(spec).__name__} {spec!r:.80}",
         )
     options = dict(spec)
-    return _load(_find(kind, options.pop("name"), where, literals), where), options
+    return _load(kind, _find(kind, options.pop("name"), where, literals), where), options
 
 
 def _check(kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Iterable[str] = ()) -> None:

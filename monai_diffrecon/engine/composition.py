@@ -202,9 +202,7 @@ def distributions_of(composition: Mapping[str, Any], scores: Sequence[ScoreNetwo
         kind, spec = specs.pop()
         name = spec if isinstance(spec, str) else spec["name"]
         options: Mapping[str, Any] = {} if isinstance(spec, str) else spec
-        distribution, _, plain = name.rpartition(":")
-        named = [i.distribution for i in registry.available(kind) if i.name == plain]
-        found.update([distribution] if distribution else named)
+        found.add(registry.distribution_of(kind, name))
         cls = registry.load(kind, name)
         for option, nested_kind in cls.plugin_options.items():
             value = options.get(option)
