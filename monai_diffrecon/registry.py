@@ -37,6 +37,7 @@ __all__ = [
     "create",
     "distribution_of",
     "load",
+    "name_of",
     "refresh",
 ]
 
@@ -152,6 +153,18 @@ def distribution_of(kind: str, name: str) -> str:
     return _find(check_kind(kind), name, KINDS[kind][0]).distribution
 
 
+def name_of(kind: str, cls: type) -> str | None:
+    """Return the full name under which a class is registered, or None; nothing is imported.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        cls: the class.
+    """
+    entries = _entries(check_kind(kind))[0]
+    found = (e for e in entries if (e.module, e.attribute) == (cls.__module__, cls.__qualname__))
+    return next((f"{e.distribution}:{e.name}" for e in found), None)
+
+
 def create(kind: str, name: str, /, **options: Any) -> Any:
     """Return a new plugin of this kind and name; options as in :func:`build`.
 
@@ -167,8 +180,8 @@ def build(kind: str, spec: object, *, where: str | None = None, **context: Any) 
 
     Args:
         kind: one of :data:`KINDS`.
-        spec: a plugin (returned as it is), its name, or ``{"name": ..., **options}``. An option that the class
-            lists in ``plugin_options`` holds a spec too, or a list of specs, or None.
+        spec: a plugin (returned as it is), its name or class, or ``{"name": ..., **options}`` with one of these. An
+            option that the class lists in ``plugin_options`` holds a spec too, or a list of specs, or None.
         where: the config id for messages; that of the kind unless given.
         context: arguments that the framework gives to the constructor beside the user's options.
 
@@ -315,9 +328,9 @@ def _import(entry: _Entry, where: str) -> None:
 
 def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
     """Return the class and the options that a spec names."""
-    if isinstance(spec, str):
+    if isinstance(spec, str) or (isinstance(spec, type) and issubclass(spec, contract.bases(kind))):
         spec = {"name": spec}
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str | type):
         raise ConfigError(
             f"not a {KINDS[kind][0]}",
             where=where,
@@ -325,7 +338,12 @@ def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()
             got=f"{type(spec).__name__} {spec!r:.80}",
         )
     options = dict(spec)
-    return _load(kind, _find(kind, options.pop("name"), where, literals), where), options
+    name = options.pop("name")
+    if isinstance(name, type):
+        if reason := contract.breach(kind, name):
+            raise PluginError(f"plugin {name.__qualname__} is broken: {reason}", where=where)
+        return name, options
+    return _load(kind, _find(kind, name, where, literals), where), options
 
 
 def _check(kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Iterable[str] = ()) -> None:
