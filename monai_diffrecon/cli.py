@@ -29,14 +29,27 @@ Run = Callable[[argparse.Namespace], int]
 
 
 def plugins(parser: argparse.ArgumentParser) -> Run:
-    """List the installed plugins."""
+    """List the installed plugins, or the options of one."""
     from monai_diffrecon.registry import KINDS, available
 
+    parser.add_argument("name", nargs="?", help="one plugin: NAME, KIND:NAME or DISTRIBUTION:NAME; lists its options")
     parser.add_argument("--kind", choices=sorted(KINDS), help="only plugins of this kind")
     parser.add_argument("--check", action="store_true", help="import each plugin and report the broken ones")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
+    def describe(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.options.plugin_page import find_plugin, plugin_options, plugin_page
+
+        info = find_plugin(arguments.name, arguments.kind)
+        options = plugin_options(info)
+        known = {**asdict(info), "options": [asdict(option) for option in options]}
+        lines = [json.dumps(known, indent=2)] if arguments.json else plugin_page(info, options)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return 0
+
     def run(arguments: argparse.Namespace) -> int:
+        if arguments.name is not None:
+            return describe(arguments)
         infos = available(arguments.kind, check=arguments.check)
         as_json = arguments.json
         lines = [json.dumps([asdict(info) for info in infos], indent=2)] if as_json else plugin_table(infos)

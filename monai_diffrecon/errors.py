@@ -40,6 +40,20 @@ class DiffReconError(Exception):
             line = _joined(*(p if p is None or len(p) <= _LONGEST_PART else f"{p[:_LONGEST_PART]}..." for p in parts))
         super().__init__(line)
 
+    def move(self, where: str) -> None:
+        """Replace the first part of the configuration id by ``where``: a plugin does not know where it stands.
+
+        ``sampler#rho`` at ``sampler#start`` becomes ``sampler#start#rho``. A component that is no id stays.
+
+        Args:
+            where: full id of the plugin that raised.
+        """
+        first, _, option = (self.where or "").partition("#")
+        if option or first in ("", where.partition("#")[0]):
+            full = f"{where}#{option}" if option else where
+            mend = self.mend.replace(f"{first}#", f"{where}#") if first and self.mend else self.mend
+            DiffReconError.__init__(self, self.what, where=full, expected=self.expected, got=self.got, mend=mend)
+
 
 def _one_line(part: object) -> str | None:
     return None if part is None else " ".join(str(part).split())

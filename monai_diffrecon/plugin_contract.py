@@ -18,7 +18,8 @@ from monai_diffrecon.errors import ConfigError, PluginError
 #: Kind of plugin -> (the config id that holds one, names of its bases in ``monai_diffrecon.protocols``).
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "denoisers": ("denoiser", ("Denoiser",)),
-    "priors": ("prior", ("ScorePrior", "Regularizer")),
+    "priors": ("prior", ("ScorePrior",)),
+    "regularizers": ("regularizer", ("Regularizer",)),
     "operators": ("operator", ("Operator",)),
     "consistency": ("consistency", ("ConsistencyStep",)),
     "samplers": ("sampler", ("Sampler",)),
@@ -26,6 +27,9 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "importers": ("importer", ("CheckpointImporter",)),
     "readers": ("reader", ("MeasurementReader",)),
 }
+
+#: Arguments that the framework gives to plugins, and that are no options.
+GIVEN = ("geometry", "network", "seed", "case")
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -44,7 +48,8 @@ def check_kind(kind: str) -> str:
 def bases(kind: str) -> tuple[type, ...]:
     """Return the classes one of which a plugin of this kind derives from."""
     protocols = importlib.import_module("monai_diffrecon.protocols")  # lazily: torch comes with it
-    return tuple(getattr(protocols, base) for base in KINDS[kind][1])
+    names = KINDS[kind][1] + (KINDS["regularizers"][1] if kind == "priors" else ())  # the two were one kind
+    return tuple(getattr(protocols, base) for base in names)
 
 
 def breach(kind: str, cls: object) -> str | None:

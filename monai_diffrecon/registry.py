@@ -26,11 +26,24 @@ from monai_diffrecon import plugin_contract as contract
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
 from monai_diffrecon.plugin_contract import KINDS, check_kind
 
-__all__ = ["KINDS", "KNOWN_PROVIDERS", "PluginInfo", "available", "build", "check_options", "create", "load", "refresh"]
+__all__ = [
+    "KINDS",
+    "KNOWN_PROVIDERS",
+    "PluginInfo",
+    "available",
+    "build",
+    "canonical",
+    "check_options",
+    "create",
+    "distribution_of",
+    "load",
+    "name_of",
+    "refresh",
+]
 
 #: (kind, name) -> the distribution known to provide it, for those who have not installed it.
 KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
-    ("priors", "wavelet_l1"): "diffrecon-wavelets",
+    ("regularizers", "wavelet_l1"): "diffrecon-wavelets",
     ("operators", "noncartesian_mri"): "diffrecon-mri",
     ("readers", "ismrmrd"): "diffrecon-mri",
     ("readers", "fastmri"): "diffrecon-mri",
@@ -77,6 +90,8 @@ class _Entry:
 
 
 _NOTHING: Mapping[str, Any] = {}
+#: Regularizers were among the priors: who still declares one there, or asks for one there, finds it for one release.
+_FORMERLY_ONE = {"priors": "regularizers", "regularizers": "priors"}
 _classes: dict[_Entry, Any] = {}
 _failures: dict[_Entry, str] = {}
 
@@ -97,7 +112,7 @@ def available(kind: str | None = None, *, check: bool = False) -> list[PluginInf
         for entry in sorted(entries, key=lambda e: (e.name, e.distribution)):
             if check:
                 with suppress(PluginError):  # noted in _failures
-                    _load(entry, KINDS[k][0])
+                    _load(k, entry, KINDS[k][0])
             summary = contract.static_summary(entry.module, entry.attribute)
             infos.append(
                 PluginInfo(entry.name, k, entry.distribution, entry.version, summary, error=_failures.get(entry))
@@ -122,7 +137,33 @@ def load(kind: str, name: str, *, where: str | None = None) -> Any:
         PluginError: the plugin is unknown, broken, or provided by two distributions.
     """
     where = where or KINDS[check_kind(kind)][0]
-    return _load(_find(kind, name, where), where)
+    return _load(kind, _find(kind, name, where), where)
+
+
+def distribution_of(kind: str, name: str) -> str:
+    """Return the distribution that provides a plugin, without importing it.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: name of the plugin, or ``distribution:name``.
+
+    Raises:
+        ConfigError: unknown kind.
+        PluginError: the plugin is unknown, or provided by two distributions.
+    """
+    return _find(check_kind(kind), name, KINDS[kind][0]).distribution
+
+
+def name_of(kind: str, cls: type) -> str | None:
+    """Return the full name under which a class is registered, or None; nothing is imported.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        cls: the class.
+    """
+    entries = _entries(check_kind(kind))[0]
+    found = (e for e in entries if (e.module, e.attribute) == (cls.__module__, cls.__qualname__))
+    return next((f"{e.distribution}:{e.name}" for e in found), None)
 
 
 def create(kind: str, name: str, /, **options: Any) -> Any:
@@ -140,8 +181,8 @@ def build(kind: str, spec: object, *, where: str | None = None, **context: Any) 
 
     Args:
         kind: one of :data:`KINDS`.
-        spec: a plugin (returned as it is), its name, or ``{"name": ..., **options}``. An option that the class
-            lists in ``plugin_options`` holds a spec too, or a list of specs, or None.
+        spec: a plugin (returned as it is), its name or class, or ``{"name": ..., **options}`` with one of these. An
+            option that the class lists in ``plugin_options`` holds a spec too, or a list of specs, or None.
         where: the config id for messages; that of the kind unless given.
         context: arguments that the framework gives to the constructor beside the user's options.
 
@@ -179,7 +220,7 @@ def refresh() -> None:
     importlib.invalidate_caches()
 
 
-def _canonical(distribution: str) -> str:
+def canonical(distribution: str) -> str:
     """Return the normalized name of a distribution (PEP 503): ``Diffrecon_Wavelets`` -> ``diffrecon-wavelets``."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
@@ -198,7 +239,7 @@ def _entries(kind: str) -> tuple[tuple[_Entry, ...], tuple[str, ...]]:
             ) from error
     found: dict[tuple[str, str], _Entry] = {}
     for point in points:
-        distribution = _canonical(point.distro.name) if point.distro else "?"
+        distribution = canonical(point.distro.name) if point.distro else "?"
         version = (point.distro.version if point.distro else None) or _version(distribution)
         extras = tuple(point.extras or ())
         entry = _Entry(kind, point.name, distribution, version, point.module_name, point.object_name or "", extras)
@@ -222,7 +263,9 @@ def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _
     distribution, _, plain = name.rpartition(":")
     entries = _entries(kind)[0]
     named = [e for e in entries if e.name == plain]
-    matches = [e for e in named if not distribution or e.distribution == _canonical(distribution)]
+    if not named and kind in _FORMERLY_ONE:
+        named = [e for e in _entries(_FORMERLY_ONE[kind])[0] if e.name == plain]
+    matches = [e for e in named if not distribution or e.distribution == canonical(distribution)]
     if len(matches) == 1:
         return matches[0]
     role, in_full = KINDS[kind][0], " or ".join(repr(f"{e.distribution}:{e.name}") for e in named)
@@ -248,10 +291,19 @@ def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _
     raise PluginError(f"unknown {role} {name!r}", where=where, expected=", ".join(known) or None, mend=mend)
 
 
-def _load(entry: _Entry, where: str) -> Any:
+def _load(kind: str, entry: _Entry, where: str) -> Any:
     """Return the class of an entry, imported and checked once; note why when it is broken."""
-    if entry in _classes:
-        return _classes[entry]
+    if entry not in _classes:
+        _import(entry, where)
+    cls = _classes[entry]
+    if not issubclass(cls, contract.bases(kind)):
+        role, other = KINDS[kind][0], entry.kind
+        mend = f"{entry.name!r} is one of the {other}; name one of the {kind}"
+        raise PluginError(f"unknown {role} {entry.name!r}", where=where, mend=mend)
+    return cls
+
+
+def _import(entry: _Entry, where: str) -> None:
     cause, mend = None, f"update or uninstall {entry.distribution}"
     try:
         cls: Any = reduce(getattr, entry.attribute.split("."), importlib.import_module(entry.module))
@@ -266,14 +318,20 @@ def _load(entry: _Entry, where: str) -> Any:
         raise PluginError(f"plugin {entry.name!r} of {origin} is broken: {reason}", where=where, mend=mend) from cause
     _failures.pop(entry, None)
     _classes[entry] = cls
-    return cls
+    if entry.kind == "priors" and issubclass(cls, contract.bases("regularizers")):
+        warnings.warn(
+            f"{entry.distribution} declares the regularizer {entry.name!r} under monai_diffrecon.priors; the next "
+            "release finds it under monai_diffrecon.regularizers only",
+            DeprecationWarning,
+            stacklevel=2,
+        )
 
 
 def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
     """Return the class and the options that a spec names."""
-    if isinstance(spec, str):
+    if isinstance(spec, str) or (isinstance(spec, type) and issubclass(spec, contract.bases(kind))):
         spec = {"name": spec}
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str | type):
         raise ConfigError(
             f"not a {KINDS[kind][0]}",
             where=where,
@@ -281,7 +339,12 @@ def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()
             got=f"{type(spec).__name__} {spec!r:.80}",
         )
     options = dict(spec)
-    return _load(_find(kind, options.pop("name"), where, literals), where), options
+    name = options.pop("name")
+    if isinstance(name, type):
+        if reason := contract.breach(kind, name):
+            raise PluginError(f"plugin {name.__qualname__} is broken: {reason}", where=where)
+        return name, options
+    return _load(kind, _find(kind, name, where, literals), where), options
 
 
 def _check(kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Iterable[str] = ()) -> None:
@@ -307,7 +370,8 @@ def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any],
     nested = _map_nested(cls, options, where, _build)
     try:
         return cls(**{**options, **nested}, **context)
-    except DiffReconError:
+    except DiffReconError as error:
+        error.move(where)
         raise
     except MemoryError as error:
         raise ResourceError(f"{cls.__name__} needs more memory than there is for these options", where=where) from error

@@ -15,8 +15,10 @@ os.environ.setdefault("DIFFRECON_CACHE_DIR", "off")
 
 import json
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -76,3 +78,36 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pa
         return folder
 
     return put
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install a distribution of one module: ``install(dist, kind, {name: "Class"}, source)``."""
+    from monai_diffrecon import registry
+
+    modules: list[str] = []
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(
+        dist: str,
+        kind: str,
+        points: dict[str, str],
+        source: str,
+        *,
+        folder: str = "{}-2.1.dist-info",
+        root: Path = tmp_path,
+    ) -> None:
+        module = f"plug_{dist}".replace("-", "_").lower()
+        modules.append(module)
+        (root / f"{module}.py").write_text(dedent(source))
+        info = root / folder.format(dist.replace("-", "_"))
+        info.mkdir()
+        lines = [f"{name} = {module}:{cls}" for name, cls in points.items()]
+        (info / "entry_points.txt").write_text("\n".join([f"[monai_diffrecon.{kind}]", *lines]) + "\n")
+        registry.refresh()
+
+    registry.refresh()
+    yield run
+    for module in modules:
+        sys.modules.pop(module, None)
+    registry.refresh()

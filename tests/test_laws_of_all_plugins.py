@@ -28,7 +28,6 @@ from monai_diffrecon.protocols import (
     Measurement,
     MeasurementReader,
     Problem,
-    Regularizer,
     VolumeGeometry,
 )
 from monai_diffrecon.registry import PluginInfo
@@ -59,8 +58,8 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("priors", "slices"): [{}],
     ("priors", "perpendicular"): [{}, {"K": 3}, {"K": 2.7}, {"K": "average"}],
-    ("priors", "z_tv"): [{}, {"plane": "coronal", "boundary": "periodic"}],
-    ("priors", "wavelet_l1"): [{}, {"wavelet": "haar", "level": 1}],
+    ("regularizers", "z_tv"): [{}, {"plane": "coronal", "boundary": "periodic"}],
+    ("regularizers", "wavelet_l1"): [{}, {"wavelet": "haar", "level": 1}],
     ("operators", "slice_thickness"): [
         {"thickness": 2.0},
         {"thickness": 1.5, "gap": 0.5, "profile": "gaussian", "plane": "coronal"},
@@ -205,11 +204,9 @@ def check(kind: str, make: Callable[..., Any], problem: Callable[[], Problem], d
     elif kind == "denoisers":
         check_denoiser(make(network=Network().eval()))
     elif kind == "priors":
-        plugin = make()
-        if isinstance(plugin, Regularizer):
-            check_regularizer(plugin, GEOMETRY, dtype=dtype)
-        else:
-            check_prior(make)
+        check_prior(make)
+    elif kind == "regularizers":
+        check_regularizer(make(), GEOMETRY, dtype=dtype)
     elif kind == "consistency":
         p = problem()
         x0 = torch.rand(p.operator.volume_shape, generator=torch.Generator().manual_seed(2)) + 1.0
@@ -250,7 +247,7 @@ def test_laws(info: PluginInfo) -> None:
 
 @pytest.mark.parametrize(
     "info",
-    [info for info in registry.available() if info.kind in ("priors", "consistency", "samplers")],
+    [info for info in registry.available() if info.kind in ("priors", "regularizers", "consistency", "samplers")],
     ids=lambda info: f"{info.kind}-{info.distribution}:{info.name}",
 )
 def test_complex_volumes(info: PluginInfo) -> None:
@@ -272,7 +269,7 @@ def test_every_built_in_has_an_entry_and_every_entry_a_plugin() -> None:
     """Also fails when the package is not installed, and the registry therefore empty."""
     built_in = {(info.kind, info.name) for info in registry.available() if info.distribution == BUILT_IN}
     assert built_in == CONFIGURATIONS.keys() - {
-        ("priors", "wavelet_l1"),
+        ("regularizers", "wavelet_l1"),
         ("operators", "noncartesian_mri"),
         ("operators", "cone_beam_ct"),
     }

@@ -4,7 +4,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -51,7 +51,7 @@ from monai_diffrecon.protocols import Sampler
 class Relay(Sampler):
     """Hand on."""
 
-    plugin_options = {"start": "samplers", "penalties": "priors"}
+    plugin_options = {"start": "samplers", "penalties": "regularizers"}
     plugin_literals = {"start": ("noise", "initial")}
 
     def __init__(self, steps: int, start="noise", penalties=None) -> None:
@@ -64,39 +64,8 @@ class Relay(Sampler):
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Install a distribution of one module: ``install(dist, kind, {name: "Class"}, source)``."""
-    modules: list[str] = []
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def run(
-        dist: str,
-        kind: str,
-        points: dict[str, str],
-        source: str,
-        *,
-        folder: str = "{}-2.1.dist-info",
-        root: Path = tmp_path,
-    ) -> None:
-        module = f"plug_{dist}".replace("-", "_").lower()
-        modules.append(module)
-        (root / f"{module}.py").write_text(dedent(source))
-        info = root / folder.format(dist.replace("-", "_"))
-        info.mkdir()
-        lines = [f"{name} = {module}:{cls}" for name, cls in points.items()]
-        (info / "entry_points.txt").write_text("\n".join([f"[monai_diffrecon.{kind}]", *lines]) + "\n")
-        registry.refresh()
-
-    registry.refresh()
-    yield run
-    for module in modules:
-        sys.modules.pop(module, None)
-    registry.refresh()
-
-
-@pytest.fixture
 def shrink(install: Install) -> None:
-    install("acme-shrink", "priors", {"shrink": "Shrink"}, SHRINK)
+    install("acme-shrink", "regularizers", {"shrink": "Shrink"}, SHRINK)
 
 
 @pytest.fixture
@@ -104,21 +73,25 @@ def relay(install: Install) -> None:
     install("acme-relay", "samplers", {"relay": "Relay"}, RELAY)
 
 
+def admm(*regularizers: object) -> dict[str, object]:
+    return {"name": "admm", "regularizers": list(regularizers)}
+
+
 def info(kind: str, name: str, **options: bool) -> registry.PluginInfo:
     return next(i for i in registry.available(kind, **options) if i.name == name)
 
 
 def test_lists_what_is_installed_without_importing_it(shrink: None) -> None:
-    assert info("priors", "shrink") == registry.PluginInfo(
-        "shrink", "priors", "acme-shrink", "2.1", "Shrink the voxels.", None
+    assert info("regularizers", "shrink") == registry.PluginInfo(
+        "shrink", "regularizers", "acme-shrink", "2.1", "Shrink the voxels.", None
     )
     assert "plug_acme_shrink" not in sys.modules
 
 
 def test_lists_all_kinds_and_the_built_in_plugins() -> None:
     found = {(i.kind, i.name): i.distribution for i in registry.available()}
-    assert found["priors", "z_tv"] == "monai-diffrecon"
-    assert found["priors", "wavelet_l1"] == "diffrecon-wavelets"
+    assert found["regularizers", "z_tv"] == "monai-diffrecon"
+    assert found["regularizers", "wavelet_l1"] == "diffrecon-wavelets"
     assert {kind for kind, _ in found} == set(registry.KINDS)
 
 
@@ -146,25 +119,53 @@ def test_summary_of_a_module_in_a_package_is_read_without_running_the_package(in
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     (package / "inner.py").write_text('class Heavy:\n    """Weigh much."""\n')
-    install("heavy", "priors", {"heavy": "Heavy"}, "")
+    install("heavy", "regularizers", {"heavy": "Heavy"}, "")
     points = tmp_path / "heavy-2.1.dist-info" / "entry_points.txt"
-    points.write_text("[monai_diffrecon.priors]\nheavy = plug_heavy.inner:Heavy\n")
+    points.write_text("[monai_diffrecon.regularizers]\nheavy = plug_heavy.inner:Heavy\n")
     registry.refresh()
-    assert info("priors", "heavy").summary == "Weigh much."
+    assert info("regularizers", "heavy").summary == "Weigh much."
+
+
+def test_a_regularizer_among_the_priors_works_for_one_release_with_a_warning(install: Install, relay: None) -> None:
+    source = SHRINK.replace("Shrink", "Older")
+    install("acme-older", "priors", {"older": "Older"}, source)
+    assert info("priors", "older").distribution == registry.distribution_of("regularizers", "older") == "acme-older"
+    with pytest.warns(DeprecationWarning, match="acme-older declares the regularizer 'older'.*regularizers only"):
+        built = registry.build("regularizers", {"name": "older", "threshold": 0.3})
+    assert built.threshold == 0.3
+    # As its own tests ask for it, as a prior, and as an older consistency step takes it.
+    assert isinstance(registry.create("priors", "acme-older:older"), Regularizer)
+    assert registry.build("priors", built, where="prior") is built
+    sampler = registry.create("samplers", "relay", steps=1, penalties=["older"])
+    assert isinstance(sampler.penalties[0], Regularizer)
+
+
+def test_an_older_package_finds_the_regularizers_among_the_priors(shrink: None, install: Install) -> None:
+    install("acme-relay", "samplers", {"relay": "Relay"}, RELAY.replace('"regularizers"', '"priors"'))
+    sampler = registry.create("samplers", "relay", steps=1, penalties=["shrink", "acme-shrink:shrink"])
+    assert [type(p).__name__ for p in sampler.penalties] == ["Shrink", "Shrink"]
+    assert isinstance(registry.create("priors", "shrink"), Regularizer)
+
+
+def test_a_score_prior_is_no_regularizer(relay: None) -> None:
+    with pytest.raises(PluginError) as caught:
+        registry.create("samplers", "relay", steps=1, penalties=["slices"])
+    assert caught.value.where == "sampler#penalties#0"
+    assert "'slices' is one of the priors" in str(caught.value.mend)
 
 
 def test_creates_with_options(shrink: None) -> None:
-    plugin = registry.create("priors", "shrink", threshold=0.5, mode="hard")
+    plugin = registry.create("regularizers", "shrink", threshold=0.5, mode="hard")
     assert isinstance(plugin, Regularizer)
     assert (plugin.threshold, plugin.mode) == (0.5, "hard")  # type: ignore[attr-defined]
-    assert registry.load("priors", "shrink") is type(plugin)
+    assert registry.load("regularizers", "shrink") is type(plugin)
 
 
 def test_builds_from_an_instance_a_name_and_a_spec(shrink: None) -> None:
-    plugin = registry.build("priors", {"name": "shrink", "threshold": 0.2}, where="prior")
+    plugin = registry.build("regularizers", {"name": "shrink", "threshold": 0.2}, where="regularizer")
     assert plugin.threshold == 0.2
-    assert registry.build("priors", plugin, where="prior") is plugin
-    assert registry.build("priors", "shrink", where="prior").threshold == 0.1
+    assert registry.build("regularizers", plugin, where="regularizer") is plugin
+    assert registry.build("regularizers", "shrink", where="regularizer").threshold == 0.1
 
 
 def test_building_leaves_the_users_spec_untouched(relay: None, shrink: None) -> None:
@@ -174,11 +175,11 @@ def test_building_leaves_the_users_spec_untouched(relay: None, shrink: None) -> 
 
 
 def test_context_is_given_beside_the_options(shrink: None) -> None:
-    assert registry.build("priors", {"name": "shrink", "threshold": 0.2}, where="p", mode="hard").mode == "hard"
+    assert registry.build("regularizers", {"name": "shrink", "threshold": 0.2}, where="p", mode="hard").mode == "hard"
     with pytest.raises(ConfigError, match=r"no option 'mode'.*expected one of threshold$"):
-        registry.check_options("priors", {"name": "shrink", "mode": "x"}, where="p", context=("mode",))
+        registry.check_options("regularizers", {"name": "shrink", "mode": "x"}, where="p", context=("mode",))
     with pytest.raises(PluginError, match="does not take 'geometry'"):
-        registry.build("priors", "shrink", where="prior", geometry=None)
+        registry.build("regularizers", "shrink", where="regularizer", geometry=None)
 
 
 def test_builds_nested_plugins(relay: None, shrink: None) -> None:
@@ -217,7 +218,7 @@ def test_none_stays_none_in_a_plugin_option(relay: None) -> None:
             {"steps": 1, "penalties": {"name": "shrink", "threshold": -1}},
             r"sampler#penalties: Shrink refused .*below 0",
         ),
-        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, r"shrink#mode: unknown mode"),
+        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, r"sampler#penalties#mode: unknown mode"),
         ({"steps": 1, "start": 7}, r"sampler#start: not a sampler; expected a Sampler, its name, or .* got int 7"),
         ({"steps": 1, "start": {"steps": 1}}, r"sampler#start: not a sampler"),
     ],
@@ -226,6 +227,43 @@ def test_wrong_options_say_where(relay: None, shrink: None, spec: dict[str, obje
     with pytest.raises(ConfigError, match=message) as caught:
         registry.build("samplers", {"name": "relay", **spec}, where="sampler")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "where"),
+    [
+        ("samplers", {"name": "admm_tv", "rho": -1}, "sampler#rho"),
+        ("samplers", {"name": "ddim", "start": {"name": "admm_tv", "rho": -1}}, "sampler#start#rho"),
+        ("samplers", {"name": "annealed", "start": "ddim"}, "sampler#start"),
+        ("consistency", admm({"name": "z_tv", "threshold": -1}), "#regularizers#0#threshold"),
+        ("consistency", admm("z_tv", {"name": "wavelet_l1", "level": 0}), "#regularizers#1#level"),
+        ("priors", {"name": "perpendicular", "K": -1}, "prior#K"),
+    ],
+)
+@pytest.mark.parametrize("at", ["", "methods#2#"])
+def test_errors_of_constructors_carry_the_full_id(kind: str, spec: dict[str, object], where: str, at: str) -> None:
+    role = registry.KINDS[kind][0]
+    full = f"{at}{role}{where.removeprefix(role)}"
+    with pytest.raises(ConfigError) as caught:
+        registry.build(kind, spec, where=f"{at}{role}")
+    assert caught.value.where == full
+    assert str(caught.value).startswith(f"{full}: ")
+
+
+def test_the_mend_names_the_full_id_too(install: Install) -> None:
+    source = SHRINK.replace('where="shrink#mode"', 'where="shrink#mode", mend="set shrink#mode to soft"')
+    install("acme-shrink", "regularizers", {"shrink": "Shrink"}, source)
+    with pytest.raises(ConfigError) as caught:
+        registry.build("regularizers", {"name": "shrink", "mode": "wild"}, where="consistency#regularizers#0")
+    assert caught.value.mend == "set consistency#regularizers#0#mode to soft"
+
+
+def test_a_component_that_is_no_id_keeps_its_name(install: Install) -> None:
+    source = SHRINK.replace('where="shrink#mode"', 'where="the cache"')
+    install("acme-shrink", "regularizers", {"shrink": "Shrink"}, source)
+    with pytest.raises(ConfigError) as caught:
+        registry.create("regularizers", "shrink", mode="wild")
+    assert caught.value.where == "the cache"
 
 
 def test_an_unknown_nested_name_lists_the_literals(relay: None) -> None:
@@ -247,17 +285,19 @@ def test_what_is_no_spec(spec: object) -> None:
 
 def test_a_plugin_of_another_kind_is_no_spec(shrink: None) -> None:
     with pytest.raises(ConfigError, match="got Shrink"):
-        registry.build("samplers", registry.create("priors", "shrink"), where="sampler")
+        registry.build("samplers", registry.create("regularizers", "shrink"), where="sampler")
 
 
 def test_unknown_names_are_mended(shrink: None) -> None:
-    with pytest.raises(PluginError, match=r"prior: unknown prior 'schrink'.*did you mean 'shrink'") as caught:
-        registry.create("priors", "schrink")
+    with pytest.raises(
+        PluginError, match=r"regularizer: unknown regularizer 'schrink'.*did you mean 'shrink'"
+    ) as caught:
+        registry.create("regularizers", "schrink")
     assert caught.value.exit_code == 7
-    with pytest.raises(PluginError, match="'shrink' is one of the priors; name one of the samplers"):
+    with pytest.raises(PluginError, match="'shrink' is one of the regularizers; name one of the samplers"):
         registry.create("samplers", "shrink")
     with pytest.raises(PluginError, match="use 'acme-shrink:shrink'"):
-        registry.create("priors", "other-dist:shrink")
+        registry.create("regularizers", "other-dist:shrink")
     with pytest.raises(ConfigError, match="unknown kind of plugin 'prior'; expected one of denoisers, priors"):
         registry.create("prior", "shrink")
 
@@ -265,8 +305,8 @@ def test_unknown_names_are_mended(shrink: None) -> None:
 def test_an_unknown_name_names_the_package_known_to_provide_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("entrypoints.get_group_all", lambda group: [])
     registry.refresh()
-    with pytest.raises(PluginError, match=r"unknown prior 'wavelet_l1'.*install .*diffrecon-wavelets"):
-        registry.create("priors", "wavelet_l1")
+    with pytest.raises(PluginError, match=r"unknown regularizer 'wavelet_l1'.*install .*diffrecon-wavelets"):
+        registry.create("regularizers", "wavelet_l1")
     registry.refresh()
 
 
@@ -276,15 +316,15 @@ def test_known_providers_are_right() -> None:
 
 
 def test_one_name_in_two_distributions_needs_the_qualified_name(install: Install, shrink: None) -> None:
-    install("rival", "priors", {"shrink": "Shrink"}, SHRINK)
+    install("rival", "regularizers", {"shrink": "Shrink"}, SHRINK)
     with pytest.raises(PluginError) as caught:
-        registry.create("priors", "shrink")
+        registry.create("regularizers", "shrink")
     assert "acme-shrink" in str(caught.value)
     assert "rival:shrink" in str(caught.value)
     assert caught.value.exit_code == 7
-    assert type(registry.create("priors", "rival:shrink")).__module__ == "plug_rival"
-    assert type(registry.create("priors", "Acme_Shrink:shrink")).__module__ == "plug_acme_shrink"
-    assert len([i for i in registry.available("priors") if i.name == "shrink"]) == 2
+    assert type(registry.create("regularizers", "rival:shrink")).__module__ == "plug_rival"
+    assert type(registry.create("regularizers", "Acme_Shrink:shrink")).__module__ == "plug_acme_shrink"
+    assert len([i for i in registry.available("regularizers") if i.name == "shrink"]) == 2
 
 
 def test_a_distribution_seen_twice_on_sys_path_is_one(
@@ -294,17 +334,17 @@ def test_a_distribution_seen_twice_on_sys_path_is_one(
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     monkeypatch.syspath_prepend(checkout)
-    install("Acme-Shrink", "priors", {"shrink": "Shrink"}, SHRINK, folder="{}.egg-info", root=checkout)
-    assert len([i for i in registry.available("priors") if i.name == "shrink"]) == 1
-    registry.create("priors", "shrink")
+    install("Acme-Shrink", "regularizers", {"shrink": "Shrink"}, SHRINK, folder="{}.egg-info", root=checkout)
+    assert len([i for i in registry.available("regularizers") if i.name == "shrink"]) == 1
+    registry.create("regularizers", "shrink")
 
 
 def test_the_version_of_an_egg_info_without_one_comes_from_its_metadata(install: Install, tmp_path: Path) -> None:
-    install("bare", "priors", {"shrink": "Shrink"}, SHRINK, folder="{}.egg-info")
-    assert info("priors", "shrink").version == ""
+    install("bare", "regularizers", {"shrink": "Shrink"}, SHRINK, folder="{}.egg-info")
+    assert info("regularizers", "shrink").version == ""
     (tmp_path / "bare.egg-info" / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: bare\nVersion: 3.4\n")
     registry.refresh()
-    assert info("priors", "shrink").version == "3.4"
+    assert info("regularizers", "shrink").version == "3.4"
 
 
 CONCRETE = "\n    def transform(self, x): ...\n    def adjoint(self, v): ...\n    def prox(self, v, step): ...\n"
@@ -319,7 +359,7 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
         ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         ("class Other: ...", "AttributeError: .* has no attribute 'Bad'"),
         ("def f(:", "SyntaxError"),
-        ("class Bad: ...", "Bad is not a subclass of ScorePrior or Regularizer"),
+        ("class Bad: ...", "Bad is not a subclass of Regularizer"),
         ("Bad = 3", "3 is not a subclass"),
         (f"{BASE}class Bad(Regularizer): ...", "Bad does not implement adjoint, prox, transform"),
         (f"{BASE}class Bad(Regularizer):\n    API_VERSION = 0{CONCRETE}", "written for API_VERSION 0"),
@@ -328,7 +368,7 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
             r"the constructor of Bad takes options without a name: \*\*kw",
         ),
         (
-            f"{BASE}class Bad(Regularizer):\n    plugin_options = {{'x': 'priors'}}{CONCRETE}",
+            f"{BASE}class Bad(Regularizer):\n    plugin_options = {{'x': 'regularizers'}}{CONCRETE}",
             "plugin_options of Bad names what is no option",
         ),
     ],
@@ -336,40 +376,40 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
 def test_a_broken_plugin_is_reported_and_stops_nothing_else(
     install: Install, shrink: None, source: str, reason: str
 ) -> None:
-    install("broken-dist", "priors", {"bad": "Bad"}, source)
-    assert info("priors", "bad").error is None
+    install("broken-dist", "regularizers", {"bad": "Bad"}, source)
+    assert info("regularizers", "bad").error is None
     with pytest.raises(PluginError, match=f"plugin 'bad' of broken-dist 2.1 is broken: {reason}") as caught:
-        registry.create("priors", "bad")
+        registry.create("regularizers", "bad")
     assert caught.value.exit_code == 7
     assert "\n" not in str(caught.value)
-    reported = info("priors", "bad", check=True)
+    reported = info("regularizers", "bad", check=True)
     assert reported.distribution == "broken-dist"
     assert reported.error
-    assert info("priors", "shrink", check=True).error is None
-    registry.create("priors", "shrink")
+    assert info("regularizers", "shrink", check=True).error is None
+    registry.create("regularizers", "shrink")
 
 
 def test_a_missing_extra_is_named(install: Install) -> None:
-    install("needy", "priors", {"bad": "Bad [gpu]"}, "import nowhere_to_be_found")
+    install("needy", "regularizers", {"bad": "Bad [gpu]"}, "import nowhere_to_be_found")
     with pytest.raises(PluginError, match=r"pip install 'needy\[gpu\]'"):
-        registry.load("priors", "bad")
+        registry.load("regularizers", "bad")
 
 
 def test_an_entry_point_that_cannot_be_read_stops_nothing_else(install: Install, shrink: None) -> None:
-    install("garbled", "priors", {"bad": "Bad:::"}, "")
-    assert "Bad:::" in str(info("priors", "?").error)
-    registry.create("priors", "shrink")
+    install("garbled", "regularizers", {"bad": "Bad:::"}, "")
+    assert "Bad:::" in str(info("regularizers", "?").error)
+    registry.create("regularizers", "shrink")
 
 
 def test_a_file_of_entry_points_that_cannot_be_read_is_named(install: Install, tmp_path: Path) -> None:
-    install("torn", "priors", {}, "")
+    install("torn", "regularizers", {}, "")
     (tmp_path / "torn-2.1.dist-info" / "entry_points.txt").write_text("no section")
     registry.refresh()
     with pytest.raises(PluginError, match=r"torn-2\.1\.dist-info"):
-        registry.available("priors")
+        registry.available("regularizers")
 
 
 def test_refresh_sees_what_was_installed_since(install: Install) -> None:
-    assert "shrink" not in [i.name for i in registry.available("priors")]
-    install("acme-shrink", "priors", {"shrink": "Shrink"}, SHRINK)
-    assert info("priors", "shrink").version == "2.1"
+    assert "shrink" not in [i.name for i in registry.available("regularizers")]
+    install("acme-shrink", "regularizers", {"shrink": "Shrink"}, SHRINK)
+    assert info("regularizers", "shrink").version == "2.1"

@@ -40,7 +40,7 @@ class ADMMIterateStep(ConsistencyStep):
         ConfigError: an option out of its range, or something that is no regularizer.
     """
 
-    plugin_options: ClassVar[dict[str, str]] = {"regularizers": "priors"}
+    plugin_options: ClassVar[dict[str, str]] = {"regularizers": "regularizers"}
 
     def __init__(
         self,

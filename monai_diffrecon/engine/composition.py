@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from monai_diffrecon import registry
 from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, plugin_of, spec_of
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols import (
     PLANE_AXIS,
@@ -21,7 +24,8 @@ from monai_diffrecon.protocols import (
     VolumeGeometry,
 )
 
-Spec = dict[str, Any]
+#: Config id -> kind of the plugin there.
+_KIND_OF = {where: kind for kind, (where, _) in registry.KINDS.items()}
 #: (plane, spacing in the plane, tolerance) -> what to do about voxels of another size.
 SpacingMend = Callable[[str, tuple[float, float], float], str]
 
@@ -30,7 +34,7 @@ MOST_FINER = 1.5
 
 
 def as_spec(value: Any, where: str) -> Spec:
-    """Return ``{"name": ..., **options}`` for a name or a spec.
+    """Return ``{"name": ..., **options}`` for a name, a spec, or a plugin handed in as an instance or a class.
 
     Raises:
         ConfigError: neither.
@@ -39,13 +43,20 @@ def as_spec(value: Any, where: str) -> Spec:
         return {"name": value}
     if isinstance(value, dict) and isinstance(value.get("name"), str):
         return dict(value)
+    if (spec := spec_of(value, _KIND_OF[where])) is not None:
+        return spec
     raise ConfigError("not a plugin", where=where, expected='a name or {"name": ..., options}', got=repr(value))
 
 
 def build_operator(spec: Spec, geometry: VolumeGeometry) -> Operator:
-    """Build the operator of a volume."""
-    operator = registry.build("operators", spec, where="operator", geometry=geometry)
+    """Build the operator of a volume; an instance must be one of this volume.
+
+    Raises:
+        ConfigError: an instance of another geometry.
+    """
+    operator = registry.build("operators", plugin_of(spec), where="operator", geometry=geometry)
     assert isinstance(operator, Operator)
+    _check_geometry(operator.geometry, geometry, "is of another volume")
     return operator
 
 
@@ -59,15 +70,33 @@ def resolve_operator(spec: Spec, measured: VolumeGeometry) -> tuple[Spec, Volume
     Returns:
         The spec with every option known, and the geometry of the volume.
     """
-    cls = registry.load("operators", spec["name"])
+    plugin = plugin_of(spec)
+    if isinstance(plugin, Operator):
+        image = plugin.measured_geometry()
+        if image.shape == measured.shape:
+            _check_geometry(image, measured, "measures other voxels")
+        return spec, plugin.geometry
+    cls = spec.plugin if isinstance(spec, ObjectSpec) else registry.load("operators", spec["name"])
     assert issubclass(cls, Operator)
     options = cls.resolve_options(measured, **{k: v for k, v in spec.items() if k != "name"})
-    return {"name": spec["name"], **options}, cls.volume_geometry(measured, **options)
+    complete = ObjectSpec(cls, **options) if isinstance(spec, ObjectSpec) else {"name": spec["name"], **options}
+    return complete, cls.volume_geometry(measured, **options)
+
+
+def _check_geometry(given: VolumeGeometry, geometry: VolumeGeometry, what: str) -> None:
+    if given.shape != geometry.shape or not np.allclose(given.spacing, geometry.spacing, rtol=1e-3):
+        raise ConfigError(
+            f"the operator that was given {what}",
+            where="operator",
+            expected=f"shape {geometry.shape}, spacing {geometry.spacing} mm",
+            got=f"shape {given.shape}, spacing {given.spacing} mm",
+        )
 
 
 def operator_notices(spec: Spec, measured: VolumeGeometry) -> tuple[str, ...]:
     """Return what the operator of a measured image has to say of it, a sentence each."""
-    cls = registry.load("operators", spec["name"])
+    plugin = spec.plugin if isinstance(spec, ObjectSpec) else registry.load("operators", spec["name"])
+    cls = type(plugin) if isinstance(plugin, Operator) else plugin
     assert issubclass(cls, Operator)
     return cls.notices(measured, **{k: v for k, v in spec.items() if k != "name"})
 
@@ -78,7 +107,7 @@ def build_prior(spec: Spec) -> ScorePrior:
     Raises:
         ConfigError: the name is that of a regularizer.
     """
-    prior = registry.build("priors", spec, where="prior")
+    prior = registry.build("priors", plugin_of(spec), where="prior")
     if not isinstance(prior, ScorePrior):
         raise ConfigError(
             f"{spec['name']} is a regularizer, not a score prior",
@@ -90,21 +119,21 @@ def build_prior(spec: Spec) -> ScorePrior:
 
 def build_consistency(spec: Spec) -> ConsistencyStep:
     """Build the consistency step."""
-    step = registry.build("consistency", spec, where="consistency")
+    step = registry.build("consistency", plugin_of(spec), where="consistency")
     assert isinstance(step, ConsistencyStep)
     return step
 
 
 def build_sampler(spec: Spec) -> Sampler:
     """Build the sampler."""
-    sampler = registry.build("samplers", spec, where="sampler")
+    sampler = registry.build("samplers", plugin_of(spec), where="sampler")
     assert isinstance(sampler, Sampler)
     return sampler
 
 
 def build_noise(spec: Spec, seed: int, case: str) -> NoiseSource:
     """Build the noise source of a case."""
-    noise = registry.build("noises", spec, where="noise", seed=seed, case=case)
+    noise = registry.build("noises", plugin_of(spec), where="noise", seed=seed, case=case)
     assert isinstance(noise, NoiseSource)
     return noise
 
@@ -194,24 +223,27 @@ def distributions_of(composition: Mapping[str, Any], scores: Sequence[ScoreNetwo
         composition: config id (``operator``, ``prior``, ...) -> spec.
         scores: networks, for their denoisers.
     """
-    kinds = {where: kind for kind, (where, _) in registry.KINDS.items()}
-    specs = [(kinds[where], spec) for where, spec in composition.items()]
+    specs = [(_KIND_OF[where], spec) for where, spec in composition.items()]
     specs += [("denoisers", score.denoiser) for score in scores]
     found: set[str] = set()
     while specs:
         kind, spec = specs.pop()
+        if isinstance(spec, ObjectSpec):
+            continue
         name = spec if isinstance(spec, str) else spec["name"]
         options: Mapping[str, Any] = {} if isinstance(spec, str) else spec
-        distribution, _, plain = name.rpartition(":")
-        named = [i.distribution for i in registry.available(kind) if i.name == plain]
-        found.update([distribution] if distribution else named)
+        found.add(registry.distribution_of(kind, name))
         cls = registry.load(kind, name)
         for option, nested_kind in cls.plugin_options.items():
             value = options.get(option)
             words = getattr(cls, "plugin_literals", {}).get(option, ())
             inner = value if isinstance(value, list | tuple) else [value]
-            specs += [(nested_kind, v) for v in inner if isinstance(v, str | dict) and v not in words]
+            specs += [(nested_kind, v) for v in inner if _is_named(v) and v not in words]
     return found
+
+
+def _is_named(spec: object) -> bool:
+    return isinstance(spec, str) or (isinstance(spec, dict) and isinstance(spec.get("name"), str))
 
 
 def weights_of(networks: Sequence[ScoreNetwork]) -> dict[str, str]:

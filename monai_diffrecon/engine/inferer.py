@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import torch
 from monai.data import MetaTensor
@@ -36,6 +37,7 @@ from monai_diffrecon.engine.nonnegative import is_magnitude, nonnegative
 from monai_diffrecon.engine.outlier_hiding import hide_outliers
 from monai_diffrecon.engine.phase_of_data import without_phase
 from monai_diffrecon.engine.plane_notice import plane_notice
+from monai_diffrecon.engine.plugin_objects import described, object_notice, plugin_of
 from monai_diffrecon.engine.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
@@ -80,7 +82,8 @@ class DiffReconInferer(Inferer):
 
     ``inferer(inputs, network)`` is MONAI's contract, so one bundle serves ``monai.bundle run``, MONAI Label and
     MONAI Deploy. Plugins are given as ``{"name": ..., **options}`` and looked up in the registry, built-in or
-    third-party alike.
+    third-party alike. The name may be a class; an instance is taken as it is; both may be nested. A run with an object
+    that is no registered class cannot be resumed or repeated from its record, and a notice says so.
 
     Args:
         score: the primary network with its metadata.
@@ -166,7 +169,9 @@ class DiffReconInferer(Inferer):
             self.specs,
             self.num_samples,
         )
-        registry.check_options("operators", self.specs["operator"], where="operator", context=("geometry",))
+        registry.check_options("operators", plugin_of(self.specs["operator"]), where="operator", context=("geometry",))
+        self._object_notice = object_notice(self.specs)
+        self._objects = {"objects": uuid4().hex} if self._object_notice else {}
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z).
@@ -272,7 +277,8 @@ class DiffReconInferer(Inferer):
         warn(memory.check())
         tell(measured.notices)
         options = self._options(posed.spec, operator, sampler.calls_network)
-        distributions = composition.distributions_of({k: options[k] for k in self.specs if k in options}, posed.scores)
+        used = _used({**self.specs, "operator": posed.spec}, sampler.calls_network)
+        distributions = composition.distributions_of(used, posed.scores)
 
         def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
             attached = (metrics, *self.handlers, *handlers)
@@ -304,7 +310,7 @@ class DiffReconInferer(Inferer):
         point = None
         if checkpoint is not None:
             noise = composition.build_noise(self.specs["noise"], self.seed, case)
-            resumable = not (sampler.calls_network and noise.ordered)
+            resumable = not (self._object_notice or (sampler.calls_network and noise.ordered))
             point = checkpoint.open(self._identity(measured, case, network), resumable=resumable)
         where = circumstances(self.device, self.sw_batch_size)
         x, spread = runner.run(point, where)
@@ -402,7 +408,8 @@ class DiffReconInferer(Inferer):
         other = network is not None and network is not self.score.network and calls_network
         return run_identity(
             measurement=_described(measured),
-            config=specs,
+            config=described(specs),
+            **self._objects,
             inferer={k: v for k, v in self.settings.items() if k not in ("sw_batch_size", "spacing_tolerance")},
             intensity=self.score.intensity if calls_network else None,
             weights=composition.weights_of(scores),
@@ -430,7 +437,7 @@ class DiffReconInferer(Inferer):
 
     def _options(self, spec: dict[str, Any], operator: Operator, calls_network: bool) -> dict[str, Any]:
         """Return what had a part in the result: the plugins, and what else is worth a look."""
-        options: dict[str, Any] = _used({**self.specs, "operator": spec}, calls_network)
+        options: dict[str, Any] = described(_used({**self.specs, "operator": spec}, calls_network))
         if calls_network and operator.complex_volume:
             options["complex"] = self.complex
         if self.num_samples > 1:
@@ -455,7 +462,7 @@ class DiffReconInferer(Inferer):
         measured = without_padding_of(measured, self.score.intensity)
         y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
         noise_std = measured.noise_std if self.noise_std is None else float(self.noise_std)
-        spec, geometry, notices = measured.operator, measured.geometry, measured.notices
+        spec, geometry, notices = measured.operator, measured.geometry, measured.notices + self._object_notice
         if spec is None:
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
             notices += composition.operator_notices(spec, measured.geometry)

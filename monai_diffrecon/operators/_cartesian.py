@@ -100,7 +100,6 @@ class CartesianEncoding(Operator):
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the zero-filled image, or the SENSE adjoint over the sum of squared sensitivities."""
-        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
         estimate = self._adjoint(y)
         if self.coil_maps is None:
             return estimate

@@ -126,7 +126,6 @@ class FanCT(SparseProjector):
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the filtered back-projection (1, X, Y, Z) of a sinogram (Kak and Slaney 1988, section 3.4)."""
-        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
         before, after = self.fan.missing_bins(self._radius)
         weighted = F.pad(y * self.ray_weights.to(y.dtype)[..., None], (0, 0, before, after))
         fan = self.fan.padded(before, after)

@@ -116,7 +116,6 @@ class ParallelCT(SparseProjector):
 
         A ray stands for ``detector_spacing`` mm of width; its weights sum to its lengths in the pixels.
         """
-        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
         counted = F.pad(y * self.bin_weights.to(y.dtype)[:, None], (0, 0, *self._padding))
         filtered = ramp_filter(counted, self.detector_spacing, self.filter)
         weighted = filtered * self.view_weights.to(y.dtype)[:, None, None]

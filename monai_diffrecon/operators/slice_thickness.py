@@ -225,7 +225,6 @@ class SliceThickness(Operator):
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the cubic-spline interpolation (1, X, Y, Z) of the thick slices at their positions."""
-        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
         return self._along(self.spline, y)
 
     def norm(self) -> float:

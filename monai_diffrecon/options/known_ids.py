@@ -12,11 +12,10 @@ from typing import Any
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import DiffReconError
+from monai_diffrecon.plugin_contract import GIVEN
 
 #: Keys with a meaning for MONAI in what has a ``_target_``.
 _OF_COMPONENTS = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_")
-#: Arguments that the framework gives to plugins.
-_GIVEN = ("geometry", "network", "seed", "case")
 
 
 def is_known(config: Any, name: str) -> bool:
@@ -60,7 +59,7 @@ def options_of(part: Mapping[str, Any]) -> tuple[str, ...] | None:
                 options = _parameters(registry.load(kind, part["name"]))
             except DiffReconError:
                 return None  # whoever builds it says why it is broken
-            found += [option for option in options or () if option not in _GIVEN]
+            found += [option for option in options or () if option not in GIVEN]
     return tuple(dict.fromkeys(found)) or None
 
 

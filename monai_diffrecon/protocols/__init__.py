@@ -3,6 +3,7 @@
 """The abstract bases that plugins implement, and the state a run consists of."""
 
 from monai_diffrecon.protocols.checkpoint_importer import CheckpointImporter, ImportedNetwork
+from monai_diffrecon.protocols.classical_sampler import ClassicalSampler
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.denoiser import Denoiser
 from monai_diffrecon.protocols.geometry import PLANE_AXIS, Plane, VolumeGeometry
@@ -23,6 +24,7 @@ __all__ = [
     "API_VERSION",
     "PLANE_AXIS",
     "CheckpointImporter",
+    "ClassicalSampler",
     "ConsistencyStep",
     "Denoise",
     "Denoiser",

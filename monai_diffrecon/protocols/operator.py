@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors import DiffReconError, InputError, PluginError
 from monai_diffrecon.protocols.geometry import VolumeGeometry
 from monai_diffrecon.protocols.plugin import Plugin
 
@@ -28,12 +30,25 @@ class _Linear(torch.autograd.Function):
         return _Linear.apply(grads[0], ctx.transpose_fn, ctx.apply_fn), None, None
 
 
+def _checked(initial: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Return a subclass's ``initial`` with checks of what comes in and goes out."""
+
+    @wraps(initial)
+    def checked(self: Operator, y: Tensor) -> Tensor:
+        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
+        return self._returned(initial(self, y), self.volume_shape, self.complex_volume, "initial")
+
+    checked._is_checked = True  # type: ignore[attr-defined]
+    return checked
+
+
 class Operator(Plugin, nn.Module, ABC):
     """Linear map A of a volume (C, X, Y, Z) to a measurement.
 
-    A subclass implements ``_forward``, ``_adjoint`` and ``initial``; shapes are checked here on every call, and
-    gradients run through the adjoint. Inner products are ``Re <u, v>`` on both sides, so that a real volume
-    with a complex measurement has a real adjoint.
+    A subclass implements ``_forward``, ``_adjoint`` and ``initial``. Shape and type (real or complex) of what they take
+    and return are checked on every call of ``forward``, ``adjoint`` and ``initial``: a wrong argument is an
+    ``InputError``, a wrong result a ``PluginError``. Gradients run through the adjoint. Inner products are
+    ``Re <u, v>`` on both sides, so that a real volume with a complex measurement has a real adjoint.
 
     Args:
         geometry: shape and spacing of the volume.
@@ -70,6 +85,12 @@ class Operator(Plugin, nn.Module, ABC):
         self.complex_measurement = complex_measurement
         self.complex_volume = complex_volume
         self._norm: float | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Wrap ``initial``, which subclasses implement under its public name; a mixin may bring it too."""
+        super().__init_subclass__(**options)
+        if not (getattr(cls.initial, "_is_checked", False) or getattr(cls.initial, "__isabstractmethod__", False)):
+            cls.initial = _checked(cls.initial)  # type: ignore[method-assign, assignment]
 
     @classmethod
     def volume_geometry(cls, measurement: VolumeGeometry, **options: Any) -> VolumeGeometry:
@@ -122,17 +143,19 @@ class Operator(Plugin, nn.Module, ABC):
 
     @abstractmethod
     def initial(self, y: Tensor) -> Tensor:
-        """Return the classical estimate (C, X, Y, Z): FBP, zero-filled, interpolation."""
+        """Return the classical estimate (C, X, Y, Z): FBP, zero-filled, interpolation; shape already checked."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return A x for a volume (C, X, Y, Z)."""
         self._check(x, self.volume_shape, self.complex_volume, "volume")
-        return _Linear.apply(x, self._forward, self._adjoint)
+        result = _Linear.apply(x, self._forward, self._adjoint)
+        return self._returned(result, self.measurement_shape, self.complex_measurement, "forward")
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return A^T y for a measurement, the exact adjoint under ``Re <u, v>``."""
         self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
-        return _Linear.apply(y, self._adjoint, self._forward)
+        result = _Linear.apply(y, self._adjoint, self._forward)
+        return self._returned(result, self.volume_shape, self.complex_volume, "adjoint")
 
     def normal(self, x: Tensor) -> Tensor:
         """Return A^T A x; overridden where that is cheaper than both in turn."""
@@ -161,19 +184,16 @@ class Operator(Plugin, nn.Module, ABC):
         """Data type of volumes: float32, or complex64 for a complex volume."""
         return torch.complex64 if self.complex_volume else torch.float32
 
-    def _check(self, x: Tensor, shape: tuple[int, ...], is_complex: bool, what: str) -> None:
+    def _returned(self, result: Tensor, shape: tuple[int, ...], is_complex: bool, method: str) -> Tensor:
+        self._check(result, shape, is_complex, f"{method} returns a tensor", PluginError)
+        return result
+
+    def _check(
+        self, x: Tensor, shape: tuple[int, ...], is_complex: bool, what: str, error: type[DiffReconError] = InputError
+    ) -> None:
+        where = f"operator {type(self).__name__}"
         if tuple(x.shape) != tuple(shape):
-            raise InputError(
-                f"{what} of the wrong shape",
-                where=f"operator {type(self).__name__}",
-                expected=tuple(shape),
-                got=tuple(x.shape),
-            )
+            raise error(f"{what} of the wrong shape", where=where, expected=tuple(shape), got=tuple(x.shape))
         if x.is_complex() != is_complex:
-            kind = "complex" if is_complex else "real"
-            raise InputError(
-                f"{what} of the wrong type",
-                where=f"operator {type(self).__name__}",
-                expected=f"{kind} numbers",
-                got=str(x.dtype).removeprefix("torch."),
-            )
+            kind, got = "complex" if is_complex else "real", str(x.dtype).removeprefix("torch.")
+            raise error(f"{what} of the wrong type", where=where, expected=f"{kind} numbers", got=got)

@@ -21,8 +21,15 @@ from monai_diffrecon.numerics.total_variation import (
     project_dual_,
     spacing_weights,
 )
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, SamplerState, ScorePrior
-from monai_diffrecon.samplers.classical import ClassicalSampler
+from monai_diffrecon.protocols import (
+    ClassicalSampler,
+    ConsistencyStep,
+    Denoise,
+    NoiseSource,
+    Problem,
+    SamplerState,
+    ScorePrior,
+)
 
 _DUALS = ("w0", "w1", "w2")
 

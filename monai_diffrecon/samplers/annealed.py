@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from monai_diffrecon.numerics.option_checks import check_number
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
-from monai_diffrecon.samplers._start import LadderSampler, corrected_estimate, fresh
+from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 
 
 class AnnealedSampler(LadderSampler):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.option_checks import check_integer, check_number
-from monai_diffrecon.samplers.classical import ClassicalSampler
+from monai_diffrecon.protocols import ClassicalSampler
 
 
 class CGSense(ClassicalSampler):

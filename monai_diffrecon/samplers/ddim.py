@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from monai_diffrecon.numerics.option_checks import check_choice, check_number
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
-from monai_diffrecon.samplers._start import LadderSampler, corrected_estimate, fresh
+from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 
 
 class DDIMSampler(LadderSampler):

@@ -7,8 +7,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols import Problem, ScorePrior
-from monai_diffrecon.samplers.classical import ClassicalSampler
+from monai_diffrecon.protocols import ClassicalSampler, Problem, ScorePrior
 
 
 class InitialEstimate(ClassicalSampler):

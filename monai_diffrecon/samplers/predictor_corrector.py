@@ -26,7 +26,7 @@ from monai_diffrecon.protocols import (
     SamplerState,
     ScorePrior,
 )
-from monai_diffrecon.samplers._start import corrected_estimate, fresh
+from monai_diffrecon.sampling import corrected_estimate, fresh
 
 ORDERS = ("predictor_corrector", "corrector_predictor")
 

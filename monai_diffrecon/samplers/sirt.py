@@ -11,8 +11,15 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, SamplerState, ScorePrior
-from monai_diffrecon.samplers.classical import ClassicalSampler
+from monai_diffrecon.protocols import (
+    ClassicalSampler,
+    ConsistencyStep,
+    Denoise,
+    NoiseSource,
+    Problem,
+    SamplerState,
+    ScorePrior,
+)
 
 #: Sums below this part of the largest are those of rays beside the volume, and of voxels that no ray meets.
 _EMPTY = 1e-6

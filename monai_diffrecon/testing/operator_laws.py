@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors import InputError, PluginError
 from monai_diffrecon.numerics.conjugate_gradient import inner
 from monai_diffrecon.protocols import PLANE_AXIS, Operator
 
@@ -171,7 +171,10 @@ def _measurement(operator: Operator, seed: int = 0, dtype: torch.dtype = torch.f
 
 def _maps(apply: Callable[[Tensor], Tensor], argument: Tensor, expected: Tensor, name: str) -> None:
     kept = argument.clone()
-    got = apply(argument)
+    try:
+        got = apply(argument)
+    except PluginError as error:
+        raise AssertionError(str(error)) from error
     assert torch.equal(argument, kept), f"{name} changes its argument in place"
     assert got.shape == expected.shape, f"{name} returns {tuple(got.shape)}, declared is {tuple(expected.shape)}"
     assert got.dtype == expected.dtype, f"{name} returns {got.dtype}, declared is {expected.dtype}"

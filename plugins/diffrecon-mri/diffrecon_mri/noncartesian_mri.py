@@ -135,7 +135,6 @@ class NoncartesianMRI(Operator):
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the density-compensated adjoint, over the sum of squared sensitivities with coil maps."""
-        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
         weights = self.density.to(device=y.device, dtype=y.real.dtype)
         estimate = self._adjoint(y * weights[:, None])
         if self.coil_maps is None:

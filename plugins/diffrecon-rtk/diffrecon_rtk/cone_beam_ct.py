@@ -147,7 +147,6 @@ class ConeBeamCT(Operator):
         orbit, an arc of less than 180 degrees and the fan) ``initial_iterations`` of conjugate gradients for the
         least squares, from 0.
         """
-        self._check(y, self.measurement_shape, self.complex_measurement, "measurement")
         weighting = self.fdk_weighting
         if weighting is None:
             y = y.detach()

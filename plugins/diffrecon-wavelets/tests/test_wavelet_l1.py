@@ -23,7 +23,7 @@ CASES = [
 
 
 def bound(shape: tuple[int, int, int], **options: object) -> WaveletL1:
-    regularizer = registry.create("priors", "wavelet_l1", **options)
+    regularizer = registry.create("regularizers", "wavelet_l1", **options)
     regularizer.bind(VolumeGeometry(shape))
     return regularizer
 
@@ -34,7 +34,7 @@ def volume(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.flo
 
 @pytest.mark.parametrize(("shape", "options"), CASES)
 def test_laws_of_every_regularizer(shape: tuple[int, int, int], options: dict) -> None:
-    check_regularizer(registry.create("priors", "wavelet_l1", **options), VolumeGeometry(shape))
+    check_regularizer(registry.create("regularizers", "wavelet_l1", **options), VolumeGeometry(shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
@@ -100,20 +100,20 @@ def test_shrinking_the_coefficients_denoises() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": -0.1}, "wavelet_l1#threshold: wrong threshold; expected 0 or more, got -0.1"),
-        ({"threshold": float("nan")}, "wavelet_l1#threshold"),
-        ({"level": 0}, "wavelet_l1#level"),
-        ({"level": 1.5}, "wavelet_l1#level"),
-        ({"plane": "transverse"}, "wavelet_l1#plane: unknown plane"),
-        ({"wavelet": "db_2"}, r"wavelet_l1#wavelet: unknown wavelet.*did you mean 'db2'"),
-        ({"wavelet": "bior2.2"}, "wavelet_l1#wavelet: not an orthogonal wavelet"),
-        ({"wavelet": "dmey"}, "wavelet_l1#wavelet: not an orthogonal wavelet"),
-        ({"wavelt": "db2"}, r"prior#wavelt: WaveletL1 has no option 'wavelt'.*did you mean 'wavelet'"),
+        ({"threshold": -0.1}, "regularizer#threshold: wrong threshold; expected 0 or more, got -0.1"),
+        ({"threshold": float("nan")}, "regularizer#threshold"),
+        ({"level": 0}, "regularizer#level"),
+        ({"level": 1.5}, "regularizer#level"),
+        ({"plane": "transverse"}, "regularizer#plane: unknown plane"),
+        ({"wavelet": "db_2"}, r"regularizer#wavelet: unknown wavelet.*did you mean 'db2'"),
+        ({"wavelet": "bior2.2"}, "regularizer#wavelet: not an orthogonal wavelet"),
+        ({"wavelet": "dmey"}, "regularizer#wavelet: not an orthogonal wavelet"),
+        ({"wavelt": "db2"}, r"regularizer#wavelt: WaveletL1 has no option 'wavelt'.*did you mean 'wavelet'"),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        registry.create("priors", "wavelet_l1", **options)
+        registry.create("regularizers", "wavelet_l1", **options)
 
 
 def test_every_wavelet_of_the_named_families_is_accepted() -> None:

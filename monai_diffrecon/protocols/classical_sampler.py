@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Base of the methods that need no network."""
+"""Contract of the methods that need no network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
+from monai_diffrecon.protocols.consistency_step import ConsistencyStep
+from monai_diffrecon.protocols.noise_source import NoiseSource
+from monai_diffrecon.protocols.sampler import Denoise, Sampler
+from monai_diffrecon.protocols.sampler_state import SamplerState
 
 
 class ClassicalSampler(Sampler):
     """A reconstruction without a network: a result by itself, or the start of a diffusion sampler.
 
-    Unless a subclass says otherwise, all is done in ``begin``, and no step follows.
+    A subclass implements ``estimate``. Unless it overrides more, all is done in ``begin``, and no step follows.
     """
 
     calls_network: ClassVar[bool] = False  # type: ignore[misc]

@@ -1,22 +1,21 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a diffusion sampler starts, and the ladder it descends."""
+"""Base of the samplers that descend a ladder: where they start, and the noise levels of their steps."""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from monai_diffrecon.errors import ConfigError, NumericalError, ResumeMismatchError
+from monai_diffrecon.errors import ConfigError, DiffReconError, NumericalError, ResumeMismatchError
 from monai_diffrecon.numerics.error_estimate import bootstrap_error
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
 from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
+from monai_diffrecon.protocols import ClassicalSampler, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
 
 #: Noise levels of a configuration file are rounded; those of a network are not.
 _SLACK = 1e-6
@@ -25,7 +24,9 @@ _SLACK = 1e-6
 class LadderSampler(Sampler, ABC):
     """Base of the samplers that call a network at each level of a ladder.
 
-    The ladder is part of the state, so that a restored run need not estimate it again.
+    A subclass implements ``step``. It inherits these options, or names those that it offers in a constructor of its
+    own; without ``start`` among them it also sets ``plugin_options = {}``. The ladder is part of the state, so that a
+    restored run need not estimate it again.
 
     Args:
         start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method.
@@ -51,13 +52,13 @@ class LadderSampler(Sampler, ABC):
     def __init__(
         self,
         *,
-        start: str | Sampler,
-        sigma_start: float | str,
-        sigma_end: float,
-        steps: int,
-        ladder: str,
-        ladder_rho: float,
-        estimate_factor: float,
+        start: str | Sampler = "noise",
+        sigma_start: float | str = "max",
+        sigma_end: float = 0.01,
+        steps: int = 20,
+        ladder: str = "karras",
+        ladder_rho: float = 7.0,
+        estimate_factor: float = 1.5,
     ) -> None:
         self.start = _checked_start(start)
         self.sigma_end = check_number(sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
@@ -94,8 +95,12 @@ class LadderSampler(Sampler, ABC):
                     expected=f"{sigma_min:g} to {sigma_max:g}",
                     got=f"{level:g}",
                 )
-        if isinstance(self.start, Sampler):
-            self.start.prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max)
+        if not isinstance(self.start, str):
+            try:
+                self.start.prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max)
+            except DiffReconError as error:
+                error.move("sampler#start")
+                raise
 
     def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:
         """Return the start with its ladder."""
@@ -103,7 +108,7 @@ class LadderSampler(Sampler, ABC):
         x: Tensor | None = None
         if self.start != "noise":
             reconstruct: Callable[[Tensor], Tensor] = (
-                operator.initial if isinstance(self.start, str) else self.start.estimate  # type: ignore[attr-defined]
+                operator.initial if isinstance(self.start, str) else self.start.estimate
             )
             x = reconstruct(y)
             sigma = self._first_level(x, reconstruct, noise)
@@ -159,42 +164,9 @@ class LadderSampler(Sampler, ABC):
         return min(max(error, self.sigma_end), self.sigma_max)
 
 
-def fresh(state: SamplerState, *, sigma: float) -> SamplerState:
-    """Return a state at noise level ``sigma`` whose memory can be written without touching that of ``state``.
-
-    A step that fails half-way, for want of memory say, can then be repeated from the same state.
-    """
-    return replace(state, sigma=sigma, memory={key: dict(kept) for key, kept in state.memory.items()})
-
-
-def corrected_estimate(
-    state: SamplerState, denoise: Denoise, consistency: ConsistencyStep
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Denoise the iterate of a state and correct the estimate.
-
-    Args:
-        state: the iterate and its noise level.
-        denoise: the score prior.
-        consistency: the consistency step; the denoiser is run with gradients only if it has a guidance.
-
-    Returns:
-        The denoiser's own estimate, the corrected estimate, and what to subtract from the next iterate, or None.
-    """
-    shift = None
-    if type(consistency).guidance is ConsistencyStep.guidance:
-        x0 = denoise(state.x, state.sigma, state)
-    else:
-        with torch.enable_grad():
-            x = state.x.detach().requires_grad_()
-            x0 = denoise(x, state.sigma, replace(state, x=x))
-            shift = consistency.guidance(x, x0, state)
-        x0, shift = x0.detach(), None if shift is None else shift.detach()
-    return x0, consistency.on_estimate(x0, state), shift
-
-
-def _checked_start(start: object) -> str | Sampler:
+def _checked_start(start: object) -> str | ClassicalSampler:
     if isinstance(start, Sampler) and not start.calls_network and callable(getattr(start, "estimate", None)):
-        return start
+        return cast(ClassicalSampler, start)  # or a class that has what one has
     if isinstance(start, str) and start in ("noise", "initial"):
         return start
     raise ConfigError(

@@ -1,0 +1,86 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Plugins that are handed in as objects: an instance is taken as it is, a class is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monai_diffrecon import registry
+from monai_diffrecon.protocols import Plugin
+
+Spec = dict[str, Any]
+
+
+class ObjectSpec(Spec):
+    """Stands where a spec stands, and reads as the record says it: ``{"name": "module:Class", **options}``.
+
+    Args:
+        plugin: the instance or the class.
+        options: options of a class.
+    """
+
+    def __init__(self, plugin: Any, **options: Any) -> None:
+        super().__init__(name=_name_of(plugin), **options)
+        self.plugin: Any = plugin
+
+
+def spec_of(plugin: object, kind: str) -> Spec | None:
+    """Return the spec of an instance, a class or ``{"name": class, **options}``, or None for anything else.
+
+    A registered class is as good as its name.
+    """
+    options = dict(plugin) if isinstance(plugin, dict) else {}
+    plugin = options.pop("name", None) if options else plugin
+    if not _is_object(plugin) or (options and not isinstance(plugin, type)):
+        return None
+    name = registry.name_of(kind, plugin) if isinstance(plugin, type) else None
+    return ObjectSpec(plugin, **options) if name is None else {"name": name, **options}
+
+
+def plugin_of(spec: Spec) -> Any:
+    """Return what the registry builds from: the object of a spec, else the spec."""
+    if not isinstance(spec, ObjectSpec):
+        return spec
+    return {**spec, "name": spec.plugin} if isinstance(spec.plugin, type) else spec.plugin
+
+
+def described(value: Any) -> Any:
+    """Return nested specs with every object replaced by ``{"name": "module:Class"}``."""
+    if _is_object(value):
+        return {"name": _name_of(value)}
+    if isinstance(value, Mapping):
+        named = {"name": _name_of(value["name"])} if _is_object(value.get("name")) else {}
+        return {key: described(inner) for key, inner in value.items()} | named
+    return [described(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def object_notice(specs: Mapping[str, Spec]) -> tuple[str, ...]:
+    """Return the one sentence about what was handed in as objects; none where nothing was."""
+    names = ", ".join(dict.fromkeys(_objects(dict(specs))))
+    if not names:
+        return ()
+    return (
+        f"{names}: given as an object; the run cannot be resumed, nor repeated from its record (a registered class, "
+        "given by its name, can)",
+    )
+
+
+def _objects(value: Any) -> Iterator[str]:
+    if _is_object(value):
+        yield _name_of(value)
+    if isinstance(value, ObjectSpec):
+        yield value["name"]
+    if isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _objects(inner)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, Plugin) or (isinstance(value, type) and issubclass(value, Plugin))
+
+
+def _name_of(plugin: object) -> str:
+    cls = plugin if isinstance(plugin, type) else type(plugin)
+    return f"{cls.__module__}:{cls.__qualname__}"

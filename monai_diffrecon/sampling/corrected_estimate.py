@@ -1,0 +1,45 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What a sampler's step is made of: a state of its own, and the estimate that agrees with the measurement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, SamplerState
+
+
+def fresh(state: SamplerState, *, sigma: float) -> SamplerState:
+    """Return a state at noise level ``sigma`` whose memory can be written without touching that of ``state``.
+
+    A step that fails half-way, for want of memory say, can then be repeated from the same state.
+    """
+    return replace(state, sigma=sigma, memory={key: dict(kept) for key, kept in state.memory.items()})
+
+
+def corrected_estimate(
+    state: SamplerState, denoise: Denoise, consistency: ConsistencyStep
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Denoise the iterate of a state and correct the estimate.
+
+    Args:
+        state: the iterate and its noise level.
+        denoise: the score prior.
+        consistency: the consistency step; the denoiser is run with gradients only if it has a guidance.
+
+    Returns:
+        The denoiser's own estimate, the corrected estimate, and what to subtract from the next iterate, or None.
+    """
+    shift = None
+    if type(consistency).guidance is ConsistencyStep.guidance:
+        x0 = denoise(state.x, state.sigma, state)
+    else:
+        with torch.enable_grad():
+            x = state.x.detach().requires_grad_()
+            x0 = denoise(x, state.sigma, replace(state, x=x))
+            shift = consistency.guidance(x, x0, state)
+        x0, shift = x0.detach(), None if shift is None else shift.detach()
+    return x0, consistency.on_estimate(x0, state), shift
