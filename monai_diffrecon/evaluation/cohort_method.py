@@ -22,7 +22,7 @@ from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.one_line_errors import chain_of
 from monai_diffrecon.options.known_ids import is_known, nearest
 from monai_diffrecon.presets.family import family_of
-from monai_diffrecon.presets.overlays import METHOD, TASK, overlay_path
+from monai_diffrecon.presets.overlays import ABOUT, METHOD, TASK, overlay_path
 from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.trust.require_trusted import require_trusted
 
@@ -46,7 +46,7 @@ _NOT_HERE = {
     ),
 }
 #: What has no influence on the voxels.
-_NO_INFLUENCE = {"_desc_", "device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
+_NO_INFLUENCE = {ABOUT, "device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
 #: What a measurement depends on, besides the scan.
 _MEASURES = (
     "operator",

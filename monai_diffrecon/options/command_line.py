@@ -138,8 +138,8 @@ def _contents(files: Sequence[Any], where: str) -> list[dict[str, Any]]:
 def _existing(file: Any, where: str) -> Path:
     path = Path(str(file))
     if not path.is_file():
-        close = overlays(METHOD).get(path.stem) if path.parent.name == METHOD else None
-        close = close or _nearest_file(path)
+        preset = overlays(METHOD).get(path.stem) if path.parent.name == METHOD else None
+        close = _nearest_file(path) if preset is None else str(preset)
         raise InputError(
             "no such file", where=where, got=str(file), mend=f"did you mean {close}?" if close else "check the path"
         )

@@ -81,7 +81,7 @@ def by_family(
             got=f"{_name(operator)}, of the family {family}"
             if family != OTHER
             else f"{_name(operator)}, which has none",
-            mend="name another preset (`diffrecon methods` lists the families of each)",
+            mend="name another preset (`diffrecon methods` lists the families of each), or the task of the measurement",
         )
     if family == OTHER:
         _say(_name(operator))

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from monai_diffrecon.errors import ConfigError
 
@@ -18,7 +17,8 @@ from monai_diffrecon.errors import ConfigError
 METHODS = Path(__file__).parent / "methods"
 #: Where a bundle has overlays of its own, below ``configs``.
 TASK, METHOD = "tasks", "methods"
-_ALL = ("ct", "mri", "image", "none")
+#: Id of a preset that holds its summary and families, and has no part in a reconstruction.
+ABOUT = "_method_"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Preset:
     Attributes:
         name: its name.
         path: its file.
-        families: the families of operators that it applies to.
+        families: the families of operators that it applies to, as it says; empty when it does not.
         summary: one line.
     """
 
@@ -106,19 +106,6 @@ def _read(name: str, path: Path) -> Preset:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError("cannot be read as JSON", where=f"preset {name}", got=type(error).__name__) from None
-    blocks = list(_blocks(content))
-    families = tuple(family for family in _ALL if all(family in block for block in blocks))
-    summary = content.get("_desc_", "") if isinstance(content, Mapping) else ""
-    return Preset(name, path, families, str(summary))
-
-
-def _blocks(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Give the blocks of settings by family in a configuration: a family that one lacks is refused."""
-    if isinstance(value, Mapping):
-        if str(value.get("_target_", "")).rpartition(".")[2] == "by_family":
-            yield value
-        for inner in value.values():
-            yield from _blocks(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _blocks(inner)
+    said = content.get(ABOUT) if isinstance(content, Mapping) else None
+    said = said if isinstance(said, Mapping) else {}
+    return Preset(name, path, tuple(map(str, said.get("families", ()))), str(said.get("summary", "")))
