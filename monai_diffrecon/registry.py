@@ -34,6 +34,7 @@ KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("operators", "noncartesian_mri"): "diffrecon-mri",
     ("readers", "ismrmrd"): "diffrecon-mri",
     ("readers", "fastmri"): "diffrecon-mri",
+    ("readers", "twix"): "diffrecon-twix",
     ("operators", "cone_beam_ct"): "diffrecon-rtk",
     ("importers", "ncsnpp"): "diffrecon-ncsnpp",
     ("importers", "guided_diffusion"): "diffrecon-ncsnpp",

@@ -36,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Pa
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (16, 14, 4)), indexing="ij")
     blob = (400 * (sum(a**2 for a in axes) < 0.9) * (1 + 0.3 * np.cos(4 * axes[0]))).astype(np.float32)
     nib.save(nib.Nifti1Image(blob, np.diag([1.0, 1, 3, 1])), root / "thick.nii.gz")
-    nib.save(nib.Nifti1Image(blob, np.diag([2.0, 2, 3, 1])), root / "coarse.nii.gz")
+    nib.save(nib.Nifti1Image(blob, np.diag([1.4, 1.4, 3, 1])), root / "coarse.nii.gz")
     return root
 
 

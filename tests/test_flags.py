@@ -19,6 +19,7 @@ import torch
 from monai_diffrecon import registry
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
+from monai_diffrecon.engine.floor_padding import FloorPaddingd
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.load_measurement import LoadMeasurementd
 from monai_diffrecon.engine.load_volume import LoadVolumed
@@ -104,6 +105,7 @@ def components(tmp_path: Path) -> dict[str, tuple[Any, dict[str, Any]]]:
         (ReconstructionEvaluator, {**evaluator, "output_dir": str(tmp_path / "out")}),
         (CohortEvaluation, {"cohort": tmp_path / "cohort.json", "output_dir": tmp_path / "out"}),
         (LoadMeasurementd, {"keys": ["image"]}),
+        (FloorPaddingd, {"keys": ["image"], "intensity": {"map": "percentile"}}),
         (LoadVolumed, {"keys": ["image"]}),
         (ResampleInPlaned, {"keys": ["image"], "plane": "axial", "spacing": (1.0, 1.0)}),
         (SimulateMeasurementd, {"keys": ["image"], "operator": "slice_thickness"}),

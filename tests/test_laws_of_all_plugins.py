@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,6 +115,10 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("readers", "nifti"): [{}],
     ("readers", "container"): [{}],
     ("readers", "dicom"): [{}, {"series": 1}],
+    ("readers", "dxchange"): [
+        {"center": 4.0},
+        {"center": 3.5, "rows": [1, 3], "views": 4, "binning": 2, "pixel_size": 0.1},
+    ],
     ("noises", "independent"): [{}],
     ("noises", "slerp"): [{}, {"plane": "coronal"}],
     ("noises", "sequential"): [{}],
@@ -181,6 +187,13 @@ def scan(reader: MeasurementReader, folder: Path) -> Path | None:
     if type(reader).__name__ == "ContainerReader":
         spec = {"name": "slice_thickness", "thickness": 1.8}
         write_measurement(folder / "scan.h5", Measurement(y.measurement, GEOMETRY, spec, 0.05))
+        return folder / "scan.h5"
+    if type(reader).__name__ == "DXchangeReader":
+        with h5py.File(folder / "scan.h5", "w") as file:
+            file["exchange/data"] = np.arange(200, 440, dtype=np.uint16).reshape(6, 4, 10)
+            file["exchange/data_white"] = np.full((2, 4, 10), 500, dtype=np.uint16)
+            file["exchange/data_dark"] = np.full((2, 4, 10), 100, dtype=np.uint16)
+            file["exchange/theta"] = np.arange(6) * 30.0
         return folder / "scan.h5"
     return None
 

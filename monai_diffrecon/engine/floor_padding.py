@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 
 from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.io.measurement import affine_of, from_tensor, to_tensor
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.numerics.padding import AIR, padding_mask
 from monai_diffrecon.protocols import Measurement, Padding
 
@@ -33,7 +34,7 @@ class FloorPaddingd(MapTransform):
     """
 
     def __init__(self, keys: KeysCollection, intensity: Mapping[str, Any], allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, check_flag(allow_missing_keys, "preprocessing#allow_missing_keys"))
         self.intensity = dict(intensity)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

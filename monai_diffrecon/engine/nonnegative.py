@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,9 @@ from monai_diffrecon.engine.volume_units import measures_image
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.protocols import Problem
 
-_ITERATIONS = 30
+_ITERATIONS = 200
+#: Of the measurement's norm, a residual that is none.
+_EXACT = 1e-5
 
 
 def is_magnitude(problem: Problem, intensity: IntensityMap) -> bool:
@@ -30,8 +34,9 @@ def is_magnitude(problem: Problem, intensity: IntensityMap) -> bool:
 def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Return a volume without negative values that agrees with the measurement as well as ``x`` does, or nearly so.
 
-    Projected gradient steps on ``1/2 ||A x - y||^2`` over ``x >= 0`` from ``max(x, 0)`` (Goldstein 1964; step
-    ``1 / ||A^T A||``), until the residual is that of ``x``, 30 at most.
+    Accelerated projected gradient steps on ``1/2 ||A x - y||^2`` over ``x >= 0`` from ``max(x, 0)``, of length
+    ``1 / ||A^T A||`` (Beck and Teboulle 2009, doi 10.1137/080716542, section 4), until the residual is that of ``x`` or
+    1e-5 of the measurement, 200 at most.
 
     Args:
         problem: the inverse problem, in network units.
@@ -50,11 +55,14 @@ def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     with torch.no_grad():
         size = float(torch.linalg.vector_norm(y)) or 1.0
         before = float(torch.linalg.vector_norm(operator(x) - y))
-        step, x = 1.0 / (operator.norm() or 1.0), x.clamp(min=0.0)
+        step, x, t = 1.0 / (operator.norm() or 1.0), x.clamp(min=0.0), 1.0
+        last = x
         for iteration in range(_ITERATIONS + 1):
-            difference = operator(x) - y
-            after = float(torch.linalg.vector_norm(difference))
-            if after <= before or iteration == _ITERATIONS:
+            after = float(torch.linalg.vector_norm(operator(x) - y))
+            if after <= max(before, _EXACT * size) or iteration == _ITERATIONS:
                 break
-            x = (x - step * operator.adjoint(difference)).clamp_(min=0.0)
+            following = (1.0 + math.sqrt(1.0 + 4.0 * t * t)) / 2.0
+            ahead = x + (t - 1.0) / following * (x - last)
+            last, t = x, following
+            x = (ahead - step * operator.adjoint(operator(ahead) - y)).clamp_(min=0.0)
     return x, {"negative_voxels": negative, "residual_before": before / size, "residual_after": after / size}

@@ -58,7 +58,8 @@ class ResampleInPlaned(MapTransform):
         super().__init__(keys)
         self.plane, self.spacing = check_plane(plane), [float(s) for s in spacing]
         self.enabled = check_flag(enabled, "resample")
-        self.operator = None if operator is None or check_flag(simulate, "simulate") else as_spec(operator, "operator")
+        simulated = check_flag(simulate, "simulate")
+        self.operator = None if operator is None or simulated else as_spec(operator, "operator")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Resample.

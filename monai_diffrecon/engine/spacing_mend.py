@@ -24,4 +24,4 @@ def spacing_mend(operator: Operator, plane: str, spacing: tuple[float, float], t
     if plane != "axial" and operator.slice_axis("axial") is not None and abs(apart / spacing[1] - 1.0) > tolerance:
         return f"the slices are {apart:.3g} mm apart: use axial networks alone, without an auxiliary bundle, {_OR}"
     option = f"{{'name': 'fastmri', 'spacing': {float(spacing[0])!r}}}"
-    return f'have k-space cropped or padded to it: --reader "{option}", or ismrmrd for such files, {_OR}'
+    return f'have k-space cropped or padded to it: --reader "{option}", or ismrmrd or twix for such files, {_OR}'

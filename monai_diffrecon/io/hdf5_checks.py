@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 
 from monai_diffrecon.errors import InputError, IntegrityError
+from monai_diffrecon.io.hdf5_heaps import check_heaps
 
 #: Attributes longer than this are not read.
 LARGEST_ATTRIBUTE = 1 << 20
-#: How many times the file's size all its compressed datasets may have together.
+#: How many times the file's size all its compressed datasets may have together; the others once.
 LARGEST_RATIO = 100
 #: Filters that every build of HDF5 or h5py has: deflate, shuffle, fletcher32, lzf.
 _FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
@@ -76,8 +77,8 @@ class HDF5Parts:
     """
 
     def __init__(self, file: h5py.File, path: Path) -> None:
-        self.file, self.where, self.size = file, path.name, path.stat().st_size
-        self._declared = 0
+        self.file, self.path, self.where, self.size = file, path, path.name, path.stat().st_size
+        self._declared = {True: 0, False: 0}
 
     def group(self, name: str) -> h5py.Group | None:
         """Return a group, or None when there is none of that name.
@@ -116,6 +117,25 @@ class HDF5Parts:
             return array
         raise InputError("of the wrong type", where=at, expected="numbers, or text of a fixed length")
 
+    def text(self, owner: h5py.Group | h5py.Dataset, name: str) -> str | None:
+        """Return an attribute that is one text, of a variable length too, or None when it is none or too long.
+
+        Raises:
+            InputError: the heap in which it lies is damaged.
+        """
+        if name not in owner.attrs:
+            return None
+        found = owner.attrs.get_id(name)
+        kind = found.get_type()
+        if not isinstance(kind, h5py.h5t.TypeStringID) or math.prod(found.shape or (1,)) != 1:
+            return None
+        if kind.is_variable_str():
+            check_heaps(self.path)
+        elif kind.get_size() > LARGEST_ATTRIBUTE:
+            return None
+        value = np.asarray(owner.attrs[name]).reshape(-1)[0]
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
     def array(self, owner: h5py.Group, name: str, dtypes: tuple[str, ...]) -> np.ndarray | None:
         """Return a dataset in native byte order, or None when there is none of that name.
 
@@ -128,16 +148,11 @@ class HDF5Parts:
             InputError: a link, no dataset, of another type, or larger than the file can hold.
             IntegrityError: its bytes are not those of its attribute ``sha256``.
         """
-        found = self._object(owner, name)
+        found = self.dataset(owner, name, dtypes)
         if found is None:
             return None
-        at = f"{self.where}#{f'{owner.name}/{name}'.strip('/')}"
-        if not isinstance(found, h5py.Dataset) or found.shape is None:
-            raise InputError("not a dataset", where=at, got=type(found).__name__)
+        at = f"{self.where}#{found.name.strip('/')}"
         native = found.dtype.newbyteorder("=")
-        if native.name not in dtypes:
-            raise InputError("of the wrong type", where=at, expected=" or ".join(dtypes), got=str(found.dtype))
-        self._check_size(found, at)
         array = np.ascontiguousarray(found[()]).reshape(found.shape).astype(native, copy=False)
         expected, got = self.attribute(found, "sha256"), sha256_array(array)
         if expected != got:
@@ -150,13 +165,37 @@ class HDF5Parts:
             )
         return array
 
-    def _object(self, owner: h5py.Group, name: str) -> Any:
-        link = owner.get(name, getlink=True)
-        if link is None:
+    def dataset(self, owner: h5py.Group, name: str, dtypes: tuple[str, ...] | None = None) -> h5py.Dataset | None:
+        """Return a dataset that can be read without harm, or None when there is none of that name.
+
+        Args:
+            owner: the group, or the file.
+            name: name of the dataset, or its path.
+            dtypes: data types it may have; None for any.
+
+        Raises:
+            InputError: a link, no dataset, of another type, or larger than the file can hold.
+        """
+        found = self._object(owner, name)
+        if found is None:
             return None
-        if not isinstance(link, h5py.HardLink):
-            raise InputError("a link, which is not followed", where=f"{self.where}#{name}", got=type(link).__name__)
-        return owner[name]
+        at = f"{self.where}#{f'{owner.name}/{name}'.strip('/')}"
+        if not isinstance(found, h5py.Dataset) or found.shape is None:
+            raise InputError("not a dataset", where=at, got=type(found).__name__)
+        if dtypes is not None and found.dtype.newbyteorder("=").name not in dtypes:
+            raise InputError("of the wrong type", where=at, expected=" or ".join(dtypes), got=str(found.dtype))
+        self._check_size(found, at)
+        return found
+
+    def _object(self, owner: h5py.Group, name: str) -> Any:
+        for part in name.split("/"):
+            link = owner.get(part, getlink=True) if isinstance(owner, h5py.Group) else None
+            if link is None:
+                return None
+            if not isinstance(link, h5py.HardLink):
+                raise InputError("a link, which is not followed", where=f"{self.where}#{name}", got=type(link).__name__)
+            owner = owner[part]
+        return owner
 
     def _check_size(self, dataset: h5py.Dataset, at: str) -> None:
         """Compare what a dataset declares with what the file can hold."""
@@ -170,8 +209,8 @@ class HDF5Parts:
         needed = math.prod(dataset.shape) * dataset.dtype.itemsize
         chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
         limit = self.size * (LARGEST_RATIO if filters else 1)
-        self._declared += needed
-        if stored > self.size or (needed and not stored) or max(self._declared, chunk) > limit:
+        self._declared[bool(filters)] += needed
+        if stored > self.size or (needed and not stored) or max(self._declared[bool(filters)], chunk) > limit:
             raise InputError(
                 "declares more data than the file holds",
                 where=at,

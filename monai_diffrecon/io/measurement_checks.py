@@ -29,8 +29,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_VOXELS = 1 << 36
 #: So many more voxels than entries of its measurement, and of any measurement, a volume may have.
 _MOST_UNMEASURED, _FEW_VOXELS = 4096, 1 << 20
-#: Nothing that is scanned is so many mm away, or has larger voxels, or has voxels of the inverse.
-_FAR = 1e9
+#: Nothing that is scanned is so many mm away, or has larger voxels; and none are smaller than a nanometre.
+_FAR, _TINY = 1e9, 1e-6
 
 
 def check_affine(affine: np.ndarray, where: str) -> None:
@@ -39,7 +39,8 @@ def check_affine(affine: np.ndarray, where: str) -> None:
     Raises:
         InputError: not finite, not of one space, or beyond all sizes.
     """
-    if not (np.abs(affine) < _FAR).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (np.abs(affine) < _FAR).all() or sizes.min() < _TINY or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-9:
         raise InputError("an affine that spans no space", where=where, mend="repair the header")
     if np.abs(affine[3] - (0.0, 0.0, 0.0, 1.0)).max() > 1e-6:
         raise InputError("no affine", where=where, expected="0, 0, 0, 1 as its last row", mend="repair the header")

@@ -125,7 +125,7 @@ def test_a_turned_phantom_with_turned_networks_gives_the_turned_result() -> None
         replace(CORONAL, network=Turned(CORONAL.network)),
         replace(SCORE, network=Turned(sagittal.network)),
     )
-    torch.testing.assert_close(turned.volume[0].permute(2, 1, 0).contiguous(), upright.volume[0], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(turned.volume[0].permute(2, 1, 0).contiguous(), upright.volume[0], rtol=1e-4, atol=1e-2)
 
 
 def test_coronal_slices_too() -> None:
@@ -139,7 +139,7 @@ def test_coronal_slices_too() -> None:
         replace(CORONAL, plane="axial"),
         replace(sagittal, network=Turned(sagittal.network)),
     )
-    torch.testing.assert_close(turned.volume[0].permute(0, 2, 1).contiguous(), upright.volume[0], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(turned.volume[0].permute(0, 2, 1).contiguous(), upright.volume[0], rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize(("plane", "across"), [("axial", "cs"), ("sagittal", "ca"), ("coronal", "as")])

@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Pa
     make_bundle(root / "coronal", plane="coronal", seed=1)
     make_bundle(root / "wide", plane="coronal", seed=1, spacing=[1.0, 2.0])
     make_bundle(root / "ct", intensity={"map": "window", "low": -1000.0, "high": 1000.0})
-    for name, spacing, shape in (("thick", (1, 1, 3), (16, 14, 4)), ("coarse", (2, 2, 3), (16, 14, 4))):
+    for name, spacing, shape in (("thick", (1, 1, 3), (16, 14, 4)), ("coarse", (1.4, 1.4, 3), (16, 14, 4))):
         axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
         blob = (400 * (sum(a**2 for a in axes) < 0.9) * (1 + 0.3 * np.cos(4 * axes[0]))).astype(np.float32)
         nib.save(nib.Nifti1Image(blob, np.diag([*spacing, 1.0])), root / f"{name}.nii.gz")
@@ -106,7 +106,8 @@ def test_what_would_run_is_described_with_its_notices(
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("the scan would be reconstructed: 16 x 14 x 12 voxels of 1 x 1 x 1 mm, unit arbitrary")
     assert lines[start + 1] == "notice: two of its headers disagree"
-    assert lines[start + 2].startswith("memory: ")
+    assert lines[start + 2].startswith("notice: only axial slices")
+    assert lines[start + 3].startswith("memory: ")
     resampled = ["--set", "resample=true", "--auxiliary_bundle", "../coronal"]
     assert cli.main(["check", str(root / "axial"), "--image", str(root / "coarse.nii.gz"), *resampled]) == 0
     assert " voxels of 1 x 1 x 1 mm" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import locale
 import warnings
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import torch
@@ -176,9 +177,24 @@ def _raw_mri(folder: Path) -> None:
     write_fastmri(folder / "fastmri_one.h5", volume, mask=torch.ones(14))
 
 
+def _projections(folder: Path) -> None:
+    degrees, at = np.arange(0.0, 181.0, 9.0), np.arange(24) - 10.0
+    shadow = 30.0 - (at - 3.0 * np.cos(np.deg2rad(degrees))[:, None]) ** 2
+    counts = 50 + 900 * np.exp(-0.1 * np.sqrt(np.maximum(shadow, 0.0)))[:, None].repeat(2, axis=1)
+    for kind, options in (("plain", {}), ("packed", {"compression": "gzip"})):
+        with h5py.File(folder / f"dxchange_{kind}.h5", "w") as file:
+            file.create_dataset("exchange/data", data=counts.astype("<u2"), **options)
+            file.create_dataset("exchange/data_white", data=np.full((3, 2, 24), 950, "<u2"), **options)
+            file.create_dataset("exchange/data_dark", data=np.full((3, 2, 24), 50, "<u2"), **options)
+            file["exchange/theta"] = degrees
+            file["exchange/theta"].attrs["units"] = "degrees"  # of a variable length, in a heap
+            file["measurement/instrument/detector/x_pixel_size"] = 0.5
+            file["measurement/instrument/detector/x_pixel_size"].attrs["units"] = np.bytes_("mm")
+
+
 def write_seeds(folder: Path) -> list[Path]:
     """Write one scan of every kind and return them by name."""
     folder.mkdir()
-    for write in (_containers, _niftis, _dicoms, _packed_dicoms, _raw_mri):
+    for write in (_containers, _niftis, _dicoms, _packed_dicoms, _raw_mri, _projections):
         write(folder)
     return sorted(folder.iterdir())

@@ -76,7 +76,7 @@ def test_twenty_kills_at_random_points_give_the_same_file(
     assert code == 0, said
     assert outputs(output)["a_recon.nii.gz"] == whole["one/a_recon.nii.gz"]
     record = record_of(output)
-    assert record["execution"]["resumed"] > 10
+    assert record["execution"]["resumed"] > 5
     assert len(record["residuals"]) == STEPS
     assert not leftovers(output)
 

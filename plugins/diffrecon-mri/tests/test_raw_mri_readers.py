@@ -555,7 +555,7 @@ def test_damaged_and_foreign_files(path: Path, kind: str) -> None:
         ("ismrmrd", {"contrast": -1}, "reader#contrast"),
         ("ismrmrd", {"coil_maps": "grappa"}, "reader#coil_maps: unknown choice"),
         ("ismrmrd", {"calibration": 2}, "reader#calibration"),
-        ("ismrmrd", {"allow_missing": 1}, "reader#allow_missing"),
+        ("ismrmrd", {"allow_missing": 2}, "reader#allow_missing"),
         ("ismrmrd", {"trajectory_unit": "1/m"}, "reader#trajectory_unit"),
         ("ismrmrd", {"noise_std": -1.0}, "reader#noise_std"),
         ("fastmri", {"axes": "RLS"}, "reader#axes: no directions; expected three of R or L"),
