@@ -20,6 +20,7 @@ from monai_diffrecon.evaluation.check_command import check
 from monai_diffrecon.evaluation.reader_study_command import reader_study
 from monai_diffrecon.io.cases_command import cases
 from monai_diffrecon.options.run_command import run as run_bundle
+from monai_diffrecon.presets.methods_command import methods
 
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo
@@ -239,6 +240,7 @@ def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, An
 #: Name of the subcommand -> function that adds its arguments and returns what runs it; its docstring is the help.
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "plugins": plugins,
+    "methods": methods,
     "run": run_bundle,
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,

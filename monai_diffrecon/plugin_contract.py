@@ -69,7 +69,16 @@ def breach(kind: str, cls: object) -> str | None:
     nested = nested_options(cls)
     if strays := [option for option, k in nested.items() if option not in parameters or k not in KINDS]:
         return f"plugin_options of {cls.__name__} names what is no option, or no kind: {', '.join(strays)}"
-    return None
+    return _family_breach(cls) if kind == "operators" else None
+
+
+def _family_breach(cls: type) -> str | None:
+    from monai_diffrecon.protocols.operator import FAMILIES
+
+    family = getattr(cls, "family", None)
+    if family is None or (isinstance(family, str) and family in FAMILIES):
+        return None
+    return f"{cls.__name__}.family is {family!r:.80}, not {', '.join(map(repr, FAMILIES))} or None"
 
 
 def nested_options(cls: type) -> Mapping[str, str]:

@@ -24,6 +24,7 @@ from monai_diffrecon.evaluation.montage import montage
 from monai_diffrecon.io.atomic import atomic_write, write_json
 from monai_diffrecon.io.measurement import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.presets.overlays import METHOD, overlay_path
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,16 +60,18 @@ def parsed(task: str, preset: str | None, image: Path, overrides: dict[str, Any]
     """Return the configuration of the axial bundle with a task and a preset."""
     root = ROOT / "bundles" / "brain_mr_t1_axial"
     overlay, changes = TASKS[task]
-    files = ["inference.json", f"tasks/{overlay}.json"]
+    files = [root / "configs" / "inference.json", root / "configs" / "tasks" / f"{overlay}.json"]
     if preset is not None:
-        files.append(f"methods/{preset}.json")
+        files.append(overlay_path(METHOD, preset, root, where="preset"))
     config = ConfigParser()
-    config.read_config([str(root / "configs" / file) for file in files])
+    config.read_config([str(file) for file in files])
     config.update({"bundle_root": str(root), "image": str(image), "case_name": "case", **changes})
     stronger = overrides.get("tpdm#stronger")
     config.update({k: v for k, v in overrides.items() if k != "tpdm#stronger"})
     if stronger is not None:
-        config.update({"tpdm#zeta": {k: v * stronger for k, v in config["tpdm"]["zeta"].items()}})
+        block = config["tpdm"]["consistency"]["zeta"]
+        stronger_block = {k: v * stronger if isinstance(v, float) else v for k, v in block.items()}
+        config.update({"tpdm#consistency#zeta": stronger_block})
     return config
 
 

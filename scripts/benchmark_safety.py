@@ -26,6 +26,7 @@ from monai.bundle import ConfigParser
 from monai_diffrecon.engine import batched_plane_denoiser, case_record, inferer, plugin_checks
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
+from monai_diffrecon.presets.overlays import overlay_path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "bundles" / "brain_mr_t1_axial"
@@ -84,7 +85,8 @@ def watch() -> Stopwatch:
 def measure(overlays: list[str], options: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
     """Run a case and return its numbers."""
     config = ConfigParser()
-    config.read_config([str(BUNDLE / "configs" / f"{name}.json") for name in ("inference", *overlays)])
+    files = [overlay_path(*name.split("/"), BUNDLE, where="CASES") for name in overlays]
+    config.read_config([str(file) for file in (BUNDLE / "configs" / "inference.json", *files)])
     with tempfile.TemporaryDirectory() as folder:
         config.update(
             {

@@ -22,6 +22,7 @@ from validate_bundles import CHEST, HEAD, ROOT, WINDOW, Task, part_of
 
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.evaluation.montage import montage
+from monai_diffrecon.presets.overlays import METHOD, overlay_path
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,11 @@ def main() -> None:
         part_of(task, args.data, part)
         volumes, metrics = {}, {}
         data: dict[str, Any] = {}
-        for title, files in ((label, [f"methods/{preset}.json"]), ("Both planes (default)", [])):
+        classical = overlay_path(METHOD, preset, root, where=name)
+        for title, files in ((label, [classical]), ("Both planes (default)", [])):
             config = ConfigParser()
-            files = ["inference.json", f"tasks/{task.overlay}.json", *files]
-            config.read_config([str(root / "configs" / file) for file in files])
+            files = [root / "configs/inference.json", root / f"configs/tasks/{task.overlay}.json", *files]
+            config.read_config([str(file) for file in files])
             both = {"auxiliary_bundle": f"../{task.bundles[1]}"}
             config.update({"bundle_root": str(root), "image": str(part), "case_name": "part", **both})
             config.update(failure.overrides)

@@ -3,8 +3,10 @@
 """Put trained weights into a bundle: float16 weights, their hash and the training record in the metadata, pictures.
 
     python scripts/export_bundle.py bundles/brain_mr_t1_axial TRAINING_FOLDER
+    python scripts/export_bundle.py bundles/brain_mr_t1_axial --to EXPORTED_FOLDER
 
 TRAINING_FOLDER is the ``output_dir`` of ``configs/train.json``: ``model.pt``, ``history.jsonl``, ``samples.png``.
+EXPORTED_FOLDER is a new folder for a copy that leaves the repository; the presets of methods are copied into it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from matplotlib.figure import Figure
 
 from monai_diffrecon.io.atomic import atomic_write, write_json
 from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.presets.overlays import copy_methods
 
 
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:
@@ -36,29 +39,41 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
 
 
 def main() -> None:
-    """Export one bundle."""
+    """Put weights into one bundle, copy it out of the repository, or both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="root of the bundle")
-    parser.add_argument("training", type=Path, help="folder with model.pt, history.jsonl and samples.png")
+    parser.add_argument("training", type=Path, nargs="?", help="folder with model.pt, history.jsonl and samples.png")
     parser.add_argument("--before", type=int, default=0, help="iterations of the trainings that this one started from")
+    parser.add_argument("--to", type=Path, help="new folder for a copy that leaves the repository, with the presets")
     args = parser.parse_args()
-    weights = torch.load(args.training / "model.pt", map_location="cpu", weights_only=True)
+    if args.training is None and args.to is None:
+        parser.error("nothing to do: name a training, --to, or both")
+    if args.training is not None:
+        put_weights(args.bundle, args.training, args.before)
+    if args.to is not None:
+        shutil.copytree(args.bundle, args.to)
+        copy_methods(args.to)
+
+
+def put_weights(bundle: Path, training: Path, before: int) -> None:
+    """Put the weights of a training into a bundle, and what is known of them into its metadata and pictures."""
+    weights = torch.load(training / "model.pt", map_location="cpu", weights_only=True)
     half = {k: v.to(torch.float16) for k, v in weights.items()}
-    target = args.bundle / "models" / "model.pt"
+    target = bundle / "models" / "model.pt"
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, lambda path: torch.save(half, path))
-    rows = [json.loads(line) for line in (args.training / "history.jsonl").read_text().splitlines()]
-    batch = json.loads((args.bundle / "configs" / "train.json").read_text())["batch_size"]
-    history = [row | {"crops": (row["iteration"] + args.before) * batch} for row in rows]
-    docs = args.bundle / "docs"
+    rows = [json.loads(line) for line in (training / "history.jsonl").read_text().splitlines()]
+    batch = json.loads((bundle / "configs" / "train.json").read_text())["batch_size"]
+    history = [row | {"crops": (row["iteration"] + before) * batch} for row in rows]
+    docs = bundle / "docs"
     docs.mkdir(exist_ok=True)
     atomic_write(docs / "curves.png", lambda path: draw_curves(history, path))
-    shutil.copyfile(args.training / "samples.png", docs / "samples.png")
-    path = args.bundle / "configs" / "metadata.json"
+    shutil.copyfile(training / "samples.png", docs / "samples.png")
+    path = bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     metadata["diffrecon"]["weights"] = {"file": "models/model.pt", "sha256": sha256_file(target), "dtype": "float16"}
     last = history[-1]
-    metadata["diffrecon"]["training"] |= {"iterations": last["iteration"] + args.before, "patches": last["crops"]}
+    metadata["diffrecon"]["training"] |= {"iterations": last["iteration"] + before, "patches": last["crops"]}
     metadata["eval_metrics"] = {k: round(v, 2) for k, v in last.items() if k.startswith("val_psnr")}
     write_json(path, metadata)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "brain_mr_t1_axial" / "configs"
 TEMPLATE = ROOT / "monai_diffrecon" / "importing" / "template" / "configs"
 #: What belongs to one network.
-OWN = ("metadata.json", "train.json")
+OWN = ("metadata.json", "train.json", "methods")
 
 
 def main() -> None:

@@ -71,11 +71,13 @@ def measure(name: str, steps: int) -> dict[str, Any]:
 
     from monai_diffrecon.engine.memory_estimate import MemoryEstimate
     from monai_diffrecon.evaluation.peak_memory import PeakMemory
+    from monai_diffrecon.presets.overlays import overlay_path
 
     overlays, edge, options = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         config = ConfigParser()
-        config.read_config([str(BUNDLE / "configs" / f"{n}.json") for n in ("inference", *overlays)])
+        files = [overlay_path(*name.split("/"), BUNDLE, where="CASES") for name in overlays]
+        config.read_config([str(file) for file in (BUNDLE / "configs" / "inference.json", *files)])
         config.update(
             {
                 "bundle_root": str(BUNDLE),

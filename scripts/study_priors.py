@@ -40,7 +40,7 @@ PHANTOMS: dict[str, Callable[[], Tensor]] = {
     "tube": lambda: twisting_tube(PHANTOM_SHAPE),
 }
 STEPS, MOMENTA = (4, 8, 12, 20, 30, 50), (0.0, 0.8)
-#: Two decades about that of configs/methods/dds.json.
+#: Two decades about that of the preset dds.
 THRESHOLDS = (0.0004, 0.0013, 0.004, 0.013, 0.04)
 TURNS: dict[str, int | float | str] = {
     **{str(k): k for k in (2, 3, 4, 6, 10)},

@@ -27,6 +27,7 @@ from monai_diffrecon.evaluation.calibration_picture import draw_calibration
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.presets.overlays import METHOD, overlay_path
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = {"MRI 8x": "accelerated_mri", "5 mm slices": "z_super_resolution"}
@@ -54,8 +55,8 @@ def sample(task: str, overrides: dict[str, Any], truth: Tensor, noise: float) ->
     """Return the mean, spread and samples of one sampler on one task."""
     root = ROOT / "bundles" / "brain_mr_t1_axial"
     config = ConfigParser()
-    files = ("inference.json", f"tasks/{task}.json", "methods/dds_tpdm.json")
-    config.read_config([str(root / "configs" / name) for name in files])
+    files = [root / "configs" / "inference.json", root / "configs" / "tasks" / f"{task}.json"]
+    config.read_config([str(file) for file in (*files, overlay_path(METHOD, "dds_tpdm", root, where="study"))])
     config.update({"bundle_root": str(root), "auxiliary_bundle": "../brain_mr_t1_coronal", **overrides})
     inferer = config.get_parsed_content("inferer")
     simulate = SimulateMeasurementd(["image"], config.get_parsed_content("operator"), noise=noise)

@@ -23,11 +23,11 @@ from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 from monai_diffrecon.one_line_errors import chain_of
 from monai_diffrecon.operators.parallel_ct import ParallelCT
+from monai_diffrecon.presets.overlays import METHOD, overlay_path
 from monai_diffrecon.protocols import Problem
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 
-BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 SHAPE = (16, 14, 12)
 TASKS: dict[str, dict[str, Any]] = {
     "sparse_view_ct": {"operator": {"name": "parallel_ct", "views": 12}},
@@ -62,8 +62,8 @@ def run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     def run(task: str, method: str, **options: Any) -> ConfigParser:
         parser = ConfigParser()
         configs = root / "axial" / "configs"
-        overlays = [f"tasks/{task}.json", f"methods/{method}.json"]
-        parser.read_config([str(configs / name) for name in ("inference.json", *overlays)])
+        files = [configs / "inference.json", configs / f"tasks/{task}.json"]
+        parser.read_config([str(file) for file in (*files, overlay_path(METHOD, method, where="test"))])
         given = {
             "bundle_root": str(root / "axial"),
             "device": "cpu",
@@ -163,12 +163,6 @@ def test_a_baseline_of_another_task_is_refused(
 
 def test_photon_noise_does_not_hide_the_operator(run: Callable[..., Any]) -> None:
     run("sparse_view_ct", "fbp", simulate_photons=1e5, simulate_unit="HU")
-
-
-def test_all_bundles_have_the_same_methods() -> None:
-    folders = [BUNDLES / f"brain_mr_t1_{plane}" / "configs" / "methods" for plane in ("axial", "coronal")]
-    first, second = ({p.name: p.read_text() for p in folder.iterdir()} for folder in folders)
-    assert first == second
 
 
 def test_a_network_that_must_not_be_called_would_be_noticed(run: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from monai_diffrecon import cli
 from monai_diffrecon.errors import DiffReconError
 from monai_diffrecon.one_line_errors import users_error
 from monai_diffrecon.options.command_line import check_arguments
+from monai_diffrecon.presets.overlays import overlays
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -41,9 +43,12 @@ BASE = (
 
 RECORDER = r"""
 said() { printf '%s\x1f' "$@"; printf '\x1e'; }
-for name in python pip diffrecon ./scripts/demo.sh ./scripts/test.sh; do
+for name in python pip ./scripts/demo.sh ./scripts/test.sh; do
     eval "function $name { said $name \"\$@\"; }"
 done
+function diffrecon {
+    if [[ "$1 ${2-}" == "methods --path" ]]; then "$PYTHON" -m monai_diffrecon "$@"; else said diffrecon "$@"; fi
+}
 """
 
 
@@ -60,7 +65,10 @@ def commands(text: list[str]) -> list[list[str]]:
             config = "" if "--config_file" in block else " --config_file $B/configs/inference.json"
             block = f"{BASE}{config} {block}"
         script += block + "\n"
-    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True, timeout=30, cwd="/")
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", "-euc", script], capture_output=True, text=True, check=True, timeout=30, cwd="/", env=environment
+    )
     return [command.split("\x1f")[:-1] for command in done.stdout.split("\x1e")[:-1]]
 
 
@@ -177,8 +185,8 @@ def test_options_within_the_text_exist() -> None:
     for parser in cli.build_parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
         known |= set(parser._option_string_actions)
     axial = ROOT / "bundles/brain_mr_t1_axial/configs"
-    overlays = [str(path) for folder in ("tasks", "methods") for path in (axial / folder).glob("*.json")]
-    files = str([str(axial / "inference.json"), *overlays])
+    found = [path for kind in ("tasks", "methods") for path in overlays(kind, axial.parent).values()]
+    files = str([str(path) for path in (axial / "inference.json", *found)])
     for span in re.findall(r"`(--[^`]+)`", README.read_text(encoding="utf-8")):
         name = span.split()[0]
         if name in known or name == "--pretrained":

@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_diffrecon.operators.rotation_ct import RotationCT
+from monai_diffrecon.presets.overlays import METHOD, overlay_path, overlays
 from monai_diffrecon.protocols import VolumeGeometry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,8 +41,8 @@ def norm_of(views: int) -> float:
 def preset(bundle: Path, task: str, method: str, **options: Any) -> ConfigParser:
     configs = bundle / "configs"
     parser = ConfigParser()
-    files = ["inference.json", f"tasks/{task}.json", f"methods/{method}.json"]
-    parser.read_config([str(configs / file) for file in files])
+    files = [configs / "inference.json", configs / f"tasks/{task}.json", overlay_path(METHOD, method, where="test")]
+    parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(bundle), **options})
     return parser
 
@@ -90,7 +91,7 @@ def test_the_presets_use_them(bundle: Path) -> None:
 @pytest.mark.parametrize("task", ["z_super_resolution", "accelerated_mri", "sparse_view_ct", "generate"])
 def test_every_preset_goes_with_every_task(bundle: Path, task: str) -> None:
     """The inferer checks names and options of all plugins when it is built."""
-    methods = sorted(path.stem for path in (bundle / "configs" / "methods").glob("*.json"))
+    methods = overlays(METHOD, bundle)
     assert {"diffusion_mbir", "tpdm", "dds", "dds_tpdm", "ddnm", "diffpir", "iscs"} <= set(methods)
     other = next(b for b in BUNDLES if b != bundle)
     for method in methods:

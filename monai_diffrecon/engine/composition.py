@@ -14,6 +14,7 @@ from monai_diffrecon import registry
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, plugin_of, spec_of
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.presets.family import family_of
 from monai_diffrecon.protocols import (
     PLANE_AXIS,
     ConsistencyStep,
@@ -99,6 +100,19 @@ def operator_notices(spec: Spec, measured: VolumeGeometry) -> tuple[str, ...]:
     cls = type(plugin) if isinstance(plugin, Operator) else plugin
     assert issubclass(cls, Operator)
     return cls.notices(measured, **{k: v for k, v in spec.items() if k != "name"})
+
+
+def family_notice(spec: Spec, operator: Operator) -> tuple[str, ...]:
+    """Return a sentence when a measurement's own operator is of another family than the configuration is for.
+
+    Args:
+        spec: the operator of the configuration, which its other settings fit.
+        operator: the operator of the measurement.
+    """
+    said, got = family_of(spec), operator.family
+    if said is None or got is None or said == got:
+        return ()
+    return (f"a measurement of the family {got}, and a configuration for {said}: name a task for {got}",)
 
 
 def build_prior(spec: Spec) -> ScorePrior:

@@ -211,6 +211,7 @@ class DiffReconInferer(Inferer):
         hidden, notices = None, measured.notices
         if sampler.calls_network:
             check_modality(self.score, measured)
+            notices += composition.family_notice(self.specs["operator"], operator)
             y, hidden, found = hide_outliers(operator, y)
             notices += found
         if measured.weights is not None:

@@ -48,7 +48,7 @@ class WhitenedOperator(Operator):
         self.mean_weight = float(w[w > 0].mean())
         self.root: Tensor
         self.register_buffer("root", (w / self.mean_weight).sqrt().to(torch.float32), persistent=False)
-        self.slice_plane = operator.slice_plane  # type: ignore[misc]
+        self.family, self.slice_plane = operator.family, operator.slice_plane  # type: ignore[misc]
         self.initial_kind, self.thick_plane = operator.initial_kind, operator.thick_plane
 
     @property

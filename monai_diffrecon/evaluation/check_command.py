@@ -19,7 +19,7 @@ def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     inspect = check_bundle(parser)
     parser.add_argument("--image", metavar="SCAN", help="refuse it as a run would, and estimate the memory")
     parser.add_argument("--task", metavar="NAME", help="overlay in configs/tasks, with --image")
-    parser.add_argument("--preset", metavar="NAME", help="overlay in configs/methods, with --image")
+    parser.add_argument("--preset", metavar="NAME", help="name of a preset (`diffrecon methods`), with --image")
     parser.add_argument(
         "--auxiliary_bundle", action="append", default=[], metavar="FOLDER", help="bundle of another plane; repeatable"
     )

@@ -21,6 +21,8 @@ from monai_diffrecon.io.find_reader import AUTO
 from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.one_line_errors import chain_of
 from monai_diffrecon.options.known_ids import is_known, nearest
+from monai_diffrecon.presets.family import family_of
+from monai_diffrecon.presets.overlays import ABOUT, METHOD, TASK, overlay_path
 from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.trust.require_trusted import require_trusted
 
@@ -44,7 +46,7 @@ _NOT_HERE = {
     ),
 }
 #: What has no influence on the voxels.
-_NO_INFLUENCE = {"device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
+_NO_INFLUENCE = {ABOUT, "device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
 #: What a measurement depends on, besides the scan.
 _MEASURES = (
     "operator",
@@ -89,7 +91,7 @@ class PreparedMethod:
         self.config = self._merged(method, cohort)
         self.inferer: DiffReconInferer = self._content("inferer")
         self.preprocessing: Any = self._content("preprocessing")
-        if self.inferer.specs["operator"]["name"].rpartition(":")[2] == "unmeasured":
+        if family_of(self.inferer.specs["operator"]) == "none":
             raise ConfigError("nothing is measured, so there is nothing to compare", where=f"{self.where}: operator")
         scores = (self.inferer.score, *self.inferer.auxiliaries)
         networks = [
@@ -126,12 +128,13 @@ class PreparedMethod:
         return dict(_unwrapped(lambda: self.preprocessing(data)))
 
     def _merged(self, method: CohortMethod, cohort: CohortSpec) -> ConfigParser:
-        files = ["inference.json"]
-        files += [f"tasks/{method.task}.json"] if method.task is not None else []
-        files += [f"methods/{method.preset}.json"] if method.preset is not None else []
+        files = [method.bundle / "configs" / "inference.json"]
+        for kind, name, what in ((TASK, method.task, "task"), (METHOD, method.preset, "preset")):
+            if name is not None:
+                files.append(overlay_path(kind, name, method.bundle, where=f"{self.where}: {what}"))
         config = ConfigParser()
         try:
-            config.read_config([str(method.bundle / "configs" / file) for file in files])
+            config.read_config([str(file) for file in files])
         except Exception as error:
             raise ConfigError("configs that cannot be read", where=self.where, got=type(error).__name__) from error
         known = config.get()

@@ -34,7 +34,7 @@ class CohortMethod:
         label: its name in tables.
         bundle: root of its bundle.
         task: name of an overlay in ``configs/tasks``.
-        preset: name of an overlay in ``configs/methods``.
+        preset: name of a preset (``diffrecon methods``); one in ``configs/methods`` wins.
         auxiliary_bundle: bundle or bundles of other planes; None takes those that the bundle takes by itself, the word
             ``none`` takes none.
         overrides: config id -> value, laid over all of these.

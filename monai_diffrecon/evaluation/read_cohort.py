@@ -18,6 +18,7 @@ from monai_diffrecon.io.cases import case_key, check_case_name
 from monai_diffrecon.io.hashing import keyed_name
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
+from monai_diffrecon.presets.overlays import METHOD, TASK, overlay_path
 
 _COHORT = ("title", "cases", "methods", "baseline", "seed", "simulate", "data_range", "vif", "resamples")
 _CASE = ("image", "reference", "mask", "name")
@@ -180,8 +181,8 @@ def _methods(value: Any, base: Path, default_bundle: str | Path | None) -> list[
             CohortMethod(
                 label=label,
                 bundle=root.resolve(),
-                task=_overlay(root, "tasks", entry.get("task"), f"{where}#task"),
-                preset=_overlay(root, "methods", entry.get("preset"), f"{where}#preset"),
+                task=_overlay(TASK, entry.get("task"), root, f"{where}#task"),
+                preset=_overlay(METHOD, entry.get("preset"), root, f"{where}#preset"),
                 auxiliary_bundle=auxiliary,
                 overrides=dict(overrides),
             )
@@ -197,19 +198,8 @@ def _folder(value: Any, bases: Sequence[Path], where: str) -> Path:
     raise InputError("no bundle", where=where, expected="the root folder of a bundle", got=name.name)
 
 
-def _overlay(root: Path, folder: str, value: Any, where: str) -> str | None:
-    if value is None:
-        return None
-    found = sorted(path.stem for path in (root / "configs" / folder).glob("*.json"))
-    if value not in found:
-        raise ConfigError(
-            f"the bundle {root.resolve().name} has no such overlay",
-            where=where,
-            expected=", ".join(found) or f"none, there is no configs/{folder}",
-            got=repr(value),
-            mend=did_you_mean(str(value), found),
-        )
-    return str(value)
+def _overlay(kind: str, value: Any, root: Path, where: str) -> str | None:
+    return None if value is None else overlay_path(kind, value, root, where=where).stem
 
 
 def _simulate(value: Any) -> dict[str, Any]:

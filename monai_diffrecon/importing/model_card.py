@@ -42,8 +42,8 @@ Until you have measured it on data like yours, expect nothing. Fill this in, and
 ## Use
 
 See the README of the repository. `configs/inference.json` reconstructs thin slices from a thick-slice NIfTI;
-`configs/tasks` has overlays for other measurements, `configs/methods` for published methods. Their settings are those
-of the bundles of the repository and were not tuned for this network.
+`configs/tasks` has overlays for other measurements, `diffrecon methods` lists presets of published methods. Their
+settings are those of the bundles of the repository and were not tuned for this network.
 """
 
 _LICENCE = """Weights (models/model.pt)

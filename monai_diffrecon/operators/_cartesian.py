@@ -32,6 +32,7 @@ class CartesianEncoding(Operator):
         complex_volume: the volume is complex; otherwise the adjoint takes the real part.
     """
 
+    family = "mri"
     initial_kind = "zero_filled"
     measurement_axes = ("coils", "X", "Y", "Z")
 

@@ -61,6 +61,7 @@ class SparseProjector(Operator):
         memory_limit_gb: the option, for what grows with views and bins alone.
     """
 
+    family = "ct"
     slice_plane = "axial"
     initial_kind = "fbp"
     measurement_axes = ("views", "detectors", "Z")

@@ -43,6 +43,7 @@ class SliceThickness(Operator):
         target_spacing: spacing of the thin slices in mm, when the volume is derived from a measured image.
     """
 
+    family = "image"
     initial_kind = "interpolation"
 
     def __init__(

@@ -16,6 +16,8 @@ class Unmeasured(Operator):
         geometry: the volume to sample.
     """
 
+    family = "none"
+
     def __init__(self, geometry: VolumeGeometry) -> None:
         super().__init__(geometry, (0,))
 

@@ -15,6 +15,7 @@ from typing import Any
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.options.known_ids import is_known, nearest
 from monai_diffrecon.options.typed_option import TEXTS, TypedOption, typed_options
+from monai_diffrecon.presets.overlays import METHOD, overlays
 
 #: What MONAI does something with at the beginning of a value: an expression, a reference, a macro.
 _MARKS = ("$", "@", "%")
@@ -137,7 +138,8 @@ def _contents(files: Sequence[Any], where: str) -> list[dict[str, Any]]:
 def _existing(file: Any, where: str) -> Path:
     path = Path(str(file))
     if not path.is_file():
-        close = _nearest_file(path)
+        preset = overlays(METHOD).get(path.stem) if path.parent.name == METHOD else None
+        close = _nearest_file(path) if preset is None else str(preset)
         raise InputError(
             "no such file", where=where, got=str(file), mend=f"did you mean {close}?" if close else "check the path"
         )

@@ -12,8 +12,10 @@ from torch import Tensor
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.noise_source import NoiseSource
+from monai_diffrecon.protocols.problem import Problem
 from monai_diffrecon.protocols.sampler import Denoise, Sampler
 from monai_diffrecon.protocols.sampler_state import SamplerState
+from monai_diffrecon.protocols.score_prior import ScorePrior
 
 
 class ClassicalSampler(Sampler):
@@ -24,6 +26,22 @@ class ClassicalSampler(Sampler):
 
     calls_network: ClassVar[bool] = False  # type: ignore[misc]
     stochastic: ClassVar[bool] = False  # type: ignore[misc]
+
+    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
+        """Learn the problem.
+
+        Raises:
+            ConfigError: nothing is measured, so that the estimate would be 0 everywhere.
+        """
+        if problem.operator.family == "none":
+            raise ConfigError(
+                "a classical estimate, and nothing is measured",
+                where="sampler",
+                expected="an operator that measures",
+                got=type(problem.operator).__name__,
+                mend="use a diffusion sampler, such as heun",
+            )
+        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
 
     @abstractmethod
     def estimate(self, measurement: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from monai_diffrecon.errors import DiffReconError, InputError, PluginError
 from monai_diffrecon.protocols.geometry import VolumeGeometry
 from monai_diffrecon.protocols.plugin import Plugin
 
+#: What operators measure: projections, k-space, images, nothing at all.
+FAMILIES = ("ct", "mri", "image", "none")
+
 
 class _Linear(torch.autograd.Function):
     """Differentiate a linear map by its adjoint instead of through its inner steps."""
@@ -57,6 +60,8 @@ class Operator(Plugin, nn.Module, ABC):
         complex_volume: the volume is complex.
 
     Attributes:
+        family: what A measures, for settings that depend on it (presets of methods): ``ct``, ``mri``, ``image`` (thick
+            slices, say), or ``none`` where nothing is measured. None does not say it; the general settings are taken.
         slice_plane: the plane in which A acts slice by slice, or None when it couples all slices.
         thick_plane: the plane of the thick slices that A measures, which planes across it see side by side; None where
             there are none.
@@ -65,6 +70,7 @@ class Operator(Plugin, nn.Module, ABC):
         measurement_axes: names of the axes of the measurement, for messages; may be empty.
     """
 
+    family: ClassVar[str | None] = None
     slice_plane: ClassVar[str | None] = None
     thick_plane: str | None = None
     initial_kind: str | None = None

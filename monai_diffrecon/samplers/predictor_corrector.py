@@ -39,7 +39,8 @@ class PredictorCorrectorSampler(Sampler):
     score ``s = (D(x, sigma) - x) / sigma^2`` and ``G^2`` is the fall of the variance. The consistency step acts on
     the clean estimate of each update, as guidance after it, and on the iterate after both.
 
-    The defaults are sane; what the published codes do otherwise are options (``configs/methods`` sets them).
+    The defaults are sane; what the published codes do otherwise are options (the presets ``diffusion_mbir`` and
+    ``tpdm`` set them).
 
     Args:
         steps: number of noise levels, 2 or more; each costs two network calls a slice.

@@ -12,6 +12,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from monai_diffrecon.presets.overlays import overlays
+
 from .fuzz_mutations import any_value, mutate_tree
 
 #: What of a configuration is for our classes to check; the rest is MONAI's own.
@@ -44,17 +46,12 @@ _FOLDERS = (
 _MUCH = 50
 
 
-def overlays(configs: Path) -> list[Path]:
-    """Return the tasks and the presets of a bundle."""
-    return sorted(path for kind in ("tasks", "methods") for path in (configs / kind).glob("*.json"))
-
-
 def make_config(rng: random.Random, configs: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the files of a run, one of them with something wrong, and options of its command line."""
     files = [json.loads((configs / "inference.json").read_text())]
     for kind in ("tasks", "methods"):
         if rng.random() < 0.6:
-            files.append(json.loads(rng.choice(sorted((configs / kind).glob("*.json"))).read_text()))
+            files.append(json.loads(rng.choice([*overlays(kind, configs.parent).values()]).read_text()))
     options: dict[str, Any] = {}
     for _ in range(rng.choice((1, 1, 2))):
         if rng.random() < 0.1:

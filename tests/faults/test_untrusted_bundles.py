@@ -27,6 +27,7 @@ from monai_diffrecon.bundle import load_auxiliaries, load_score_network
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.checkpoint_file import load_checkpoint
 from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.presets.overlays import copy_methods
 from monai_diffrecon.trust.bundle_report import report_on
 from monai_diffrecon.trust.require_trusted import require_trusted
 
@@ -167,6 +168,7 @@ def test_a_configuration_exchanged_after_the_inspection_is_not_run(
 
 @pytest.mark.parametrize("file", ["train.json", "evaluate.json", "tasks/accelerated_mri.json", "methods/dds.json"])
 def test_code_in_any_configuration_file_is_found(file: str, bundle: Path, marker: Path) -> None:
+    copy_methods(bundle)
     merge(bundle, file, {"handlers": [{"deep": ["$open('" + str(marker) + "', 'w')"]}]})
     with pytest.raises(IntegrityError, match=rf"^{file}#handlers#0#deep#0: wants to run.*builtins is not trusted"):
         require_trusted(bundle)

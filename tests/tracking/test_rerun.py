@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from monai_diffrecon import cli
 from monai_diffrecon.io.measurement import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.presets.overlays import overlay_path
 from monai_diffrecon.tracking.provenance_schema import RECORD_SCHEMA
 
 SHAPE = (14, 13, 12)
@@ -41,7 +42,8 @@ class Done:
         """Return the record of a run of the bundle."""
         output = self.root / name
         config = ConfigParser()
-        config.read_config([str(self.bundle / "configs" / f"{file}.json") for file in ("inference", *overlays)])
+        files = [overlay_path(*name.split("/"), self.bundle, where="test") for name in overlays]
+        config.read_config([str(file) for file in (self.bundle / "configs/inference.json", *files)])
         settings = {
             "bundle_root": str(self.bundle),
             "auxiliary_bundle": "../coronal",

@@ -153,6 +153,7 @@ def test_logging_files_are_code(bundle: Path, line: str, code: int) -> None:
 
 def test_yaml_is_read_too(bundle: Path) -> None:
     path = bundle / "configs/methods/extra.yaml"
+    path.parent.mkdir()
     path.write_text("x:\n  - _target_: os.system\n    command: 'true'\n")
     assert run(bundle) == 4
     path.write_text("x: !!python/object/apply:os.system ['true']\n")
@@ -166,6 +167,7 @@ def test_a_configuration_that_unfolds_without_end_is_refused(bundle: Path, capsy
         "a0: &a0 [x, x, x, x, x, x, x, x]",
         *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 12)),
     ]
+    (bundle / "configs/methods").mkdir()
     (bundle / "configs/methods/bomb.yaml").write_text("\n".join(levels))
     assert run(bundle) == 4
     assert "has more values, or deeper ones, than can be inspected" in capsys.readouterr().out

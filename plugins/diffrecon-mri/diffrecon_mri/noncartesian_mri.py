@@ -43,6 +43,7 @@ class NoncartesianMRI(Operator):
         complex_volume: the volume is complex; otherwise the adjoint takes the real part.
     """
 
+    family = "mri"
     slice_plane = "axial"
 
     def __init__(

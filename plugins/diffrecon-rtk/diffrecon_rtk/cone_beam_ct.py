@@ -62,6 +62,8 @@ class ConeBeamCT(Operator):
         InputError: a geometry file that is missing or damaged.
     """
 
+    family = "ct"
+
     def __init__(
         self,
         geometry: VolumeGeometry,

@@ -5,7 +5,6 @@
 import copy
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +14,10 @@ from diffrecon_rtk.cone_beam_ct import ConeBeamCT
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.parallel_geometry import joseph_matrix
+from monai_diffrecon.presets.overlays import METHOD, overlay_path
 from monai_diffrecon.protocols import Problem, VolumeGeometry
 from monai_diffrecon.testing.operator_laws import check_operator
 
-PRESET = Path(__file__).parents[3] / "bundles/brain_mr_t1_axial/configs/methods/fdk.json"
 SMALL = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
 NEAR = {"source_distance": 30.0, "detector_distance": 50.0}
 FDK = {"source_distance": 150.0, "detector_distance": 225.0, "detectors": [48, 48], "detector_spacing": [1.1, 1.2]}
@@ -263,7 +262,7 @@ def test_axis_of_rotation_is_z() -> None:
 
 
 def test_the_preset_fdk_is_the_classical_estimate_of_a_circle() -> None:
-    preset = json.loads(PRESET.read_text())
+    preset = json.loads(overlay_path(METHOD, "fdk", where="test").read_text())
     geometry = VolumeGeometry((8, 8, 6))
     circle, limited = (made(geometry, {"views": 6, "arc": arc, **NEAR}) for arc in (360.0, 100.0))
     sampler = registry.build("samplers", preset["sampler"])

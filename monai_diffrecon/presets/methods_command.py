@@ -1,0 +1,30 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommand ``diffrecon methods``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+
+def methods(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """List the presets of methods, or print the file of one for --config_file."""
+    parser.add_argument("--path", metavar="NAME", help="print the path of this preset only")
+    parser.add_argument("--bundle", metavar="FOLDER", help="with the presets of a bundle's own, which win")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.presets.overlays import METHOD, overlay_path, presets
+
+        if arguments.path is not None:
+            lines = [str(overlay_path(METHOD, arguments.path, arguments.bundle, where="--path"))]
+        else:
+            found = presets(arguments.bundle)
+            rows = [("NAME", "FAMILIES", "SUMMARY"), *((p.name, " ".join(p.families), p.summary) for p in found)]
+            widths = [max(len(row[column]) for row in rows) for column in range(2)]
+            lines = ["  ".join([*map(str.ljust, row[:2], widths), row[2]]).rstrip() for row in rows]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return 0
+
+    return run
