@@ -94,9 +94,10 @@ def varied(preset: str, specs: dict[str, Any]) -> Any:
 
 def composed(preset: str, operator: Any) -> dict[str, Any]:
     """Return the specs that a bundle, a preset and an operator make together."""
-    parser = ConfigParser()
-    parser.read_config([str(INFERENCE), str(METHODS / f"{preset}.json")])
-    parser.update({"operator": operator, "auxiliaries": [None]})
+    bundle = json.loads(INFERENCE.read_text())
+    own = {name: bundle[name] for name in ("perpendicular", "prior", "consistency", "sampler", "noise")}
+    method = json.loads((METHODS / f"{preset}.json").read_text())
+    parser = ConfigParser({**own, **method, "operator": operator, "auxiliaries": [None]})
     return {name: parser.get_parsed_content(name) for name in ("prior", "consistency", "sampler", "noise")}
 
 
