@@ -94,9 +94,10 @@ def varied(preset: str, specs: dict[str, Any]) -> Any:
 
 def composed(preset: str, operator: Any) -> dict[str, Any]:
     """Return the specs that a bundle, a preset and an operator make together."""
-    parser = ConfigParser()
-    parser.read_config([str(INFERENCE), str(METHODS / f"{preset}.json")])
-    parser.update({"operator": operator, "auxiliaries": [None]})
+    bundle = json.loads(INFERENCE.read_text())
+    own = {name: bundle[name] for name in ("perpendicular", "prior", "consistency", "sampler", "noise")}
+    method = json.loads((METHODS / f"{preset}.json").read_text())
+    parser = ConfigParser({**own, **method, "operator": operator, "auxiliaries": [None]})
     return {name: parser.get_parsed_content(name) for name in ("prior", "consistency", "sampler", "noise")}
 
 
@@ -128,7 +129,10 @@ def test_no_preset_looks_at_the_name_of_an_operator() -> None:
     assert not [p.stem for p in METHODS.glob("*.json") if "@operator#" in p.read_text()]
 
 
-@pytest.mark.parametrize("preset", [p for p in presets() if p.name not in EXPECTED or p.name == "admm_tv"], ids=str)
+CLASSICAL = [p for p in presets() if p.name not in EXPECTED or p.name == "admm_tv"]
+
+
+@pytest.mark.parametrize("preset", CLASSICAL, ids=lambda p: p.name)
 def test_a_classical_method_refuses_what_it_is_not_for(preset: Any) -> None:
     """What a preset says of its families is what its sampler does with operators of them."""
     assert set(preset.families) < set(FAMILIES)
