@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.engine.composition import as_spec, build_operator
-from monai_diffrecon.engine.volume_units import check_magnitudes, unit_map
+from monai_diffrecon.engine.volume_units import unit_map
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement import check_finite
@@ -96,8 +96,7 @@ def simulate(
         The measurement and the operator that made it.
 
     Raises:
-        InputError: voxels that are not finite, an empty measurement, or a unit that the operator does not measure,
-            or negative values in k-space.
+        InputError: voxels that are not finite, an empty measurement, or a unit that the operator does not measure.
         ConfigError: photons without attenuation.
     """
     check_finite(volume, where)
@@ -105,8 +104,6 @@ def simulate(
     operator = build_operator(spec, geometry)
     act = unit_map(operator, unit)
     x = volume if volume.is_complex() else volume.to(operator.volume_dtype)
-    if operator.complex_measurement and not volume.is_complex():
-        check_magnitudes(volume, where)
     if unit == "HU":
         x = torch.where(padding_mask(x), AIR, x)
     # Less than air attenuates nothing: rounding, or what a scanner writes outside its field of view.
