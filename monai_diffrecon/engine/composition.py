@@ -109,7 +109,7 @@ def family_notice(spec: Spec, operator: Operator) -> tuple[str, ...]:
         spec: the operator of the configuration, which its other settings fit.
         operator: the operator of the measurement.
     """
-    said, got = family_of(spec), operator.family
+    said, got = spec.plugin.family if isinstance(spec, ObjectSpec) else family_of(spec), operator.family
     if said is None or got is None or said == got:
         return ()
     return (f"a measurement of the family {got}, and a configuration for {said}: name a task for {got}",)
