@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run every test of the table of faults, and write what was seen.
 
-    python scripts/report_reliability.py [--output FILE.md] [--junit FILE.xml]
+    python scripts/report_reliability.py [--output FILE.md] [--junit FILE.xml ...]
 
 The table is ``tests/faults/faults.json``. All its tests are part of the suite; one that was skipped is told with its
-reason. ``--junit`` names the report of a run of the suite (``pytest --junitxml``), whose tests are not run again.
+reason. ``--junit`` names reports of runs of the suite (``pytest --junitxml``), whose tests are not run again; of a test in
+several of them the last one counts.
 """
 
 from __future__ import annotations
@@ -81,11 +82,15 @@ def main() -> int:
     """Run, write, and return 1 when something was not as expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "reliability.md")
-    parser.add_argument("--junit", type=Path, metavar="FILE.xml", help="take the outcomes of a run of the suite")
+    parser.add_argument(
+        "--junit", type=Path, nargs="+", metavar="FILE.xml", help="take the outcomes of runs of the suite"
+    )
     args = parser.parse_args()
     rows = json.loads(FAULTS.read_text(encoding="utf-8"))
     tests = list(dict.fromkeys(test for row in rows for test in row["tests"]))
-    found = run(tests) if args.junit is None else outcomes(args.junit)
+    found = run(tests) if args.junit is None else {}
+    for report in args.junit or ():
+        found |= outcomes(report)
     lines = [INTRODUCTION]
     for group, members in groupby(rows, lambda row: row["group"]):
         lines += [f"## {group}", "", "| fault | expected | observed | test |", "|---|---|---|---|"]
