@@ -5,8 +5,8 @@
     python scripts/report_reliability.py [--output FILE.md] [--junit FILE.xml ...]
 
 The table is ``tests/faults/faults.json``. All its tests are part of the suite; one that was skipped is told with its
-reason. ``--junit`` names reports of runs of the suite (``pytest --junitxml``), whose tests are not run again; of a test in
-several of them the last one counts.
+reason. ``--junit`` names reports of runs of the suite (``pytest --junitxml``), whose tests are not run again; of a test
+in several of them the last one counts.
 """
 
 from __future__ import annotations
