@@ -13,11 +13,17 @@ import diffrecon_mri.mrd_noncartesian as noncartesian
 from diffrecon_mri.encoded_grid import with_spacing, without_oversampling
 from diffrecon_mri.hdf5_files import has_members, sha256
 from diffrecon_mri.kspace_level import estimated_noise_std
-from diffrecon_mri.mrd_acquisitions import read_acquisitions
+from diffrecon_mri.mrd_acquisitions import Acquisitions, read_acquisitions
 from diffrecon_mri.mrd_cartesian import assemble
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, MeasurementReader
+
+#: Siemens' directions belong to a forward Fourier transform, and converters differ in whether they turn them.
+SIEMENS = (
+    "Siemens data in ISMRMRD: converters differ in the sign of the Fourier transform, and the image may be turned by "
+    "180 degrees within its slices; compare it with the scanner's, or read the scanner's own file (twix)"
+)
 
 
 class ISMRMRDReader(MeasurementReader):
@@ -77,6 +83,11 @@ class ISMRMRDReader(MeasurementReader):
         """
         path = Path(path)
         acquisitions = read_acquisitions(path, self.counters)
+        measured = self._measured(acquisitions, path)
+        siemens = "siemens" in acquisitions.encoding.vendor
+        return replace(measured, notices=(*measured.notices, SIEMENS)) if siemens else measured
+
+    def _measured(self, acquisitions: Acquisitions, path: Path) -> Measurement:
         if acquisitions.noise_std is None and self.noise_std is not None:
             acquisitions = replace(acquisitions, noise_std=self.noise_std)
         kind, where = acquisitions.encoding.trajectory, path.name

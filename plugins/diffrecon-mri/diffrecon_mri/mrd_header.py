@@ -67,6 +67,7 @@ class Encoding:
     acceleration: tuple[float, float]
     embedded: bool
     noise_bandwidth: float
+    vendor: str = ""
 
 
 def parse_header(xml: str | bytes, where: str) -> Encoding:
@@ -97,6 +98,7 @@ def parse_header(xml: str | bytes, where: str) -> Encoding:
         first = _number(acceleration, "kspace_encoding_step_1", float, where)
         factors = (first, _number(acceleration, "kspace_encoding_step_2", float, where))
     bandwidth = root.findtext("acquisitionSystemInformation/relativeReceiverNoiseBandwidth")
+    vendor = root.findtext("acquisitionSystemInformation/systemVendor")
     return Encoding(
         encoded=_space(encoding, "encodedSpace", where),
         recon=_space(encoding, "reconSpace", where),
@@ -109,6 +111,7 @@ def parse_header(xml: str | bytes, where: str) -> Encoding:
         noise_bandwidth=1.0
         if bandwidth is None
         else _parsed(bandwidth, float, "relativeReceiverNoiseBandwidth", where),
+        vendor=(vendor or "").strip().lower(),
     )
 
 

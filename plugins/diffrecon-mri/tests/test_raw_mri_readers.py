@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffrecon_mri.ismrmrd_reader import SIEMENS, ISMRMRDReader
 from diffrecon_mri.simulate import Receiver, write_fastmri, write_ismrmrd
 from diffrecon_mri.synthetic_maps import birdcage_maps, smooth_phase
 from diffrecon_mri.trajectories import radial
@@ -547,6 +548,15 @@ def test_damaged_and_foreign_files(path: Path, kind: str) -> None:
     with pytest.raises(InputError, match=f"(?i)^scan.h5: not an? {kind} file"):
         reader.read(path)
     assert not reader.recognises(path.parent)
+
+
+def test_files_of_siemens_may_be_turned(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    write_ismrmrd(path, VOLUME, MAPS)
+    assert SIEMENS not in ISMRMRDReader().read(path).notices
+    vendor = "<acquisitionSystemInformation><systemVendor>SIEMENS</systemVendor></acquisitionSystemInformation>"
+    edit_xml(path, "<encoding>", f"{vendor}<encoding>")
+    assert SIEMENS in ISMRMRDReader().read(path).notices
 
 
 @pytest.mark.parametrize(
