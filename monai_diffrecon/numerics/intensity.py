@@ -16,7 +16,7 @@ from monai_diffrecon.numerics.outliers import replace_outliers
 #: Voxels above this part of the largest magnitude are foreground.
 FOREGROUND = 0.01
 #: What outliers are replaced for (:func:`replace_outliers`), and the least change of the scale that they are blamed
-#: for: in 60 clean scans it is at most 0.018.
+#: for: single bright vessels of a clean scan change it less.
 _STEP, _BLAME = 0.5, 0.03
 #: A lowest value that is this small, relative to the bright ones, is 0; tissue of an image without air may begin there.
 _ZERO, _TISSUE = 0.03, 0.3
