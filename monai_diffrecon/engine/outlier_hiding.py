@@ -12,8 +12,8 @@ from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.outliers import replace_outliers
 from monai_diffrecon.protocols import Operator
 
-#: In ranges of the image. Vessels and bone are single bright voxels too, but few, and not so far above their neighbours;
-#: scans with no more than that are left alone.
+#: In ranges of the image. Vessels and bone are single bright voxels too, but few, and not so far above their
+#: neighbours; scans with no more than that are left alone.
 _STEP, _FAR, _FREQUENT = 1.0, 3.5, 2e-4
 
 
