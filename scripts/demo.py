@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.engine.composition import build_operator
+from monai_diffrecon.engine.problem.measured_operator import build_operator
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.evaluation.montage import montage
 from monai_diffrecon.io.atomic import atomic_write

@@ -69,8 +69,8 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     """Run one case in this process; return what was estimated and what it took (bytes, s)."""
     from monai.bundle import ConfigParser
 
+    from monai_diffrecon.engine.machine_memory import PeakMemory
     from monai_diffrecon.engine.memory_estimate import MemoryEstimate
-    from monai_diffrecon.evaluation.peak_memory import PeakMemory
     from monai_diffrecon.presets.overlays import overlay_path
 
     overlays, edge, options = CASES[name]
@@ -93,13 +93,13 @@ def measure(name: str, steps: int) -> dict[str, Any]:
             config["sampler"]["steps"] = steps
         inferer, evaluator = config.get_parsed_content("inferer"), config.get_parsed_content("evaluator")
         estimates: list[MemoryEstimate] = []
-        estimate = inferer._memory
+        reconstruct = inferer.reconstruct
 
-        def kept(*arguments: Any) -> MemoryEstimate:
-            estimates.append(estimate(*arguments))
-            return estimates[-1]
+        def kept(case: Any, **options: Any) -> Any:
+            estimates.append(case.memory)
+            return reconstruct(case, **options)
 
-        inferer._memory, peak = kept, PeakMemory()
+        inferer.reconstruct, peak = kept, PeakMemory()
         evaluator.run()
     return vars(estimates[0]) | {"measured": 1e9 * (peak.gigabytes() or float("nan"))}
 

@@ -21,8 +21,7 @@ from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.floor_padding import FloorPaddingd
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.load_measurement import LoadMeasurementd
-from monai_diffrecon.engine.load_volume import LoadVolumed
+from monai_diffrecon.engine.load_measurement import LoadMeasurementd, LoadVolumed
 from monai_diffrecon.engine.resample_in_plane import ResampleInPlaned
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import ConfigError

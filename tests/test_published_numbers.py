@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_diffrecon.engine.composition import (
+from monai_diffrecon.engine.problem.measured_operator import build_operator
+from monai_diffrecon.engine.recipe import (
     as_spec,
     build_consistency,
     build_noise,
-    build_operator,
     build_prior,
     build_sampler,
 )

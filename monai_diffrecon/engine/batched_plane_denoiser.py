@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from monai_diffrecon.engine.non_finite_slices import check_network_output
 from monai_diffrecon.engine.out_of_memory import is_out_of_memory, release_memory
 from monai_diffrecon.engine.plugin_checks import check_like
-from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors import ConfigError, NumericalError
 from monai_diffrecon.numerics.option_checks import check_choice
 from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices
 from monai_diffrecon.protocols import Denoiser, PlaneDenoiser
@@ -190,3 +189,37 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             return torch.as_tensor(checkpoint(self.denoiser, batch, sigma, use_reentrant=False))
         denoised: Tensor = self.denoiser(batch, sigma)
         return denoised
+
+
+def check_network_output(
+    done: Tensor, given: Tensor, *, where: str, plane: str, first: int, sigma: float, precision: str
+) -> None:
+    """Refuse what is not finite, unless the slice was not when the network got it: then it is not its fault.
+
+    Args:
+        done: denoised slices (B, C, H, W).
+        given: what they were made from, same shape.
+        where: the network, for the message.
+        plane: plane of the slices.
+        first: index of the first of them in the volume.
+        sigma: noise level.
+        precision: that of the network's products.
+
+    Raises:
+        NumericalError: the network made a value that is not finite; the first such slice is named.
+    """
+    # One sum costs next to nothing. It may overflow where every value is finite, so it is not the last word.
+    if bool(torch.isfinite(done.detach().sum())):
+        return
+    bad, spoilt = ((~torch.isfinite(x.detach())).flatten(1).sum(dim=1) for x in (done, given))
+    blamed = torch.nonzero((bad > 0) & (spoilt == 0)).flatten().tolist()
+    if not blamed:
+        return
+    raise NumericalError(
+        f"the network made {int(bad[blamed[0]])} values that are not finite of {plane} slice {first + blamed[0]}, "
+        f"whose values were finite, at sigma {sigma:.4g}",
+        where=where,
+        mend="set precision to float32"
+        if precision != "float32"
+        else "check the weights of the bundle and the scale of the measurement",
+    )

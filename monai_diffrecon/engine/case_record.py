@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.engine.face_notice import face_notice
-from monai_diffrecon.engine.posterior_samples import PosteriorSpread
+from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
-from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.engine.run_report import PosteriorSpread, Reconstruction
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.evaluation.montage import montage, preview
 from monai_diffrecon.io.atomic import make_folder
 from monai_diffrecon.io.dicom_writer import write_series
-from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.measurement import affine_of, from_tensor
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.numerics.padding import without_padding
@@ -33,6 +32,7 @@ from monai_diffrecon.tracking.provenance import (
     verify_record,
     write_record,
 )
+from monai_diffrecon.tracking.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class CaseRecord:
 
     Attributes:
         output: the file of the volume.
+        written: the record, once it is written or was found to be of the same case.
         checkpoint: the state of the run while it is under way.
     """
 
@@ -63,15 +64,18 @@ class CaseRecord:
         self.checkpoint, self.anatomy = checkpoint, anatomy
         self.output = folder / f"{name}_recon.nii.gz"
         self.dicom = None if dicom_unit is None else folder / name / "dicom"
-        self.affine = torch.eye(4, dtype=torch.float64)
+        self.written: dict[str, Any] = {}
 
-    def kept(self, identity: Mapping[str, str]) -> tuple[Tensor, VolumeGeometry] | None:
+    def kept(
+        self, identity: Mapping[str, str], options: Mapping[str, Any] | None = None
+    ) -> tuple[Tensor, VolumeGeometry] | None:
         """Return the volume (1, X, Y, Z) that was written before and where it lies, or None when none is to be kept.
 
         Its record must verify and be of the same identity, and an output that is asked for must be there.
 
         Args:
             identity: all that decides on the voxels, see ``DiffReconInferer.identity``.
+            options: what its record must say under ``options``, besides what else it says there.
         """
         path = record_path(self.output)
         if self.checkpoint.resume == "never" or not path.is_file():
@@ -81,14 +85,13 @@ class CaseRecord:
         except (InputError, IntegrityError) as error:
             logger.warning("case %s is computed again: %s", self.name, error.what)
             return None
-        if record.get("identity_sha256") != identity_sha256(identity) or (
-            self.dicom and "dicom" not in record["output"]
-        ):
+        same = record.get("identity_sha256") == identity_sha256(identity)
+        same = same and redact(options or {}).items() <= record["options"].items()
+        if not same or (self.dicom and "dicom" not in record["output"]):
             return None
         self.checkpoint.remove()  # a run that was killed after its record was written has left it
-        volume, geometry = read_volume(self.output)
-        self.affine = torch.as_tensor(affine_of(geometry))
-        return volume, geometry
+        self.written = record
+        return read_volume(self.output)
 
     def track_kept(self, metrics: Mapping[str, float]) -> None:
         """Say in the case's run that nothing was computed."""
@@ -99,7 +102,7 @@ class CaseRecord:
     def finish(
         self,
         done: Reconstruction,
-        measurement: Tensor,
+        case: PosedCase,
         reference: Tensor | None,
         *,
         reader: str | None = None,
@@ -118,7 +121,7 @@ class CaseRecord:
 
         Args:
             done: the reconstruction.
-            measurement: what it was made from.
+            case: what it was made from.
             reference: the truth, or None.
             reader: name of what read the measurement, or None.
             preparation: what was done to what was read, in order, for the provenance record.
@@ -127,7 +130,6 @@ class CaseRecord:
         """
         volume, report = magnitude_of(done.volume), done.report
         reference = None if reference is None else magnitude_of(reference)
-        self.affine = torch.as_tensor(affine_of(done.geometry))
         write_volume(self.output, volume, done.geometry)
         record_path(self.output).unlink(missing_ok=True)  # an earlier one, which does not speak of this volume
         phase = None
@@ -135,8 +137,8 @@ class CaseRecord:
             phase = self.folder / f"{self.name}_phase.nii.gz"
             write_volume(phase, done.volume.angle(), done.geometry)
         if self.dicom is not None:
-            self._write_series(self.dicom, done, volume, measurement)
-        shown = comparable(volume, done.geometry, measurement)
+            self._write_series(self.dicom, done, volume, case)
+        shown = comparable(volume, done.geometry, case.measurement)
         metrics = self.metrics(shown, reference)
         spread = None if done.spread is None else self._write_spread(done.spread, done)
         picture = self.folder / f"{self.name}_montage.png"
@@ -167,7 +169,7 @@ class CaseRecord:
             phase=phase,
             spread=spread,
             dicom=self.dicom,
-            measurement_sha256=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
+            measurement_sha256=case.sha256,
             weights=report.weights,
             config=report.options,
             seeds={"noise": report.seed},
@@ -190,6 +192,7 @@ class CaseRecord:
             notices=notices,
         )
         write_record(record_path(self.output), record)
+        self.written = record
         self.checkpoint.remove()
         self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})
         self.run.log_params({"versions": record["versions"]})
@@ -221,9 +224,9 @@ class CaseRecord:
             write_volume(files[name], volume, done.geometry)
         return files
 
-    def _write_series(self, folder: Path, done: Reconstruction, volume: Tensor, measurement: Tensor) -> None:
+    def _write_series(self, folder: Path, done: Reconstruction, volume: Tensor, case: PosedCase) -> None:
         """Write the volume as a DICOM series that says how it came about."""
-        said, used = from_tensor(measurement), done.report.options
+        said, used = case.said, done.report.options
         names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler") if kind in used)
         make_folder(folder.parent)
         write_series(
@@ -234,7 +237,7 @@ class CaseRecord:
             unit=self.dicom_unit if said.unit == "arbitrary" and self.dicom_unit else said.unit,
             template=said.header,
             derivation=f"Reconstructed by monai_diffrecon ({names}); for research, not for clinical use",
-            entropy=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
+            entropy=case.sha256,
         )
 
     @staticmethod

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +15,17 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from monai_diffrecon.engine.case_record import comparable
-from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
+from monai_diffrecon.engine.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.metrics_of_cases import MetricsOfCases
+from monai_diffrecon.engine.cases.postprocessing import Postprocessing
+from monai_diffrecon.engine.cases.run_case import run_case
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.loaded_cases import LoadedCases, raise_for
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
-from monai_diffrecon.engine.reference_grid import reference_on_grid
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
 from monai_diffrecon.io.cases import nothing_to_reconstruct
-from monai_diffrecon.io.dicom_writer import check_oriented
+from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer
@@ -37,8 +38,9 @@ class ReconstructionEvaluator(Evaluator):
 
     ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics``,
     ``report`` (None for a case that was done before) and ``spread`` (None for one sample); each case is written,
-    tracked and recorded by a :class:`CaseRecorder`. A case that fails stops no other: ``failures`` keeps its error, and
-    ``state.output`` is then ``pred`` None and ``error``.
+    tracked and recorded by :func:`~monai_diffrecon.engine.cases.run_case.run_case`. A case that fails stops no other:
+    ``failures`` keeps its error, and ``state.output`` is then ``pred`` None and ``error``. ``engine.state.metrics`` are
+    those of the latest case, and at the end of the epoch their means, as MONAI's handlers expect.
 
     Args:
         device: where the networks compute.
@@ -61,6 +63,8 @@ class ReconstructionEvaluator(Evaluator):
             hundredth of the wall time.
         resample_reference: bring a reference that lies on another grid to that of the reconstruction; else it is
             refused.
+        postprocessing: MONAI transform of dicts that changes ``pred`` before it is written and compared; of several
+            samples their mean, not the samples.
         val_handlers: further handlers, for this evaluator.
 
     Raises:
@@ -85,16 +89,18 @@ class ReconstructionEvaluator(Evaluator):
         resume: str = "auto",
         checkpoint_every: int | None = None,
         resample_reference: bool = False,
+        postprocessing: Callable[[dict[str, Any]], Any] | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         _refuse_monai_tracking(val_handlers)
         super().__init__(
             device=torch.device(check_device(device, "device") or "cpu"),
             val_data_loader=val_data_loader,
-            val_handlers=val_handlers,
+            val_handlers=[MetricsOfCases(), *(val_handlers or ())],
             decollate=False,
         )
         self.network, self.inferer = network, inferer
+        self.postprocessing = Postprocessing(postprocessing)
         self.output_dir = path_option(output_dir, "output_dir")
         self.resample_reference = check_flag(resample_reference, "resample_reference")
         self.preview_every = check_integer(preview_every, "evaluator#preview_every", low=0)
@@ -147,47 +153,23 @@ class ReconstructionEvaluator(Evaluator):
         return engine.state.output
 
     def _reconstruct(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
-        case, image, reference = _single(batchdata)
-        folder = self.output_dir / case
-        handlers = [PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else []
-        preparation = json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]")
-        with self.recorder.case(case) as record:
-            if reference is not None:
-                geometry = self.inferer.volume_geometry(image)
-                if self.resample_reference:
-                    reference, step = reference_on_grid(reference, geometry, image)
-                    preparation += [] if step is None else [step]
-                check_reference(reference, geometry, image)
-            if record.dicom is not None:
-                check_oriented(self.inferer.volume_geometry(image), f"case {case}")
-            identity = self.inferer.identity(image, case, self.network)
-            kept, report, spread = record.kept(identity), None, None
-            if kept is not None:
-                logger.info("case %s: its record verifies, nothing is computed", case)
-                volume = kept[0]
-                metrics = record.metrics(comparable(*kept, image), reference)
-                record.track_kept(metrics)
-            else:
-                done = self.inferer.reconstruct(
-                    image,
-                    self.network,
-                    case=case,
-                    handlers=handlers,
-                    checkpoint=record.checkpoint,
-                    run_id=record.run.run_id,
-                )
-                volume, report, spread = done.volume, done.report, done.spread
-                metrics = record.finish(
-                    done,
-                    image,
-                    reference,
-                    reader=_word(batchdata, f"{CommonKeys.IMAGE}_reader"),
-                    preparation=preparation,
-                    identity=identity,
-                )
-        output = {CommonKeys.PRED: MetaTensor(volume, affine=record.affine), "case": case, "metrics": metrics}
-        output |= {"report": report, "spread": spread}
-        self.results.append({"case": case, "metrics": metrics, "output": str(record.output)})
+        name, image, reference = _single(batchdata)
+        folder = self.output_dir / name
+        done = run_case(
+            self.inferer,
+            self.inferer.pose(image, self.network, case=name),
+            self.recorder,
+            reference=reference,
+            resample_reference=self.resample_reference,
+            reader=_word(batchdata, f"{CommonKeys.IMAGE}_reader"),
+            preparation=json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]"),
+            postprocessing=self.postprocessing,
+            handlers=[PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else [],
+        )
+        pred = MetaTensor(done.volume, affine=torch.as_tensor(affine_of(done.geometry)))
+        output = {CommonKeys.PRED: pred, "case": name, "metrics": done.metrics}
+        output |= {"report": done.report, "spread": done.spread}
+        self.results.append({"case": name, "metrics": done.metrics, "output": str(done.output)})
         engine.state.output = output
         return output
 

@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from monai_diffrecon.engine.preparation import note_preparation
+from monai_diffrecon.engine.resample_in_plane import note_preparation
 from monai_diffrecon.io.measurement import affine_of, from_tensor, to_tensor
 from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.numerics.padding import AIR, padding_mask

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,7 @@ import torch
 
 #: What a container may take, in the two versions of Linux's control groups; psutil knows the machine only.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident_memory() -> int:
@@ -38,3 +41,26 @@ def available_memory(device: torch.device | str = "cpu") -> int | None:
         text = path.read_text().strip() if path.is_file() else ""
         free = min(free, int(text) - used.rss) if text.isdigit() else free  # "max" is none
     return max(free, 0)
+
+
+class PeakMemory:
+    """Measures from the moment it is made: of the GPU where there is one, else of this process (Linux)."""
+
+    def __init__(self) -> None:
+        self._cuda = torch.cuda.is_available()
+        self._process = False
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with suppress(OSError):
+                _RESET.write_text("5")  # sets VmHWM back to what is used now
+                self._process = True
+
+    def gigabytes(self) -> float | None:
+        """Return the peak since then in GB (1e9 bytes), or None where it cannot be known."""
+        if self._cuda:
+            return torch.cuda.max_memory_allocated() / 1e9
+        if self._process:
+            found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
+            return int(found.group(1)) * 1024 / 1e9 if found else None
+        return None

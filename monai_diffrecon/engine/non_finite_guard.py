@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.errors import NumericalError
 from monai_diffrecon.numerics.planes import to_slices
 

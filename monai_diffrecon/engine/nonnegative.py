@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.volume_units import measures_image
+from monai_diffrecon.engine.network_units import measures_image
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.protocols import Problem
 

@@ -1,11 +1,12 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What counts as running out of memory, and the error that ends a run then."""
+"""What counts as running out of memory, what is done then, and the error that ends a run when nothing helps."""
 
 from __future__ import annotations
 
 import errno
 import re
+from typing import Any
 
 import torch
 
@@ -66,3 +67,41 @@ def out_of_memory_error(error: BaseException, needed: str | None = None) -> Reso
         got=None if needed is None or free is None else f"{free / 1e9:.2f} GB free",
         mend="end other programs, reconstruct a part of the volume, or take a machine with more memory",
     )
+
+
+class MemoryRelief:
+    """Makes room for a step to be tried again: smaller batches of slices, then the volume on the CPU.
+
+    Nothing but want of memory is taken for it. The voxels stay the same, within the rounding of another batch size.
+
+    Attributes:
+        notes: what was done, in words.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def relieve(self, error: Exception, engine: Any) -> None:
+        """Make room, or give up.
+
+        Args:
+            error: what a step ended in.
+            engine: the reconstruction engine whose step it was.
+
+        Raises:
+            Exception: ``error`` itself, when it is something else.
+            ResourceError: nothing is left to be done; the message has an estimate.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        planes = engine.prior.planes if engine.prior is not None else ()
+        # Guidance goes back through all batches at once, outside of the calls that halve by themselves.
+        halved = [plane.halve() for plane in planes if hasattr(plane, "halve")]
+        if any(halved):
+            return
+        device = engine.problem.measurement.device
+        if engine.move_to_cpu():
+            release_memory(device)
+            self.notes.append("out of memory: the volume was moved to the CPU")
+            return
+        raise out_of_memory_error(error, engine.memory_needed) from error

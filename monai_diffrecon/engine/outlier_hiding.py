@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.volume_units import measures_image
+from monai_diffrecon.engine.network_units import measures_image
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.outliers import replace_outliers
 from monai_diffrecon.protocols import Operator

@@ -1,11 +1,9 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Several samples of one posterior: their mean, and how far they spread where."""
+"""Several samples of one posterior: their names, who can draw them, and what the measurement says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,38 +15,6 @@ from monai_diffrecon.protocols import NoiseSource, Operator, Sampler
 
 #: Conjugate gradients of the split: most iterations, and the part of the residual that is left.
 SPLIT_ITERATIONS, SPLIT_TOLERANCE = 50, 1e-4
-
-
-@dataclass(frozen=True)
-class PosteriorSpread:
-    """How far samples lie from their mean, voxel by voxel.
-
-    The deviation d of each sample is split into ``A^+ A d``, which a measurement without noise would have fixed, and
-    the rest, which the operator A does not see: there only the prior speaks.
-
-    Attributes:
-        count: number of samples.
-        std: standard deviation (n - 1), (C, X, Y, Z), real, in the volume's unit.
-        std_measured: that of the part that A sees.
-        std_null: that of the part that A does not see.
-        samples: the samples themselves, or none.
-    """
-
-    count: int
-    std: Tensor
-    std_measured: Tensor
-    std_null: Tensor
-    samples: tuple[Tensor, ...] = ()
-
-    def in_units(self, scale: float, convert: Callable[[Tensor], Tensor]) -> PosteriorSpread:
-        """Return the same in other units: lengths times ``scale``, samples by ``convert``."""
-        return replace(
-            self,
-            std=self.std * scale,
-            std_measured=self.std_measured * scale,
-            std_null=self.std_null * scale,
-            samples=tuple(convert(sample) for sample in self.samples),
-        )
 
 
 def seen_part(operator: Operator, d: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.evaluation.montage import preview
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.option_checks import check_integer

@@ -9,7 +9,7 @@ from typing import Any
 from ignite.engine import Events
 from tqdm import tqdm
 
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 
 
 class ProgressBar:

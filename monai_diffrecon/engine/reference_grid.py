@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_diffrecon.engine.composition import MOST_FINER
+from monai_diffrecon.engine.problem.voxel_size import MOST_FINER
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.measurement import affine_of, from_tensor
 from monai_diffrecon.numerics.grids import corner_distance, outside, resample_to

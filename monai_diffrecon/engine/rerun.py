@@ -17,16 +17,17 @@ from torch import Tensor
 
 from monai_diffrecon.bundle import BESIDE, ScoreNetwork, load_auxiliaries, load_score_network
 from monai_diffrecon.engine.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.run_case import run_case
 from monai_diffrecon.engine.floor_padding import FloorPaddingd
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.load_measurement import LoadMeasurementd
+from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.resample_in_plane import ResampleInPlaned
 from monai_diffrecon.engine.sample_runner import circumstances
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
 from monai_diffrecon.io.atomic import make_folder
 from monai_diffrecon.io.find_reader import AUTO
-from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.measurement import from_tensor
 from monai_diffrecon.tracking.provenance import read_record
 from monai_diffrecon.tracking.versions import versions_of
@@ -89,20 +90,29 @@ def rerun(
             expected=", ".join(missing),
             mend="verify it instead",
         )
+    if "postprocessing" in said["options"]:
+        raise InputError(
+            "the postprocessing of a bundle is not repeated from a record",
+            where="options#postprocessing",
+            expected="an output that is the reconstruction itself",
+            mend="run the bundle again",
+        )
     score = load_score_network(bundle, device=device)
     several = len(said["weights"]) > 1
     auxiliaries = load_auxiliaries(list(auxiliary_bundles) or (BESIDE if several else None), score, bundle, device)
     _check_weights(said, (score, *auxiliaries))
     scan = _prepared(said, image)
     inferer = _inferer(said, scan, score, auxiliaries, device)
-    changed = _changed(said, device, inferer.sw_batch_size)
+    case = inferer.pose(scan, case=said["case"])
+    _check_scan(said, case.sha256)
+    changed = _changed(said, device, inferer.recipe.sw_batch_size)
     threads = torch.get_num_threads()
     torch.set_num_threads(int(said["execution"]["threads"]))
     try:
         if output_dir is not None:
-            return Rerun(_outputs(said, inferer, scan, make_folder(output_dir)), changed)
+            return Rerun(_outputs(said, inferer, case, make_folder(output_dir)), changed)
         with tempfile.TemporaryDirectory(prefix="diffrecon-") as folder:
-            return Rerun(_outputs(said, inferer, scan, Path(folder)), changed)
+            return Rerun(_outputs(said, inferer, case, Path(folder)), changed)
     finally:
         torch.set_num_threads(threads)
 
@@ -134,8 +144,10 @@ def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
         if name not in _PREPARATIONS:
             raise InputError("a preparation that this version does not know", where="preparation", got=name)
         data = _PREPARATIONS[name]([CommonKeys.IMAGE], **options)(data)
-    scan = torch.as_tensor(data[CommonKeys.IMAGE])
-    got = sha256_tensor(scan.as_subclass(Tensor))
+    return torch.as_tensor(data[CommonKeys.IMAGE])
+
+
+def _check_scan(said: Mapping[str, Any], got: str) -> None:
     if got != said["measurement_sha256"]:
         raise IntegrityError(
             "another measurement than the record tells of",
@@ -144,7 +156,6 @@ def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
             got=f"{got[:16]}...",
             mend="name the scan that it was made from",
         )
-    return scan
 
 
 def _inferer(
@@ -181,7 +192,7 @@ def _changed(said: Mapping[str, Any], device: torch.device | str | None, batch: 
     return tuple(changed)
 
 
-def _outputs(said: Mapping[str, Any], inferer: DiffReconInferer, scan: Tensor, folder: Path) -> dict[str, bool]:
+def _outputs(said: Mapping[str, Any], inferer: DiffReconInferer, case: PosedCase, folder: Path) -> dict[str, bool]:
     """Reconstruct into a folder; return name of each output -> it has the hash that the record says."""
     recorder = CaseRecorder(
         folder,
@@ -192,18 +203,16 @@ def _outputs(said: Mapping[str, Any], inferer: DiffReconInferer, scan: Tensor, f
         checkpoint_every=0,
         anatomy=inferer.score.anatomy,
     )
-    with recorder.cohort(), recorder.case(said["case"]) as record:
-        done = inferer.reconstruct(scan, case=said["case"])
-        record.finish(
-            done,
-            scan,
-            None,
+    with recorder.cohort():
+        done = run_case(
+            inferer,
+            case,
+            recorder,
             reader=said["source"]["reader"],
             preparation=said["preparation"],
-            identity=inferer.identity(scan, said["case"]),
             options=said["options"],
         )
-    new = read_record(folder / f"{said['case']}_recon.provenance.json")["output"]
+    new = done.record["output"]
     old = said["output"]
     files = {old["file"]: old["sha256"] == new["sha256"]}
     if "phase" in old:

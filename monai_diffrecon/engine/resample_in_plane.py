@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,14 +15,15 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from monai_diffrecon import registry
-from monai_diffrecon.engine.composition import MOST_FINER, as_spec
-from monai_diffrecon.engine.preparation import note_preparation
+from monai_diffrecon.engine.problem.voxel_size import MOST_FINER
+from monai_diffrecon.engine.recipe import as_spec
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.measurement import affine_of, from_tensor, geometry_of, to_tensor
 from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.numerics.resampling import apply_along, resampled_start, resampling_matrix
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement, Operator, VolumeGeometry
+from monai_diffrecon.tracking.redaction import redact
 
 #: Voxels are of the wanted size within a thousandth, and detail is lost where they are larger by a twentieth.
 _SAME, _COARSER = 1e-3, 1.05
@@ -150,3 +152,15 @@ def _check_measured(geometry: VolumeGeometry, axis: int, target: float, where: s
             got=f"{gap:.3g} mm",
             mend=f"{reconstruct} ones",
         )
+
+
+def note_preparation(data: dict[Any, Any], key: Hashable, step: dict[str, Any]) -> None:
+    """Append a step to ``<key>_preparation``, a JSON list: MONAI's collation keeps texts as they are.
+
+    Args:
+        data: the case's dict, which is changed.
+        key: key of the scan.
+        step: name of what was done -> its options.
+    """
+    name = f"{key}_preparation"
+    data[name] = json.dumps([*json.loads(data.get(name, "[]")), redact(step)])

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.posterior_samples import PosteriorSpread, seen_part
+from monai_diffrecon.engine.posterior_samples import seen_part
+from monai_diffrecon.engine.run_report import PosteriorSpread
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.running_moments import RunningMoments
 from monai_diffrecon.protocols import Operator

@@ -7,17 +7,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from ignite.engine import Events
 from torch import Tensor
 
-from monai_diffrecon.engine.posterior_samples import PosteriorSpread, sample_case
+from monai_diffrecon.engine.posterior_samples import sample_case
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_point import RunPoint
-from monai_diffrecon.engine.run_report import RunTotals
+from monai_diffrecon.engine.run_report import PosteriorSpread, RunTotals
 from monai_diffrecon.engine.sample_accumulator import SampleAccumulator
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.errors import ResourceError
@@ -116,9 +117,8 @@ class SampleRunner:
         if point is not None:
             metrics.history = list(point.steps)
         self._limit_batches(engine)
-        before = RunTotals(**vars(self.totals))
-        if index == 0:  # ladder and steps are those of the first sample, which is yet to end
-            before.ladder, before.steps = (), []
+        # Ladder and steps are those of the first sample, which is yet to end.
+        before = self.totals if index else replace(self.totals, ladder=(), steps=[])
         if self.checkpoint is not None:
             engine.add_event_handler(
                 Events.ITERATION_COMPLETED, lambda e: self._keep(e, index, before, metrics, only_if_due=True)
@@ -168,9 +168,15 @@ class SampleRunner:
 
     @staticmethod
     def _totals(before: RunTotals, engine: ReconstructionEngine, metrics: StepMetrics) -> RunTotals:
-        totals = RunTotals(**vars(before))
-        totals.add(engine, metrics.history)
-        return totals
+        planes = engine.prior.planes if engine.prior is not None else ()
+        return before + RunTotals(
+            engine.start_seconds,
+            engine.denoiser_seconds,
+            engine.denoiser_calls,
+            sum(getattr(plane, "network_calls", 0) for plane in planes),
+            engine.ladder,
+            metrics.history,
+        )
 
     def _limit_batches(self, engine: ReconstructionEngine) -> None:
         """Let batches be as small as they came to be in the sample before, or in the interrupted run."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.composition import as_spec, build_operator
-from monai_diffrecon.engine.volume_units import unit_map
+from monai_diffrecon.engine.network_units import unit_map
+from monai_diffrecon.engine.problem.measured_operator import build_operator
+from monai_diffrecon.engine.recipe import as_spec
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement import check_finite

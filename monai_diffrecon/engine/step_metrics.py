@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 
 
 class StepMetrics:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.case_record import checkpoint_path, comparable
-from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
-from monai_diffrecon.engine.preparation import note_preparation
-from monai_diffrecon.engine.reference_grid import check_on_grid, reference_on_grid
+from monai_diffrecon.engine.case_record import comparable
+from monai_diffrecon.engine.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.run_case import run_case
+from monai_diffrecon.engine.machine_memory import PeakMemory
+from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.engine.reference_grid import check_on_grid
 from monai_diffrecon.engine.run_report import Reconstruction
-from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.evaluation.calibration import Coverage, interval_coverage
 from monai_diffrecon.evaluation.case_metrics import case_metrics, check_mask, foreground, magnitude
 from monai_diffrecon.evaluation.case_row import CaseRow
@@ -25,13 +26,11 @@ from monai_diffrecon.evaluation.cohort_cases import CaseHashes, read_mask
 from monai_diffrecon.evaluation.cohort_method import PreparedMethod, digest
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortSpec
 from monai_diffrecon.evaluation.data_residual import data_residual
-from monai_diffrecon.evaluation.peak_memory import PeakMemory
 from monai_diffrecon.evaluation.statistics import agreement
 from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.noise import key_seed
-from monai_diffrecon.tracking.provenance import record_path, verify_record
-from monai_diffrecon.tracking.versions import versions_of
+from monai_diffrecon.tracking.provenance import record_path
 
 #: Changes when a metric is computed in another way, so that kept rows are computed anew.
 METRICS_VERSION = 2
@@ -68,36 +67,37 @@ class CaseRunner:
             run: the open run to track in.
         """
         image, mask = data["image"], None if case.mask is None else read_mask(case.mask)
-        if data.get("reference") is not None and method.resample_reference:
-            geometry = method.inferer.volume_geometry(image)
-            data["reference"], step = reference_on_grid(data["reference"], geometry, image)
-            if step is not None:
-                note_preparation(data, "image", step)
-        truth = data.get("reference")
         folder = self.output_dir / method.folder
-        path = record_path(folder / f"{case.name}_recon.nii.gz")
-        record = self._record(path, method, image)
-        status = "reused"
-        volume: Tensor | None = None
-        known = None
-        if record is None:
-            status = "computed"
-            if truth is not None:
-                geometry = method.inferer.volume_geometry(image)
-                check_reference(truth, geometry, image)
-                if mask is not None:
-                    check_mask(mask, truth)
-                    check_on_grid(mask, geometry, "mask", "resample it to the reconstruction's grid", image=image)
-            volume, known = self._reconstruct(case, method, data, folder, run)
-            record = json.loads(path.read_text(encoding="utf-8"))
-        else:  # a run that was killed after its record was written has left its checkpoint
-            checkpoint_path(folder, case.name).unlink(missing_ok=True)
+        posed = method.inferer.pose(image, case=case.name)
+        memory = PeakMemory()
+
+        def check(truth: Tensor | None) -> None:
+            if mask is not None and truth is not None:
+                check_mask(mask, truth)
+                check_on_grid(mask, posed.geometry, "mask", "resample it to the reconstruction's grid", image=image)
+
+        done = run_case(
+            method.inferer,
+            posed,
+            self._recorder(folder, method),
+            reference=data.get("reference"),
+            resample_reference=method.resample_reference,
+            reader=data.get("image_reader"),
+            preparation=json.loads(data.get("image_preparation", "[]")),
+            postprocessing=method.postprocessing,
+            run=run,
+            options={"method_sha256": method.fingerprint},
+            costs=lambda done: _costs_of(done, posed, memory),
+            check=check,
+            score_kept=False,
+        )
+        record, truth, known = done.record, done.reference, done.metrics
+        data["reference"] = truth
         key = self._key(record, truth, hashes)
         kept = folder / f"{case.name}_metrics.json"
         row = CaseRow.read(kept, key)
         if row is None:
-            written, geometry = read_volume(folder / record["output"]["file"])
-            volume = comparable(written if volume is None else volume, geometry, image)
+            geometry, volume = done.geometry, comparable(magnitude(done.volume), done.geometry, image)
             row = CaseRow(case.name, method.label, record_sha256=record["record_sha256"], versions=record["versions"])
             row.metrics = _costs(record)
             if truth is not None:
@@ -122,18 +122,14 @@ class CaseRunner:
                         "calibration_error": coverage.expected_calibration_error,
                     }
             row.write(kept, key)
-        row.status, row.method = status, method.label
+        row.status, row.method = "computed" if done.computed else "reused", method.label
         run.log_metrics({k: v for k, v in row.metrics.items() if math.isfinite(v)})
-        if status == "reused":
-            run.log_artifact(path)
+        if not done.computed:
+            run.log_artifact(record_path(done.output))
         return row
 
-    def _reconstruct(
-        self, case: CohortCase, method: PreparedMethod, data: dict[str, Any], folder: Path, run: Any
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Reconstruct a case, or go on with it, and write it; return the volume and its metrics."""
-        image = data["image"]
-        recorder = CaseRecorder(
+    def _recorder(self, folder: Path, method: PreparedMethod) -> CaseRecorder:
+        return CaseRecorder(
             folder,
             track=False,
             tracking_uri=None,
@@ -142,39 +138,6 @@ class CaseRunner:
             checkpoint_every=self.checkpoint_every,
             anatomy=method.inferer.score.anatomy,
         )
-        with recorder.case(case.name, run) as record:
-            memory = PeakMemory()
-            done = method.inferer.reconstruct(
-                image, case=case.name, checkpoint=record.checkpoint, run_id=getattr(run, "run_id", None)
-            )
-            metrics = record.finish(
-                done,
-                image,
-                data.get("reference"),
-                reader=data.get("image_reader"),
-                preparation=json.loads(data.get("image_preparation", "[]")),
-                identity=method.inferer.identity(image, case.name),
-                options=_options(method, done, image, memory),
-            )
-        return magnitude(done.volume), metrics
-
-    def _record(self, path: Path, method: PreparedMethod, image: Any) -> dict[str, Any] | None:
-        """Return the record of what was computed before, if it verifies and is of the same inputs."""
-        if self.resume == "never":
-            return None
-        try:
-            record = verify_record(path)
-        except (InputError, IntegrityError):
-            return None
-        versions = {n: v for n, v in record["versions"].items() if n not in ("python", "torch", "monai")}
-        same = (
-            record["options"].get("method_sha256") == method.fingerprint
-            and record["measurement_sha256"] == sha256_tensor(torch.as_tensor(image).as_subclass(Tensor))
-            and all(method.weights.get(name) == sha for name, sha in record["weights"].items())
-            and record["seeds"].get("noise") == self.spec.seed
-            and versions.items() <= versions_of(versions).items()
-        )
-        return record if same else None
 
     def _key(self, record: dict[str, Any], truth: Any, hashes: CaseHashes) -> str:
         """Return the hash of all that a kept row depends on."""
@@ -190,13 +153,12 @@ class CaseRunner:
         row.sample = [(float(a), float(b)) for a, b in pairs[chosen].tolist()]
 
 
-def _options(method: PreparedMethod, done: Reconstruction, image: Any, memory: PeakMemory) -> dict[str, Any]:
+def _costs_of(done: Reconstruction, case: PosedCase, memory: PeakMemory) -> dict[str, Any]:
     """Return what the record must say besides, for a row that is made from it."""
     return {
-        "method_sha256": method.fingerprint,
         "denoiser_calls": done.report.denoiser_calls,
         "peak_memory_gb": memory.gigabytes(),
-        "data_residual": data_residual(done, image),
+        "data_residual": data_residual(done, case),
     }
 
 

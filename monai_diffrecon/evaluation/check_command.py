@@ -67,15 +67,15 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
     case = CohortCase("check", path_option(arguments.image, "--image"))
     prepared = PreparedMethod(method, CohortSpec("check", (case,), (method,), "check", simulate=shared))
     data = prepared.measure(case)
-    measured = prepared.inferer.check(data["image"])
+    posed = prepared.inferer.pose(data["image"])
+    measured = prepared.inferer.check(posed)
     geometry = measured.geometry
     if "reference" in data:
         check_reference(data["reference"], geometry, data["image"])
     size, voxel = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (geometry.shape, geometry.spacing))
     lines = [f"the scan would be reconstructed: {size} voxels of {voxel} mm, unit {measured.unit}"]
     lines += [f"notice: {notice}" for notice in measured.notices]
-    estimate = prepared.inferer.memory_estimate(data["image"])
-    return [*lines, *estimate.lines(), *estimate.check()]
+    return [*lines, *posed.memory.lines(), *posed.memory.check()]
 
 
 def _overrides(pairs: list[str]) -> dict[str, object]:

@@ -12,8 +12,9 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from monai_diffrecon.engine import composition
+from monai_diffrecon.engine.cases.postprocessing import Postprocessing
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.recipe import weights_of
 from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 from monai_diffrecon.evaluation.read_cohort import slug
@@ -39,7 +40,7 @@ _NOT_HERE = {
     ),
     **dict.fromkeys(
         (
-            *("dataset", "datalist", "dataloader", "evaluator", "handlers", "postprocessing", "output_format"),
+            *("dataset", "datalist", "dataloader", "evaluator", "handlers", "output_format"),
             *("imports", "initialize", "run"),
         ),
         "leave it out: a cohort does not use it",
@@ -91,6 +92,9 @@ class PreparedMethod:
         self.config = self._merged(method, cohort)
         self.inferer: DiffReconInferer = self._content("inferer")
         self.preprocessing: Any = self._content("preprocessing")
+        self.postprocessing = Postprocessing(
+            self._content("postprocessing") if "postprocessing" in self.config else None
+        )
         if family_of(self.inferer.specs["operator"]) == "none":
             raise ConfigError("nothing is measured, so there is nothing to compare", where=f"{self.where}: operator")
         scores = (self.inferer.score, *self.inferer.auxiliaries)
@@ -100,7 +104,7 @@ class PreparedMethod:
         ]
         kept = {k: v for k, v in self.config.get().items() if k not in _NO_INFLUENCE}
         self.fingerprint = digest([kept, networks])
-        self.weights = composition.weights_of(scores)
+        self.weights = weights_of(scores)
         self.description: dict[str, Any] = {
             "label": method.label,
             "bundle": f"{self.inferer.score.name} {self.inferer.score.version}",

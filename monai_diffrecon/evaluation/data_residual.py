@@ -10,27 +10,26 @@ import math
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.composition import build_operator
+from monai_diffrecon.engine.network_units import unit_map
+from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.run_report import Reconstruction
-from monai_diffrecon.engine.volume_units import unit_map
-from monai_diffrecon.io.measurement import affine_of, from_tensor
+from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.numerics.padding import without_padding
 
 
-def data_residual(done: Reconstruction, measurement: Tensor) -> float:
+def data_residual(done: Reconstruction, case: PosedCase) -> float:
     """Return ``||A x - y|| / ||y||`` of the volume as it was handed out, weighted as the measurement says.
 
     Args:
-        done: the reconstruction, whose report names the complete operator.
-        measurement: what it was made from, with its metadata.
+        done: the reconstruction.
+        case: what it was made from.
 
     Returns:
         NaN when nothing was measured.
     """
-    measured = from_tensor(measurement)
+    measured, operator = case.said, case.posed.operator
     if not measured.data.numel():
         return math.nan
-    operator = build_operator(done.report.options["operator"], done.geometry)
     x = without_padding(done.volume.as_subclass(Tensor), affine_of(done.geometry), measured.padding)
     x = x.to(operator.volume_dtype)
     y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)

@@ -18,7 +18,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai_diffrecon.bundle import load_auxiliaries, load_score_network
 from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.load_volume import LoadVolumed
+from monai_diffrecon.engine.load_measurement import LoadVolumed
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import InputError, NumericalError, ResourceError
 from monai_diffrecon.evaluation.metrics import volume_metrics

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.engine.unconditional_cases import UnconditionalCases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io.measurement import geometry_of, to_tensor

@@ -9,8 +9,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 
-from monai_diffrecon.engine.load_measurement import LoadMeasurementd
-from monai_diffrecon.engine.load_volume import LoadVolumed
+from monai_diffrecon.engine.load_measurement import LoadMeasurementd, LoadVolumed
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.measurement import from_tensor, geometry_of
 from monai_diffrecon.io.measurement_file import write_measurement

@@ -21,10 +21,9 @@ from monai_diffrecon.denoisers.direct import DirectDenoiser
 from monai_diffrecon.engine import machine_memory, memory_estimate
 from monai_diffrecon.engine.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.machine_memory import available_memory, resident_memory
+from monai_diffrecon.engine.machine_memory import PeakMemory, available_memory, resident_memory
 from monai_diffrecon.engine.memory_estimate import MemoryEstimate, estimate_memory, network_memory
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
-from monai_diffrecon.evaluation.peak_memory import PeakMemory
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.cartesian_mri import CartesianMRI
 from monai_diffrecon.operators.slice_thickness import SliceThickness

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
-from monai_diffrecon.engine.posterior_samples import PosteriorSpread, seen_part
+from monai_diffrecon.engine.posterior_samples import seen_part
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.run_report import PosteriorSpread
 from monai_diffrecon.engine.sample_accumulator import SampleAccumulator
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.evaluation.calibration import interval_coverage, rank_coverage, rank_histogram

@@ -17,8 +17,7 @@ from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.progress_bar import ProgressBar
-from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine, StepEvents
 from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.errors import ConfigError, NumericalError
 from monai_diffrecon.noises.independent import IndependentNoise

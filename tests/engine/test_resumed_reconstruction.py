@@ -16,10 +16,10 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.errors import (
     ConfigError,
     IntegrityError,
@@ -334,7 +334,7 @@ class Rude(ConsistencyStep):
 def test_a_plugin_that_breaks_its_contract_is_named(
     how: str, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("monai_diffrecon.engine.composition.build_consistency", lambda spec: Rude(how))
+    monkeypatch.setattr("monai_diffrecon.engine.recipe.build_consistency", lambda spec: Rude(how))
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(error, match=message):
         inferer().reconstruct(measured(THICK), checkpoint=RunCheckpoint(path))
@@ -363,7 +363,7 @@ def test_only_memory_is_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     step = Hungry()
-    monkeypatch.setattr("monai_diffrecon.engine.composition.build_consistency", lambda spec: step)
+    monkeypatch.setattr("monai_diffrecon.engine.recipe.build_consistency", lambda spec: step)
     with pytest.raises(ResourceError) as caught:
         inferer(sw_batch_size=4).reconstruct(measured(THICK))
     assert caught.value.exit_code == 6

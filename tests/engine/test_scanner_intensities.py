@@ -17,7 +17,7 @@ from torch import Tensor
 
 from monai_diffrecon.bundle import load_auxiliaries, load_score_network
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.plane_notice import plane_notice
+from monai_diffrecon.engine.problem.measured_operator import plane_notice
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.engine.simulation import Simulation, simulate
 from monai_diffrecon.errors import InputError

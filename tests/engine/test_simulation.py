@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from monai_diffrecon.bundle import ScoreNetwork
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.network_units import unit_map
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.engine.simulation import Simulation, simulate
-from monai_diffrecon.engine.volume_units import unit_map
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement import from_tensor, to_tensor
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet

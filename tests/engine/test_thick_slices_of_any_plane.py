@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
-from monai_diffrecon.engine.composition import check_spacing
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.problem.voxel_size import check_spacing
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement import affine_of, from_tensor, geometry_of, to_tensor
 from monai_diffrecon.numerics.planes import thick_plane

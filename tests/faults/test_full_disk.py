@@ -19,9 +19,9 @@ import monai.bundle
 import pytest
 import torch
 
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_point import RunPoint
-from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.errors import DiffReconError, ResourceError
 from monai_diffrecon.io import atomic
 from monai_diffrecon.io.atomic import atomic_write, remove_leftovers

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon.engine import composition
+from monai_diffrecon.engine.problem.measured_operator import build_operator, resolve_operator
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.measurement import affine_of, from_tensor, to_tensor
 
@@ -49,14 +49,14 @@ def read_and_build(scan: Path) -> None:
     measured = from_tensor(image)
     spec, geometry = measured.operator, measured.geometry
     if spec is None:
-        spec, geometry = composition.resolve_operator({"name": "slice_thickness"}, geometry)
+        spec, geometry = resolve_operator({"name": "slice_thickness"}, geometry)
     affine = affine_of(geometry)
     assert np.isfinite(affine).all()
     assert all(n >= 1 for n in geometry.shape)
     assert all(0 < s < 1e9 for s in geometry.spacing)
     np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), geometry.spacing, rtol=1e-3)
     assert 0.0 <= measured.noise_std < np.inf
-    operator = composition.build_operator(spec, geometry)
+    operator = build_operator(spec, geometry)
     assert operator.volume_shape == (1, *geometry.shape)
 
 

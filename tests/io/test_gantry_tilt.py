@@ -12,8 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_diffrecon.engine.load_measurement import LoadMeasurementd
-from monai_diffrecon.engine.load_volume import LoadVolumed
+from monai_diffrecon.engine.load_measurement import LoadMeasurementd, LoadVolumed
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.evaluation.cohort_cases import check_case
 from monai_diffrecon.evaluation.cohort_spec import CohortCase

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_diffrecon.engine.load_volume import LoadVolumed
+from monai_diffrecon.engine.load_measurement import LoadVolumed
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.io.nifti import write_volume

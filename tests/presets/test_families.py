@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_diffrecon.engine.composition import family_notice
+from monai_diffrecon.engine.problem.measured_operator import family_notice
 from monai_diffrecon.engine.whitened_operator import WhitenedOperator
 from monai_diffrecon.errors import ConfigError, PluginError
 from monai_diffrecon.io.measurement import geometry_of
