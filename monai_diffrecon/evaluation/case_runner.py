@@ -92,7 +92,8 @@ class CaseRunner:
             score_kept=False,
         )
         record, truth, known = done.record, done.reference, done.metrics
-        data["reference"] = truth
+        if truth is not data.get("reference"):  # brought to the grid: for the methods that follow as well
+            data["reference"], data["image_preparation"] = truth, json.dumps(record["preparation"])
         key = self._key(record, truth, hashes)
         kept = folder / f"{case.name}_metrics.json"
         row = CaseRow.read(kept, key)

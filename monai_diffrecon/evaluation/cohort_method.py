@@ -92,9 +92,8 @@ class PreparedMethod:
         self.config = self._merged(method, cohort)
         self.inferer: DiffReconInferer = self._content("inferer")
         self.preprocessing: Any = self._content("preprocessing")
-        self.postprocessing = Postprocessing(
-            self._content("postprocessing") if "postprocessing" in self.config else None
-        )
+        given = self.config.get().get("postprocessing")
+        self.postprocessing = Postprocessing(None if given is None else self._content("postprocessing"))
         if family_of(self.inferer.specs["operator"]) == "none":
             raise ConfigError("nothing is measured, so there is nothing to compare", where=f"{self.where}: operator")
         scores = (self.inferer.score, *self.inferer.auxiliaries)

@@ -355,16 +355,15 @@ def test_intervals_left_to_the_checkpoint_cost_a_hundredth(tmp_path: Path, monke
 
 
 def test_only_memory_is_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hungry(ConsistencyStep):
-        tries = 0
+    tries: list[int] = []
 
+    class Hungry(ConsistencyStep):
         def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
-            self.tries += 1
+            tries.append(state.step)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    step = Hungry()
-    monkeypatch.setattr("monai_diffrecon.engine.recipe.build_consistency", lambda spec: step)
+    monkeypatch.setattr("monai_diffrecon.engine.recipe.build_consistency", lambda spec: Hungry())
     with pytest.raises(ResourceError) as caught:
         inferer(sw_batch_size=4).reconstruct(measured(THICK))
     assert caught.value.exit_code == 6
-    assert step.tries == 3  # 4, 2 and 1 slices at a time; then there is nothing left to give up
+    assert len(tries) == 3  # 4, 2 and 1 slices at a time; then there is nothing left to give up
