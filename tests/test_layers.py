@@ -4,8 +4,10 @@
 
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +16,17 @@ LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command
 
 def lint(cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(LINT, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_no_circle_of_imports() -> None:
+    """Files are in an order in which each imports only those before it, for types too."""
+    graph = grimp.build_graph("monai_diffrecon", cache_dir=None)
+    imports = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    order = list(TopologicalSorter(imports).static_order())  # raises a CycleError that names the circle
+    assert order.index("monai_diffrecon.errors") < order.index("monai_diffrecon.engine.inferer")
+    imports["monai_diffrecon.errors"].add("monai_diffrecon.engine.inferer")
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(imports).static_order())
 
 
 def test_contracts_hold() -> None:
