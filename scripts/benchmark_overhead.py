@@ -61,9 +61,9 @@ def main() -> None:
     inferer = config.get_parsed_content("inferer")
     ratios = []
     for _ in range(args.repeats):
-        before = bare_seconds(inferer, (181, 217, 181), inferer.recipe.sw_batch_size)
+        before = bare_seconds(inferer, (181, 217, 181), inferer.sw_batch_size)
         report = inferer.reconstruct(measurement, case="colin27").report
-        after = bare_seconds(inferer, (181, 217, 181), inferer.recipe.sw_batch_size)
+        after = bare_seconds(inferer, (181, 217, 181), inferer.sw_batch_size)
         per_pass = {plane: (before[plane] + after[plane]) / 2 for plane in before}
         # K = 2: the planes take turns.
         bare = report.denoiser_calls * sum(per_pass.values()) / len(per_pass)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -106,20 +106,11 @@ class DiffReconInferer(Inferer):
         self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)
 
-    @property
-    def score(self) -> ScoreNetwork:
-        """The primary network with its metadata."""
-        return self.recipe.score
-
-    @property
-    def auxiliaries(self) -> tuple[ScoreNetwork, ...]:
-        """The networks of other planes."""
-        return self.recipe.auxiliaries
-
-    @property
-    def specs(self) -> Mapping[str, Any]:
-        """Config id (``operator``, ``prior``, ...) -> spec."""
-        return self.recipe.specs
+    def __getattr__(self, name: str) -> Any:
+        """Return what is not the inferer's own from its recipe: ``score``, ``specs``, ``seed`` and so on."""
+        if name == "recipe":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.recipe, name)
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z).

@@ -105,7 +105,7 @@ def rerun(
     inferer = _inferer(said, scan, score, auxiliaries, device)
     case = inferer.pose(scan, case=said["case"])
     _check_scan(said, case.sha256)
-    changed = _changed(said, device, inferer.recipe.sw_batch_size)
+    changed = _changed(said, device, inferer.sw_batch_size)
     threads = torch.get_num_threads()
     torch.set_num_threads(int(said["execution"]["threads"]))
     try:

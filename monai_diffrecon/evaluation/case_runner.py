@@ -93,7 +93,7 @@ class CaseRunner:
         )
         record, truth, known = done.record, done.reference, done.metrics
         if truth is not data.get("reference"):  # brought to the grid: for the methods that follow as well
-            data["reference"], data["image_preparation"] = truth, json.dumps(record["preparation"])
+            data["reference"], data["image_preparation"] = truth, json.dumps(done.preparation)
         key = self._key(record, truth, hashes)
         kept = folder / f"{case.name}_metrics.json"
         row = CaseRow.read(kept, key)

@@ -36,6 +36,7 @@ class CaseResult:
         record: what was recorded.
         metrics: of the volume and the reference; empty without one.
         reference: the reference on the volume's grid, or None.
+        preparation: what was done to measurement and reference, in order.
         report: what was done; None for a case that was done before.
         spread: of several samples; None for one, and for a case that was done before.
     """
@@ -46,6 +47,7 @@ class CaseResult:
     record: dict[str, Any]
     metrics: dict[str, float]
     reference: Tensor | None
+    preparation: list[Mapping[str, Any]]
     report: RunReport | None = None
     spread: PosteriorSpread | None = None
 
@@ -118,7 +120,7 @@ def run_case(
             if score_kept:
                 metrics = record.metrics(comparable(*kept, image), reference)
                 record.track_kept(metrics)
-            return CaseResult(*kept, record.output, record.written, metrics, reference)
+            return CaseResult(*kept, record.output, record.written, metrics, reference, steps)
         done = inferer.reconstruct(
             case,
             case=case.name,
@@ -131,6 +133,5 @@ def run_case(
         metrics = record.finish(
             done, case, reference, reader=reader, preparation=steps, identity=identity, options=options
         )
-    return CaseResult(
-        done.volume, done.geometry, record.output, record.written, metrics, reference, done.report, done.spread
-    )
+    volume, report, spread = done.volume, done.report, done.spread
+    return CaseResult(volume, done.geometry, record.output, record.written, metrics, reference, steps, report, spread)
