@@ -9,7 +9,7 @@ from monai_diffrecon.protocols.denoiser import Denoiser
 from monai_diffrecon.protocols.geometry import PLANE_AXIS, Plane, VolumeGeometry
 from monai_diffrecon.protocols.measurement import Measurement
 from monai_diffrecon.protocols.measurement_reader import MeasurementReader
-from monai_diffrecon.protocols.noise_source import Draw, NoiseSource
+from monai_diffrecon.protocols.noise_source import NoiseSource
 from monai_diffrecon.protocols.operator import Operator
 from monai_diffrecon.protocols.padding import Padding
 from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
@@ -28,7 +28,6 @@ __all__ = [
     "ConsistencyStep",
     "Denoise",
     "Denoiser",
-    "Draw",
     "ImportedNetwork",
     "Measurement",
     "MeasurementReader",
