@@ -26,6 +26,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "noises": ("noise", ("NoiseSource",)),
     "importers": ("importer", ("CheckpointImporter",)),
     "readers": ("reader", ("MeasurementReader",)),
+    "writers": ("writer", ("VolumeWriter",)),
+    "metrics": ("metric", ("Metric",)),
 }
 
 #: Arguments that the framework gives to plugins, and that are no options.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,12 +35,14 @@ from monai_diffrecon.registry import PluginInfo
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.denoiser_laws import check_denoiser
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
+from monai_diffrecon.testing.metric_laws import check_metric
 from monai_diffrecon.testing.noise_laws import check_noise
 from monai_diffrecon.testing.operator_laws import check_operator
 from monai_diffrecon.testing.prior_laws import check_prior
 from monai_diffrecon.testing.reader_laws import check_reader
 from monai_diffrecon.testing.regularizer_laws import check_regularizer
 from monai_diffrecon.testing.sampler_laws import check_sampler
+from monai_diffrecon.testing.writer_laws import check_writer
 
 BUILT_IN = "monai-diffrecon"
 GEOMETRY = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
@@ -119,6 +122,9 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"center": 4.0},
         {"center": 3.5, "rows": [1, 3], "views": 4, "binning": 2, "pixel_size": 0.1},
     ],
+    ("writers", "nifti"): [{}],
+    ("writers", "dicom"): [{}],
+    **{("metrics", name): [{}] for name in ("psnr", "ssim", "nmse", "mae", "vif")},
     ("noises", "independent"): [{}],
     ("noises", "slerp"): [{}, {"plane": "coronal"}],
     ("noises", "sequential"): [{}],
@@ -220,6 +226,15 @@ def check(kind: str, make: Callable[..., Any], problem: Callable[[], Problem], d
         check_consistency(make, p, x0, reduces_residual=acts_on_estimate)
     elif kind == "noises":
         check_noise(make)
+    elif kind == "writers":
+        with TemporaryDirectory() as folder:
+            check_writer(make(), Path(folder))
+    elif kind == "metrics":
+        if make().name == "vif" and find_spec("torchmetrics") is None:
+            with pytest.raises(ConfigError):
+                check_metric(make)
+        else:
+            check_metric(make)
     elif kind == "readers":
         with TemporaryDirectory() as folder:
             check_reader(make(), Path(folder), scan(make(), Path(folder)))

@@ -17,9 +17,10 @@ import monai_diffrecon
 from monai_diffrecon.evaluation.case_row import CaseRow
 from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort_spec import CohortSpec
-from monai_diffrecon.evaluation.metric_info import HIGHER, METRICS, MetricInfo
+from monai_diffrecon.evaluation.metric_info import HIGHER, MetricInfo
 from monai_diffrecon.evaluation.statistics import LEAST_PAIRS, PairedDifference, pool
 from monai_diffrecon.evaluation.tables import Summary, compare, mean_coverage, present, summarize
+from monai_diffrecon.evaluation.third_party_metrics import metric_infos
 from monai_diffrecon.io.atomic import atomic_write
 
 _TEMPLATES = Path(__file__).parent / "template"
@@ -73,7 +74,7 @@ def _context(
     labels, infos = [m.label for m in spec.methods], present(rows)
     summary = summarize(rows, labels, infos)
     differences = compare(rows, labels, spec.baseline, infos, seed=spec.seed, resamples=spec.resamples)
-    by_key = {info.key: info for info in METRICS}
+    by_key = {info.key: info for info in metric_infos()}
     groups = {info.group: [i for i in infos if i.group == info.group] for info in infos}
     return {
         "spec": spec,
