@@ -60,7 +60,7 @@ def write_formats(
             path = output.parent / f"{origin.case}_recon{writer.suffix}"
         make_folder(path.parent)
         try:
-            writer.write(path, volume.clone(), geometry, origin)
+            writer.write(path, volume.detach().as_subclass(Tensor).clone(), geometry, origin)
         except DiffReconError:
             raise
         except Exception as error:  # of a third party: its text may name a path

@@ -46,8 +46,8 @@ def compute_third_party(
         try:
             value = float(
                 metric(
-                    x.clone(),
-                    reference.clone(),
+                    x.detach().as_subclass(Tensor).clone(),
+                    reference.detach().as_subclass(Tensor).clone(),
                     geometry=geometry,
                     data_range=data_range,
                     mask=None if mask is None else mask.clone(),

@@ -38,9 +38,9 @@ def check_metric(make: Callable[[], Metric]) -> None:
     mask = reference > 0.2
     for inside in (None, mask):
         values = [_value(metric, reference + scale * noise, reference, inside) for scale in (0.02, 0.08, 0.3)]
+        assert all(map(math.isfinite, values)), f"not finite: {values}"
         again = _value(make(), reference + 0.02 * noise, reference, inside)
         assert values[0] == again, "a second object gives another number"
-        assert all(map(math.isfinite, values)), f"not finite: {values}"
         ordered = sorted(values, reverse=metric.higher_is_better)
         assert values == ordered, f"more error is not worse: {values}"
         assert len(set(values)) == len(values), f"errors of different size are one number: {values}"
