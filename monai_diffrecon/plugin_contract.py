@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "noises": ("noise", ("NoiseSource",)),
     "importers": ("importer", ("CheckpointImporter",)),
     "readers": ("reader", ("MeasurementReader",)),
-    "writers": ("writer", ("VolumeWriter",)),
+    "writers": ("output_format", ("VolumeWriter",)),
     "metrics": ("metric", ("Metric",)),
 }
 
