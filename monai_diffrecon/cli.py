@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from monai_diffrecon import __version__
+from monai_diffrecon._version import __version__
 from monai_diffrecon.engine.record_commands import rerun, verify
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 from monai_diffrecon.evaluation.check_command import check

@@ -1,3 +1,15 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
 """Built-in readers of scans."""
+
+from typing import TYPE_CHECKING
+
+from monai_diffrecon._lazy import lazy
+
+if TYPE_CHECKING:
+    from monai_diffrecon.io.readers.container import ContainerReader
+    from monai_diffrecon.io.readers.dicom_series import DicomSeriesReader
+    from monai_diffrecon.io.readers.dxchange import DXchangeReader
+    from monai_diffrecon.io.readers.nifti import NIfTIReader
+else:
+    __getattr__ = lazy(__name__)
