@@ -49,12 +49,17 @@ if TYPE_CHECKING:
     from monai_diffrecon import (
         consistency,
         denoisers,
+        errors,
+        evaluation,
         networks,
         noises,
         operators,
         presets,
         priors,
+        protocols,
+        registry,
         samplers,
+        sampling,
         testing,
         training,
         transforms,
@@ -63,4 +68,4 @@ else:
     __getattr__ = lazy(__name__)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *exports(__name__)})
+        return ["__version__", *sorted(exports(__name__))]

@@ -105,17 +105,19 @@ def available(kind: str | None = None, *, check: bool = False) -> list[PluginInf
     """List the installed plugins of one kind, or of all, without importing their code.
 
     Args:
-        kind: one of :data:`KINDS`, or None for all.
+        kind: one of :data:`KINDS`, or None for all of them; or a kind of folders.
         check: import each plugin, so that ``error`` says of every one whether it can be used.
 
     Raises:
         ConfigError: unknown kind.
     """
     infos = []
-    for k in KINDS if kind is None else (check_kind(kind),):
+    for k in KINDS if kind is None else (kind if kind in contract.FOLDERS else check_kind(kind),):
+        if check and k in contract.FOLDERS:
+            folders(k)
         entries, unreadable = _entries(k)
         for entry in sorted(entries, key=lambda e: (e.name, e.distribution)):
-            if check:
+            if check and k in KINDS:
                 with suppress(PluginError):  # noted in _failures
                     _load(k, entry, KINDS[k][0])
             summary = contract.definition(entry.module, entry.attribute)[1]

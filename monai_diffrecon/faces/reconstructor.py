@@ -103,9 +103,7 @@ class Reconstructor:
             data = str(source)
         elif operator is None:
             if geometry is not None:
-                raise ConfigError(
-                    "needs an operator", where="geometry", mend="name the operator, or give affine"
-                )
+                raise ConfigError("needs an operator", where="geometry", mend="name the operator, or give affine")
             data = _image(as_tensor(y, "y"), affine, unit)
         else:
             data, changes["operator"] = _measured(as_tensor(y, "y"), operator, geometry, affine, unit)
