@@ -24,7 +24,7 @@ from monai_diffrecon.io.measurement import to_tensor
 AFFINE = np.array([[1.0, 0, 0, -5], [0, 1, 0, 7], [0, 0, 1, 2], [0, 0, 0, 1]])
 GEOMETRY = dr.VolumeGeometry((12, 10, 9), affine=tuple(tuple(float(v) for v in row) for row in AFFINE))
 TRUTH = torch.rand((1, *GEOMETRY.shape), generator=torch.Generator().manual_seed(0)) * 100 + 20
-MRI = {"name": "cartesian_mri", "mask_type": "poisson", "acceleration": 2, "calibration": 4}
+MRI = {"name": "cartesian_mri", "mask_type": "poisson", "acceleration": 2}
 THICK = {"name": "slice_thickness", "thickness": 3.0}
 
 
@@ -47,7 +47,7 @@ def mri(bundles: Path) -> dr.Reconstructor:
 
 @pytest.fixture(scope="module")
 def built() -> dr.Operator:
-    return dr.operators.CartesianMRI(GEOMETRY, mask_type="poisson", acceleration=2, calibration=4)
+    return dr.operators.CartesianMRI(GEOMETRY, mask_type="poisson", acceleration=2)
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,19 @@ def test_a_measured_image_says_its_volume(bundles: Path, form: Any) -> None:
         result = model.reconstruct(image, operator=operator)
     else:
         result = model.reconstruct(image[0].numpy(), operator=form, affine=affine)
-    assert torch.equal(result.volume, operator.initial(image))
+    torch.testing.assert_close(result.volume, operator.initial(image))
     np.testing.assert_allclose(result.affine, AFFINE)
+
+
+def test_an_image_in_a_file_with_an_operator(bundles: Path, tmp_path: Path) -> None:
+    operator = dr.operators.SliceThickness(GEOMETRY, thickness=2.0, gap=1.0)
+    image, path = operator(TRUTH), tmp_path / "thick.nii.gz"
+    dr.write_volume(path, image, operator.measured_geometry())
+    model = dr.load(bundles / "tiny_axial", sampler="cubic", device="cpu")
+    for y in (path, dr.read_scan(path)):
+        result = model.reconstruct(y, operator={"name": "slice_thickness", "thickness": 2.0})
+        torch.testing.assert_close(result.volume, operator.initial(image))
+        assert result.report.options["operator"]["thickness"] == 2.0
 
 
 def test_a_measurement_that_is_no_stack_of_images(bundles: Path) -> None:
@@ -237,7 +248,8 @@ def test_what_contradicts_is_refused(
     [
         ("missing.nii.gz", {}, "image"),
         ("missing.nii.gz", {"affine": AFFINE}, "y"),
-        (dr.Measurement(TRUTH, GEOMETRY), {"operator": MRI}, "y"),
+        (dr.Measurement(TRUTH, GEOMETRY), {"affine": AFFINE}, "y"),
+        (dr.Measurement(torch.zeros(1, *GEOMETRY.shape).cfloat(), GEOMETRY, MRI), {"operator": MRI}, "operator"),
         (dr.Measurement(TRUTH, OTHER), {}, "y#data"),
         (np.array(["a"]), {}, "y"),
         (None, {}, "y"),

@@ -73,7 +73,8 @@ class Reconstructor:
         Args:
             y: path of a scan; a :class:`~monai_diffrecon.Measurement`; or an array or tensor: a measurement with its
                 ``operator``, else an image (X, Y, Z) or (1, X, Y, Z). A task that simulates measures an image first.
-            operator: what measured an array or tensor: an operator, its class, its name, or ``{"name": ..., options}``.
+            operator: what measured an array, a tensor or an image: an operator, its class, its name, or ``{"name": ...,
+                options}``. None takes the task's, unless ``y`` names its own.
             geometry: the volume to reconstruct, when ``operator`` is not built yet and the data is no image.
             affine: voxel-to-world matrix (4, 4) of an image, in mm, RAS+. None takes that of a ``MetaTensor``, else
                 voxels of 1 mm.
@@ -93,7 +94,8 @@ class Reconstructor:
             changes["inferer"] = {**self._config["inferer"], "noise_std": level}
         source = path_option(y, "y") if isinstance(y, str | Path) else None
         if source is not None or isinstance(y, Measurement):
-            named = {"operator": operator, "geometry": geometry, "affine": affine, "unit": unit}
+            named = {"geometry": geometry, "affine": affine, "unit": unit}
+            changes |= {} if operator is None else {"operator": operator}
             if given := [name for name, value in named.items() if value is not None]:
                 raise ConfigError("says this itself", where="y", got=", ".join(given), mend="give them with an array")
         if isinstance(y, Measurement):
@@ -112,6 +114,9 @@ class Reconstructor:
         inferer: DiffReconInferer = content_of(config, "inferer") if changes else self.inferer
         prepare = content_of(config, "preprocessing")
         image = unwrapped(lambda: prepare({"image": data, **({"case": case} if case else {})}))["image"]
+        if operator is not None and (said := from_tensor(image)).operator is not None and not said.simulated:
+            if source is not None or isinstance(y, Measurement):
+                raise ConfigError("the measurement names its own", where="operator", mend="leave operator out")
         done = inferer.reconstruct(image, case=case)
         volume = done.volume.as_subclass(Tensor)
         return ReconstructionResult(volume, done.geometry, done.report, done.spread, source)
