@@ -136,14 +136,14 @@ def test_a_measured_image_says_its_volume(bundles: Path, form: Any) -> None:
 
 
 def test_an_image_in_a_file_with_an_operator(bundles: Path, tmp_path: Path) -> None:
-    operator = dr.operators.SliceThickness(GEOMETRY, thickness=2.0, gap=1.0)
+    operator = dr.operators.SliceThickness(GEOMETRY, thickness=3.0)
     image, path = operator(TRUTH), tmp_path / "thick.nii.gz"
     dr.write_volume(path, image, operator.measured_geometry())
     model = dr.load(bundles / "tiny_axial", sampler="cubic", device="cpu")
     for y in (path, dr.read_scan(path)):
-        result = model.reconstruct(y, operator={"name": "slice_thickness", "thickness": 2.0})
+        result = model.reconstruct(y, operator={**THICK, "profile": "gaussian"})
         torch.testing.assert_close(result.volume, operator.initial(image))
-        assert result.report.options["operator"]["thickness"] == 2.0
+        assert result.report.options["operator"]["profile"] == "gaussian"
 
 
 def test_a_measurement_that_is_no_stack_of_images(bundles: Path) -> None:

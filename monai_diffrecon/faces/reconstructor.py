@@ -93,7 +93,8 @@ class Reconstructor:
             level = check_number(noise_std, "noise_std", low=0.0)
             changes["inferer"] = {**self._config["inferer"], "noise_std": level}
         source = path_option(y, "y") if isinstance(y, str | Path) else None
-        if source is not None or isinstance(y, Measurement):
+        whole = source is not None or isinstance(y, Measurement)
+        if whole:
             named = {"geometry": geometry, "affine": affine, "unit": unit}
             changes |= {} if operator is None else {"operator": operator}
             if given := [name for name, value in named.items() if value is not None]:
@@ -114,9 +115,9 @@ class Reconstructor:
         inferer: DiffReconInferer = content_of(config, "inferer") if changes else self.inferer
         prepare = content_of(config, "preprocessing")
         image = unwrapped(lambda: prepare({"image": data, **({"case": case} if case else {})}))["image"]
-        if operator is not None and (said := from_tensor(image)).operator is not None and not said.simulated:
-            if source is not None or isinstance(y, Measurement):
-                raise ConfigError("the measurement names its own", where="operator", mend="leave operator out")
+        said = from_tensor(image)
+        if whole and operator is not None and said.operator is not None and not said.simulated:
+            raise ConfigError("the measurement names its own", where="operator", mend="leave operator out")
         done = inferer.reconstruct(image, case=case)
         volume = done.volume.as_subclass(Tensor)
         return ReconstructionResult(volume, done.geometry, done.report, done.spread, source)
