@@ -317,6 +317,21 @@ def test_an_older_bundle_is_read(make_bundle: Callable[..., Path], tmp_path: Pat
     assert dr.load_score_network(bundle).plane == "axial"
 
 
+def test_a_bundle_that_only_generates_takes_tensors(
+    make_bundle: Callable[..., Path], tmp_path: Path, built: Any
+) -> None:
+    bundle = make_bundle(tmp_path / "bare_axial")
+    path = bundle / "configs/inference.json"
+    config = json.loads(path.read_text())
+    del config["preprocessing"], config["dataset"]
+    path.write_text(json.dumps(config))
+    model, y = dr.load(bundle, sampler="initial", device="cpu"), built(TRUTH)
+    torch.testing.assert_close(model.reconstruct(y, operator=built).volume, built.initial(y))
+    with pytest.raises(ConfigError) as caught:
+        model.reconstruct("scan.nii.gz")
+    assert caught.value.where == "preprocessing"
+
+
 def test_scans_are_read_and_volumes_written(tmp_path: Path) -> None:
     path = tmp_path / "v.nii.gz"
     for volume in (TRUTH, TRUTH[0], TRUTH.numpy(), TRUTH[0].double().numpy(), MetaTensor(TRUTH, affine=torch.eye(4))):

@@ -113,8 +113,10 @@ class Reconstructor:
             changes["simulate"] = False
         config = ConfigParser({**self._config, **changes})
         inferer: DiffReconInferer = content_of(config, "inferer") if changes else self.inferer
-        prepare = content_of(config, "preprocessing")
-        image = unwrapped(lambda: prepare({"image": data, **({"case": case} if case else {})}))["image"]
+        image = data
+        if source is not None or "preprocessing" in self._config:  # a bundle that only generates has none
+            prepare = content_of(config, "preprocessing")
+            image = unwrapped(lambda: prepare({"image": data, **({"case": case} if case else {})}))["image"]
         said = from_tensor(image)
         if whole and operator is not None and said.operator is not None and not said.simulated:
             raise ConfigError("the measurement names its own", where="operator", mend="leave operator out")
