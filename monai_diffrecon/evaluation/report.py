@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-import monai_diffrecon
+from monai_diffrecon._version import __version__
 from monai_diffrecon.evaluation.case_row import CaseRow
 from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort_spec import CohortSpec
@@ -93,7 +93,7 @@ def _context(
         "least_p": _least_p(differences),
         "versions": _versions(rows),
         "data_sha256": data_sha256,
-        "package_version": monai_diffrecon.__version__,
+        "package_version": __version__,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "number": _number,
     }

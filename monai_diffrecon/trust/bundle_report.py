@@ -12,6 +12,7 @@ from typing import Any
 
 from monai_diffrecon.bundle import read_metadata
 from monai_diffrecon.errors import DiffReconError, IntegrityError
+from monai_diffrecon.former_names import former_names
 from monai_diffrecon.io.weights_file import read_weights
 from monai_diffrecon.trust.inspect_bundle import UnreadableConfigError, inspect_bundle, read_config
 from monai_diffrecon.trust.named_plugins import NamedPlugin, named_plugins
@@ -36,6 +37,7 @@ class BundleReport:
         refused: what of that is refused, and why.
         plugins: the plugins that it names.
         fault: what is wrong with its metadata or weights, or None.
+        former: what it names by a module that may move, and the public name.
     """
 
     name: str
@@ -47,6 +49,7 @@ class BundleReport:
     refused: tuple[tuple[Use, Refusal], ...]
     plugins: tuple[NamedPlugin, ...]
     fault: DiffReconError | None
+    former: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -69,6 +72,7 @@ class BundleReport:
             "",
             *self.plugin_lines(),
             "",
+            *(f"{old}: write {new}, the public name" for old, new in self.former),
             self.verdict(),
         ]
 
@@ -136,6 +140,8 @@ def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
     metadata, digest, fault = _integrity(root)
     block = _mapping(metadata, "diffrecon")
     weights = _mapping(block, "weights")
+    # Configurations that are too large or too deep are not walked through.
+    configs = [] if any(use.kind == "file" for use in uses) else _configs(root)
     return BundleReport(
         name=root.resolve().name,
         version=str(metadata.get("version", "?")),
@@ -144,9 +150,9 @@ def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
         sha256=digest,
         uses=uses,
         refused=tuple(refusals(uses, policy_for(trust))),
-        # Not of configurations that are too large or too deep to be walked through.
-        plugins=() if any(use.kind == "file" for use in uses) else named_plugins(_configs(root)),
+        plugins=named_plugins(configs),
         fault=fault,
+        former=tuple(sorted({pair for config in configs for pair in former_names(config)})),
     )
 
 

@@ -61,10 +61,19 @@ def test_the_report_names_all(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert out.startswith("axial 0.1.0: axial plane\nweights models/model.pt: sha256 ")
     assert "inference.json#evaluator#_target_" in out
-    assert "monai_diffrecon.engine.evaluator.ReconstructionEvaluator" in out
+    assert "monai_diffrecon.ReconstructionEvaluator" in out
     assert "samplers annealed monai-diffrecon" in " ".join(out.split())
     assert "monai-diffrecon 0.1.0" in out
     assert out.splitlines()[-1].startswith("all ")
+
+
+def test_names_of_modules_are_told_their_public_names(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = "monai_diffrecon.engine.evaluator.ReconstructionEvaluator", "monai_diffrecon.ReconstructionEvaluator"
+    assert run(bundle) == 0
+    assert "public name" not in capsys.readouterr().out
+    edit(bundle, "inference.json", lambda c: c["evaluator"].update(_target_=old))
+    assert run(bundle) == 0
+    assert f"{old}: write {new}, the public name" in capsys.readouterr().out.splitlines()
 
 
 def test_nothing_of_the_bundle_or_of_monai_is_imported() -> None:
