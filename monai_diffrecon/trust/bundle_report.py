@@ -143,7 +143,7 @@ def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
         weights_file=str(weights.get("file", "")),
         sha256=digest,
         uses=uses,
-        refused=tuple(refusals(uses, policy_for(trust))),
+        refused=tuple(refusals(uses, policy_for(trust, root))),
         # Not of configurations that are too large or too deep to be walked through.
         plugins=() if any(use.kind == "file" for use in uses) else named_plugins(_configs(root)),
         fault=fault,

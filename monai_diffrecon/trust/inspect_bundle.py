@@ -11,7 +11,7 @@ from typing import Any
 
 from monai_diffrecon.trust.bundle_files import code_files, logging_uses
 from monai_diffrecon.trust.inspect_config import inspect_config, macro_file, scope_of, texts
-from monai_diffrecon.trust.use import BUILTINS, Use, one_line
+from monai_diffrecon.trust.use import PYTHON, Use, one_line
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 _LOGGING = (".conf", ".ini", ".cfg")
@@ -31,10 +31,8 @@ def inspect_bundle(root: str | Path) -> tuple[Use, ...]:
     root = Path(root)
     files = sorted(path for path in (root / "configs").rglob("*") if path.is_file())
     uses = _inspect(root, [path for path in files if path.suffix.lower() in _SUFFIXES], {})
-    for path in files:
-        if path.suffix.lower() in _LOGGING:
-            uses += logging_uses(path, _name(path, root))
-    return (*uses, *code_files(root))
+    logging = [path for path in files if path.suffix.lower() in _LOGGING]
+    return (*uses, *(use for path in logging for use in logging_uses(path, _name(path, root))), *code_files(root))
 
 
 def inspect_mapping(config: Mapping[str, Any], root: str | Path | None = None, name: str = "") -> tuple[Use, ...]:
@@ -86,7 +84,7 @@ def _inspect(root: Path | None, files: Iterable[Path], configs: dict[str, Any]) 
                 names.append(name)
             except UnreadableConfigError as error:
                 fault = f"cannot be read ({error}), so no one can say what it does"
-                uses.append(Use(name, "file", name, BUILTINS, fault=fault))
+                uses.append(Use(name, "file", name, PYTHON, fault=fault))
         config = configs[names.pop(0)]
         inside = [_inside(root, macro_file(text)) for text in texts(config) if text.startswith("%")]
         for other in inside:

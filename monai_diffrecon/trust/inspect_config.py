@@ -4,21 +4,15 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from monai_diffrecon.trust.expressions import (
-    DEFAULT_NAMES,
-    SAFE_VALUES,
-    Scope,
-    imported_names,
-    inspect_expression,
-    suspicious_part,
-)
-from monai_diffrecon.trust.python_names import candidates, is_module, origin, parts_of
-from monai_diffrecon.trust.use import BUILTINS, Use, one_line
+from monai_diffrecon.trust.expressions import DEFAULT_NAMES, Scope, imported_name, inspect_expression
+from monai_diffrecon.trust.locate import short_name
+from monai_diffrecon.trust.use import PYTHON, Use, one_line, parts_of
 
 #: More values than a configuration has. YAML's anchors can make a small file larger than any memory.
 _MOST_VALUES = 200_000
@@ -35,10 +29,8 @@ def scope_of(configs: Iterable[Any]) -> Scope:
     for config in configs:
         with suppress(OverflowError):  # inspect_config reports it
             for at, _, value in _values(config):
-                imported = imported_names(value[1:]) if isinstance(value, str) and value.startswith("$") else None
-                for name, full in (imported or {}).items():
-                    names.setdefault(name, set()).add(full)
-                if imported is not None:
+                if isinstance(value, str) and value.startswith("$") and (imported := imported_name(value[1:])):
+                    names.setdefault(imported[0], set()).add(imported[1] or PYTHON)
                     ids.update("::".join(at[:n]).lstrip("+") for n in range(len(at) + 1))
     return Scope({name: frozenset(found) for name, found in names.items()}, frozenset(ids))
 
@@ -59,9 +51,9 @@ def inspect_config(config: Any, name: str, scope: Scope) -> list[Use]:
             where = one_line("#".join([*([name] if name else []), *at]))
             if isinstance(value, str):
                 found += _text(value, where, at, scope)
-            found += _entry(key, value, where, at)
+            found += _entry(key, value, where)
     except OverflowError as error:
-        found.append(Use(name, "file", name, BUILTINS, fault=str(error)))
+        found.append(Use(name, "file", name, PYTHON, fault=str(error)))
     return found
 
 
@@ -89,40 +81,32 @@ def _values(config: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
         if count > _MOST_VALUES or len(at) > _DEEPEST:
             raise OverflowError("has more values, or deeper ones, than can be inspected")
         yield at, key, value
-        items = value.items() if isinstance(value, Mapping) else enumerate(value) if _is_list(value) else ()
+        nested = isinstance(value, (list, tuple))
+        items = value.items() if isinstance(value, Mapping) else enumerate(value) if nested else ()
         for k, v in reversed(list(items)):
             parts = str(k).replace("::", "#").split("#")  # "network_def#_target_" reaches into network_def
             stack.append(((*at, *parts), parts[-1].lstrip("+"), v))
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _entry(key: str, value: Any, where: str, at: tuple[str, ...]) -> list[Use]:
+def _entry(key: str, value: Any, where: str) -> list[Use]:
     """Return what the keys with a meaning of their own do."""
-    if key == "_target_" and isinstance(value, str):
-        if value.startswith(("$", "@", "%")):  # what comes out may be a text, "os.system" for instance
-            return [Use(where, "target", value, f"{BUILTINS}.eval")]
+    if key == "_target_":
+        if not isinstance(value, str) or value.startswith(("$", "@", "%")):
+            return [Use(where, "target", str(value), PYTHON, "computes its target, so no one can say what it runs")]
         return _target(value, where)
-    if key == "_mode_" and value not in _MODES:
-        return [Use(where, "target", f"_mode_: {value}", f"{BUILTINS}.breakpoint")]
-    if key in SAFE_VALUES and value is not SAFE_VALUES[key]:
-        return [Use(where, "target", f"{key}: {value}", f"{BUILTINS}.{key}")]
+    if (key == "_mode_" and value not in _MODES) or (key == "_debug_" and value is not False):
+        return [Use(where, "target", f"{key}: {value}", f"{PYTHON}.breakpoint")]
     return []
 
 
 def _target(target: str, where: str) -> list[Use]:
-    part = suspicious_part(parts_of(target)[1:])
-    found = [Use(where, "target", target, full, origin(full), _module_fault(full)) for full in candidates(target)]
-    return [*found, *([Use(where, "target", target, f"{BUILTINS}.{part}")] if part else [])]
-
-
-def _module_fault(name: str) -> str | None:
-    # MONAI would return the module itself, and an expression could take anything from it.
-    if not name:
-        return "names nothing"
-    return "hands on a whole module" if is_module(origin(name)) else None
+    parts = parts_of(target)
+    if not parts:
+        return [Use(where, "target", target, PYTHON, "names nothing")]
+    names = [".".join(parts)]
+    if names == [target] == parts:  # without a dot: MONAI's own, or else a builtin or a module
+        names = short_name(target) or [f"{PYTHON}.{target}" if hasattr(builtins, target) else target]
+    return [Use(where, "target", target, name) for name in names]
 
 
 def _text(text: str, where: str, at: tuple[str, ...], scope: Scope) -> list[Use]:
