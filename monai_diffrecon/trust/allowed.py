@@ -63,23 +63,21 @@ ALLOWED: dict[str, str] = {
         "full int64 interp linspace log log10 logspace max mean median min ones pad percentile prod quantile round "
         "sin sqrt stack std sum tan tile transpose zeros"
     ),
-    "torch": (
-        "Size arange cat device exp full linspace log logspace manual_seed ones sqrt stack tensor zeros"
-    ),
+    "torch": ("Size arange cat device exp full linspace log logspace manual_seed ones sqrt stack tensor zeros"),
     "torch.cuda": "device_count is_available is_bf16_supported",
     "torch.nn.modules": ALL,
     "torch.optim": ALL,
     "torch.utils.data": "DataLoader",
 }
 #: The builtins that only compute; the others execute or reach anything.
-BUILTINS = frozenset(
+BUILTINS = (
     "abs all any bool bytes complex dict divmod enumerate filter float frozenset int isinstance len list map max min "
-    "pow range repr reversed round set slice sorted str sum tuple zip".split()
+    "pow range repr reversed round set slice sorted str sum tuple zip"
 )
 #: Attributes of values, read or called. No other one is reached, so no object leads from data to the system.
-ATTRIBUTES = frozenset(
+ATTRIBUTES = (
     "T device dtype ema_model eval fromkeys get intensity item items keys lower name ndim network parameters parent "
-    "plane run shape spacing split state_dict stem suffix to tolist train upper values".split()
+    "plane run shape spacing split state_dict stem suffix to tolist train upper values"
 )
 
 
@@ -95,6 +93,7 @@ def allowed(module: str, name: str) -> bool:
     return any(row == ALL or {name, name.removesuffix("d")} & {*row.split()} for row in rows)
 
 
-def is_row(module: str) -> bool:
-    """Return whether the table has a module, or lies in it, so that it may be imported under a name."""
-    return any(f"{row}.".startswith(f"{module}.") or f"{module}.".startswith(f"{row}.") for row in ALLOWED)
+def may_be_bound(module: str) -> bool:
+    """Return whether an expression may import a module under a name: one with rows of the table in it, or in a row."""
+    inside = (row for row, names in ALLOWED.items() if names == ALL)
+    return any(f"{row}.".startswith(f"{module}.") for row in ALLOWED) or any(module.startswith(f"{r}.") for r in inside)

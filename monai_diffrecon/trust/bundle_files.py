@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-from monai_diffrecon.trust.locate import place
+from monai_diffrecon.trust.locate import exists
 from monai_diffrecon.trust.use import PYTHON, Use, one_line
 
 _CODE = (*all_suffixes(), ".pyo", ".pyz", ".egg", ".pyx")
@@ -68,7 +68,7 @@ def _code_files(root: Path) -> Iterator[Use]:
 def _module(path: Path, root: Path) -> Use:
     relative = path.relative_to(root)
     parts = [*relative.parts[:-1], relative.name.partition(".")[0]]
-    replaces = parts[0] in sys.stdlib_module_names or (parts[0].isidentifier() and place(parts[0], root) == "installed")
+    replaces = parts[0] in sys.stdlib_module_names or exists(parts[0], root)
     fault = f"replaces the package {parts[0]}" if replaces else None
     return Use(one_line(str(relative)), "module", str(relative), ".".join(parts), fault=fault)
 

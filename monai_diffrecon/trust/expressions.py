@@ -7,17 +7,15 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Set
 
 from monai_diffrecon.trust.allowed import ATTRIBUTES, BUILTINS
 from monai_diffrecon.trust.use import PYTHON, Use
 
+#: Name in an expression -> the dotted names that it may stand for.
+Names = Mapping[str, Set[str]]
 #: Names that MONAI defines for every expression.
-DEFAULT_NAMES: Mapping[str, frozenset[str]] = {
-    name: frozenset({package})
-    for name, package in (("monai", "monai"), ("torch", "torch"), ("np", "numpy"), ("numpy", "numpy"))
-}
+DEFAULT_NAMES: Names = {"monai": {"monai"}, "torch": {"torch"}, "np": {"numpy"}, "numpy": {"numpy"}}
 #: What MONAI puts in the place of "@id": an item of this dict.
 REFERENCES = "__local_refs"
 _REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
@@ -28,19 +26,6 @@ _GRAMMAR = (
     *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension),
 )
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What expressions can see.
-
-    Attributes:
-        names: name -> the dotted names it may stand for.
-        import_ids: ids (separator ``::``) whose value is, or holds, an import statement.
-    """
-
-    names: Mapping[str, frozenset[str]] = field(default_factory=lambda: DEFAULT_NAMES)
-    import_ids: frozenset[str] = frozenset()
 
 
 class _OutsideGrammarError(Exception):
@@ -75,7 +60,7 @@ def substitute(text: str) -> str:
     return text
 
 
-def inspect_expression(text: str, where: str, scope: Scope) -> list[Use]:
+def inspect_expression(text: str, where: str, names: Names) -> list[Use]:
     """Return the names that an expression (without the ``$``) reaches, and what in it is outside of the grammar."""
     shown = f"${text}"
     if (imported := imported_name(text)) is not None:
@@ -83,30 +68,29 @@ def inspect_expression(text: str, where: str, scope: Scope) -> list[Use]:
         return [Use(where, "import", shown, imported[1] or PYTHON, fault)]
     try:
         tree = ast.parse(substitute(text).lstrip(" \t"), mode="eval").body
-        names = list(dict.fromkeys(_Walk(scope, tree).visit(tree)))
+        found = list(dict.fromkeys(_Walk(names, tree).visit(tree)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [Use(where, "expression", shown, PYTHON, "cannot be parsed, so no one can say what it does")]
     except _OutsideGrammarError as error:
         return [Use(where, "expression", shown, PYTHON, str(error))]
-    return [Use(where, "expression", shown, name) for name in names]
+    return [Use(where, "expression", shown, name) for name in found]
 
 
 class _Walk:
     """Visits the nodes of an expression and gives the dotted names in it."""
 
-    def __init__(self, scope: Scope, tree: ast.AST) -> None:
-        self.scope = scope
+    def __init__(self, names: Names, tree: ast.AST) -> None:
+        self.names = names
         targets = (node.target for node in ast.walk(tree) if isinstance(node, ast.comprehension))
         self.local = {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
-        if hidden := sorted(n for n in self.local if n in scope.names or n.startswith("__") or hasattr(builtins, n)):
+        if hidden := sorted(n for n in self.local if n in names or n.startswith("__") or hasattr(builtins, n)):
             raise _OutsideGrammarError(f"gives the name {hidden[0]} another meaning")
 
     def visit(self, node: ast.AST) -> Iterator[str]:
         if isinstance(node, (ast.Name, ast.Attribute)):
             yield from self._named(node)
             return
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == REFERENCES:
-            self._check_reference(node.slice)
+        if _is_reference(node):
             return
         if isinstance(node, ast.Call) and not self._may_be_called(node.func):
             raise _OutsideGrammarError("calls what is no name and no method")
@@ -116,32 +100,35 @@ class _Walk:
             yield from self.visit(child)
 
     def _named(self, node: ast.Name | ast.Attribute) -> Iterator[str]:
-        """Give the dotted names of ``a.b.c`` when ``a`` is imported or builtin; otherwise ``b``, ``c`` are attributes."""
+        """Give the full name of ``a.b.c`` when ``a`` is imported; otherwise ``b`` and ``c`` have to be attributes."""
         attributes: list[str] = []
         value: ast.expr = node
         while isinstance(value, ast.Attribute):
             attributes.insert(0, value.attr)
             value = value.value
-        if isinstance(value, ast.Name) and value.id in self.scope.names:
-            yield from (".".join([full, *attributes]) for full in sorted(self.scope.names[value.id]))
+        if isinstance(value, ast.Name) and value.id in self.names:
+            yield from (".".join([full, *attributes]) for full in sorted(self.names[value.id]))
             return
         if isinstance(value, ast.Name) and value.id not in self.local:
-            if value.id not in BUILTINS:
+            if value.id not in BUILTINS.split():
                 if not hasattr(builtins, value.id) and not value.id.startswith("__"):
                     raise _OutsideGrammarError(f"uses the name {value.id}, which nothing in the bundle defines")
                 yield f"{PYTHON}.{value.id}"
         elif not isinstance(value, ast.Name):
             yield from self.visit(value)
-        if (other := next((a for a in attributes if a not in ATTRIBUTES), None)) is not None:
+        if (other := next((a for a in attributes if a not in ATTRIBUTES.split()), None)) is not None:
             raise _OutsideGrammarError(f"reads the attribute .{other}, which is not among those that bundles may use")
 
     def _may_be_called(self, function: ast.expr) -> bool:
-        return isinstance(function, ast.Attribute) or (
-            isinstance(function, ast.Name) and function.id not in self.local
-        )
+        name = isinstance(function, ast.Name) and function.id not in self.local
+        return name or isinstance(function, ast.Attribute)
 
-    def _check_reference(self, index: ast.expr) -> None:
-        if not (isinstance(index, ast.Constant) and isinstance(index.value, str)):
-            raise _OutsideGrammarError("computes the id that it refers to")
-        if index.value in self.scope.import_ids:
-            raise _OutsideGrammarError("hands on an import")
+
+def _is_reference(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == REFERENCES
+        and isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, str)
+    )

@@ -11,14 +11,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-#: Types of the constants in trusted packages: numbers, texts, ``torch.float32``, ``torch.channels_last``.
-_CONSTANTS = {f"builtins.{name}" for name in ("bool", "int", "float", "complex", "str", "NoneType")} | {
-    f"torch.{name}" for name in ("dtype", "layout", "memory_format")
-}
 
 
 class NotTrustedError(Exception):
@@ -28,8 +24,7 @@ class NotTrustedError(Exception):
 def short_name(target: str) -> list[str]:
     """Return the full names that MONAI may find for a ``_target_`` without a dot: classes and functions of MONAI."""
     importlib.import_module("monai.bundle")
-    locator = importlib.import_module("monai.bundle.config_item").ComponentLocator()
-    modules = locator.get_component_module_name(target) or []
+    modules = _locator(len(sys.modules)).get_component_module_name(target) or []
     return [f"{module}.{target}" for module in ([modules] if isinstance(modules, str) else modules)]
 
 
@@ -45,17 +40,24 @@ def locate(parts: list[str], trusted: Callable[[str], bool], root: Path | None) 
         NotTrustedError: the name leads through another package, as ``torch.os.system`` does.
         LookupError: there is no such name, or it is an attribute of a class.
     """
-    thing: Any = _member(None, parts[0], trusted, root)
+    thing: Any = None
     holder = ""
-    for part in parts[1:]:
-        if not isinstance(thing, ModuleType):
+    for n, part in enumerate(parts):
+        if n and not isinstance(thing, ModuleType):
             raise LookupError("is an attribute of a class or value")
-        holder = thing.__name__
-        thing = _member(thing, part, trusted, root)
+        holder = thing.__name__ if n else ""
+        full = f"{holder}.{part}" if n else part
+        _check(full, trusted)
+        with without(root), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                thing = _import(full) or getattr(thing, part)
+            except (Exception, SystemExit):
+                raise LookupError("cannot be imported") from None
     if isinstance(thing, ModuleType):
         _check(thing.__name__, trusted)
         return thing, thing.__name__, ""
-    if f"{type(thing).__module__}.{type(thing).__name__}" in _CONSTANTS:
+    if is_constant(thing):
         return thing, holder, parts[-1]
     home = getattr(thing, "__module__", None) or holder
     name = getattr(thing, "__name__" if inspect.isbuiltin(thing) else "__qualname__", None)
@@ -66,56 +68,46 @@ def locate(parts: list[str], trusted: Callable[[str], bool], root: Path | None) 
 
 
 def is_constant(thing: object) -> bool:
-    """Return whether :func:`locate` found a value rather than a class, function or module."""
-    return not callable(thing) and not isinstance(thing, ModuleType)
+    """Return whether something is a plain value, such as ``math.pi`` or ``torch.channels_last``."""
+    return type(thing) in (bool, int, float, str) or (type(thing).__module__ == "torch" and not callable(thing))
 
 
-def place(package: str, root: Path | None) -> str:
-    """Return whether a top-level package is ``installed``, ``absent``, or a part of the ``bundle``."""
+def exists(package: str, root: Path | None) -> bool:
+    """Return whether Python finds a top-level package without the folder of the bundle."""
     try:
-        spec = importlib.util.find_spec(package)
+        with without(root):
+            return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__
-        return "installed" if package in sys.modules else "absent"
-    if spec is None:
-        return "absent"
-    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location and spec.origin else [])]
-    return "bundle" if any(_inside(folder, root) for folder in places) else "installed"
-
-
-def _member(module: ModuleType | None, part: str, trusted: Callable[[str], bool], root: Path | None) -> Any:
-    full = part if module is None else f"{module.__name__}.{part}"
-    _check(full, trusted)
-    with warnings.catch_warnings(), _without(root):
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(full)  # a submodule comes before an attribute, as in pydoc.locate
-        except ImportError:
-            if module is None:
-                raise LookupError("cannot be imported") from None
-        except (Exception, SystemExit):
-            raise LookupError("cannot be imported") from None
-        try:
-            return getattr(module, part)
-        except Exception:
-            raise LookupError("does not exist") from None
-
-
-def _check(full: str, trusted: Callable[[str], bool]) -> None:
-    package = full.partition(".")[0]
-    if not trusted(package):
-        raise NotTrustedError(package)
+        return package in sys.modules
 
 
 @contextmanager
-def _without(root: Path | None) -> Iterator[None]:
+def without(root: Path | None) -> Iterator[None]:
     """Take the folder of a bundle, which MONAI puts on the path of imports, off it."""
     before = list(sys.path)
-    sys.path[:] = [path for path in before if not _inside(path, root)]
+    if root is not None:
+        sys.path[:] = [path for path in before if not Path(path).resolve().is_relative_to(root.resolve())]
     try:
         yield
     finally:
         sys.path[:] = before
 
 
-def _inside(path: str, root: Path | None) -> bool:
-    return root is not None and Path(path).resolve().is_relative_to(root.resolve())
+@cache
+def _locator(_loaded: int) -> Any:
+    """Return MONAI's index of the modules that are loaded; a new one when there are more of them."""
+    return importlib.import_module("monai.bundle").ComponentLocator()
+
+
+def _import(full: str) -> ModuleType | None:
+    """Import a module; a submodule comes before an attribute of the same name, as in ``pydoc.locate``."""
+    try:
+        return importlib.import_module(full)
+    except ImportError:
+        return None
+
+
+def _check(full: str, trusted: Callable[[str], bool]) -> None:
+    package = full.partition(".")[0]
+    if not trusted(package):
+        raise NotTrustedError(package)

@@ -13,8 +13,8 @@ from types import ModuleType
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.plugin_contract import KINDS
-from monai_diffrecon.trust.allowed import ALLOWED, allowed, is_row
-from monai_diffrecon.trust.locate import NotTrustedError, is_constant, locate, place
+from monai_diffrecon.trust.allowed import ALLOWED, allowed, may_be_bound
+from monai_diffrecon.trust.locate import NotTrustedError, exists, is_constant, locate, without
 from monai_diffrecon.trust.use import PYTHON, Use, parts_of
 
 #: Environment variable with further packages, separated by commas.
@@ -76,13 +76,10 @@ class Policy:
         package, written = parts[0], ".".join(parts)
         if not self._opens(package):
             return Refusal(f"{package} is not trusted", package)
-        where = place(package, self.root)
-        if where != "installed" and (package not in _TABLE):
-            # Nothing is there that could run now, or code of the bundle, which the user has to name.
-            named = self._named(written) or (where == "absent" and package in self.plugins)
+        if package not in _TABLE and not exists(package, self.root):
+            # Nothing that could run, or code of the bundle itself, which the user has to name.
+            named = self._named(written) or package in self.plugins
             return None if named else Refusal(f"{package} is not trusted", package)
-        if where == "bundle":
-            return Refusal(f"the bundle replaces the package {package}")
         if any(part.startswith("_") for part in parts) and not self._named(written):
             return Refusal("a private name of a trusted package", written)
         try:
@@ -103,7 +100,7 @@ class Policy:
     def _module(self, module: str, kind: str) -> Refusal | None:
         if kind != "import":  # MONAI would hand on the module itself, and with it all that it holds
             return Refusal("hands on a whole module")
-        if self._named(module) or below(module, self.plugins) or is_row(module):
+        if self._named(module) or below(module, self.plugins) or may_be_bound(module):
             return None
         return Refusal(f"{module} is not among what bundles may use", module)
 
@@ -130,7 +127,9 @@ def policy_for(trust: Iterable[str] = (), root: str | Path | None = None) -> Pol
     for word in explicit:
         if not all(part.isidentifier() for part in word.split(".")):
             raise ConfigError("no name of a package", where="--trust", got=repr(word), mend="name one, such as scipy")
-    return Policy(plugin_packages(), tuple(explicit), None if root is None else Path(root))
+    folder = None if root is None else Path(root)
+    with without(folder):  # a bundle may pose as an installed plugin package
+        return Policy(plugin_packages(), tuple(explicit), folder)
 
 
 def plugin_packages() -> tuple[str, ...]:

@@ -35,9 +35,11 @@ def require_trusted(
         IntegrityError: something in it is not trusted.
         ConfigError: ``trust`` holds what is no name of a package.
     """
-    is_config = isinstance(source, Mapping)
-    uses = inspect_mapping(source, root) if is_config else inspect_bundle(source)
-    refused = refusals(uses, policy_for(trust, root if is_config else source))
+    if isinstance(source, Mapping):
+        uses = inspect_mapping(source, root)
+    else:
+        uses, root = inspect_bundle(source), source
+    refused = refusals(uses, policy_for(trust, root))
     if refused:
         use, refusal = refused[0]
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
