@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import configparser
 import os
+import re
 import sys
 from collections.abc import Iterator
 from importlib.machinery import all_suffixes
@@ -19,6 +20,9 @@ _CODE = (*all_suffixes(), ".pyo", ".pyz", ".egg", ".pyx")
 #: An installed distribution is recognised by such a folder, and its entry points are plugins.
 _DISTRIBUTIONS = (".dist-info", ".egg-info")
 _STREAMS = ("sys.stdout", "sys.stderr")
+_LOGGING_CLASS = re.compile(
+    r"(logging\.)?((handlers\.)?(Rotating|TimedRotating)FileHandler|(Stream|File|Null)Handler|Formatter)"
+)
 
 
 def code_files(root: Path) -> tuple[Use, ...]:
@@ -45,7 +49,7 @@ def logging_uses(path: Path, name: str) -> list[Use]:
     for section in parser.sections():
         for key in ("class", "args", "kwargs"):
             value = parser.get(section, key, fallback="").strip()
-            harmless = _is_logging_class(value) if key == "class" else _is_data(value)
+            harmless = _LOGGING_CLASS.fullmatch(value) if key == "class" else _is_data(value)
             if value and not harmless:
                 uses.append(Use(f"{name}#{section}#{key}", "logging", value, f"{PYTHON}.eval"))
     return uses
@@ -71,13 +75,6 @@ def _module(path: Path, root: Path) -> Use:
     replaces = parts[0] in sys.stdlib_module_names or exists(parts[0], root)
     fault = f"replaces the package {parts[0]}" if replaces else None
     return Use(one_line(str(relative)), "module", str(relative), ".".join(parts), fault=fault)
-
-
-def _is_logging_class(text: str) -> bool:
-    """Return whether a class is one of the standard library's, by a plain name."""
-    parts = text.removeprefix("logging.").split(".")
-    named = all(part.isidentifier() and not part.startswith("_") for part in parts)
-    return named and parts[-1].endswith(("Handler", "Formatter")) and parts[:-1] in ([], ["handlers"])
 
 
 def _is_data(text: str) -> bool:

@@ -43,8 +43,9 @@ def require_trusted(
     if refused:
         use, refusal = refused[0]
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        through = "" if use.fault or use.name in use.text else f" ({one_line(use.name)})"
         raise IntegrityError(
-            f"{sentence(use, refusal)}{more}",
+            f"wants to run {one_line(use.text, _SHOWN)!r}{through}, refused: {refusal.reason}{more}",
             where=": ".join(text for text in (where, use.where) if text),
             mend=refusal.mend,
         )
@@ -54,9 +55,3 @@ def refusals(uses: Iterable[Use], policy: Policy) -> list[tuple[Use, Refusal]]:
     """Return the uses that a policy refuses, and why."""
     judged = ((use, policy.refusal(use)) for use in uses)
     return [(use, refusal) for use, refusal in judged if refusal is not None]
-
-
-def sentence(use: Use, refusal: Refusal) -> str:
-    """Return one clause that says what a bundle wants to run, and why it may not."""
-    through = "" if use.fault or use.name in use.text else f" ({one_line(use.name)})"
-    return f"wants to run {one_line(use.text, _SHOWN)!r}{through}, refused: {refusal.reason}"

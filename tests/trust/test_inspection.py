@@ -49,7 +49,7 @@ def refused(config: dict[str, Any], *trust: str) -> list[str]:
         *("monai.utils.misc.subprocess.run('x')", "np.ctypeslib.ctypes.CDLL('x')", "monai.config.deviceconfig.sys"),
         # what trusted packages offer
         *("torch.hub.load('a', 'b')", "torch.load('x')", "torch.jit.load('x')", "torch.save(@a, 'x')", "torch.compile"),
-        *("torch.utils.cpp_extension.load('x', [])", "torch.package.PackageImporter('x')", "torch.ops.load_library('x')"),
+        *("torch.utils.cpp_extension.load('x', [])", "torch.package.Package('x')", "torch.ops.load_library('x')"),
         *("np.load('x')", "np.random.rand(@x, allow_pickle=True)", "np.fromfile('x')", "np.savetxt('x', [])"),
         *("np.f2py.compile('x')", "torch._C._x", "torch.classes.load_library('x')", "torch.from_file('x')"),
         *("monai.utils.optional_import('os')[0]", "monai.bundle.ConfigParser()", "monai.bundle.run(config_file='x')"),
@@ -57,7 +57,7 @@ def refused(config: dict[str, Any], *trust: str) -> list[str]:
         *("monai.utils.module.import_option", "monai.utils.safeeval('1')", "monai.transforms.LoadImage('os.system')"),
         # imports
         *("import os", "import os, torch", "import torch, os", "import torch, math", "import torch.hub", "import sys"),
-        *("from os import path", "from torch import hub as h", "from torch import os", "from . import x", "import yaml"),
+        *("from os import path", "from torch import hub as h", "from torch import os", "from . import x"),
         *("from monai.bundle import run", "from torch import *", "import torch; import os", "from monai import bundle"),
         *("import monai_diffrecon.cli", "import antigravity", "from torch import load", "import numpy.f2py as torch"),
     ],
@@ -101,9 +101,10 @@ def test_expressions_that_bundles_need(expression: str) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        *("os.system", "..os..system", "subprocess.run", "builtins.eval", "eval", "len", "builtins.dict", "antigravity"),
+        *("os.system", "..os..system", "subprocess.run", "builtins.eval", "eval", "len", "builtins.dict"),
+        "antigravity",
         *("torch", "torch.nn", "torch.os.system", "torch.load", "torch.hub.load", "torch.jit.load", "torch.pi"),
-        *("torch.nn.Module.compile", "Compose.__init__", "pathlib.Path.write_text", "pathlib.os.system", "", ".", "..."),
+        *("torch.nn.Module.compile", "Compose.__init__", "pathlib.Path.write_text", "pathlib.os.system", "", "."),
         *("monai.bundle.download", "download", "monai.bundle.run", "monai.bundle.ConfigWorkflow", "ConfigParser"),
         *("monai.apps.utils.download_url", "monai.apps.download_and_extract", "optional_import", "acme.Net"),
         *("monai.utils.instantiate", "monai.bundle.scripts.urllib.request.urlretrieve", "monai.losses.PerceptualLoss"),
@@ -127,7 +128,7 @@ def test_targets_that_reach_too_far(target: str) -> None:
         *("Compose", "DataLoader", "EnsureTypeD", "EnsureTyped", "monai.transforms.ScaleIntensityRanged", "DiceLoss"),
         *("torch.optim.Adam", "torch.optim.lr_scheduler.StepLR", "torch.nn.Identity", "torch.utils.data.DataLoader"),
         *("ignite.engine.Engine", "monai.networks.nets.DiffusionModelUNet", "monai.transforms.compose.Compose"),
-        *("monai_diffrecon.engine.inferer.DiffReconInferer", "monai_diffrecon.samplers.annealed.AnnealedSampler", "pathlib.Path"),
+        *("monai_diffrecon.engine.inferer.DiffReconInferer", "monai_diffrecon.samplers.annealed.AnnealedSampler"),
     ],
 )
 def test_targets_that_bundles_need(target: str) -> None:
