@@ -11,6 +11,7 @@ from typing import Any
 
 from monai_diffrecon.trust.bundle_files import code_files, logging_uses
 from monai_diffrecon.trust.inspect_config import Item, inspect_items, items_of, macro_file, names_of
+from monai_diffrecon.trust.locate import without
 from monai_diffrecon.trust.use import PYTHON, Use, one_line
 
 _SUFFIXES = (".json", ".yaml", ".yml")
@@ -30,7 +31,8 @@ def inspect_bundle(root: str | Path) -> tuple[Use, ...]:
     """
     root = Path(root)
     files = sorted(path for path in (root / "configs").rglob("*") if path.is_file())
-    uses = _inspect([path for path in files if path.suffix.lower() in _SUFFIXES], root)
+    with without(root):  # MONAI is imported to ask it
+        uses = _inspect([path for path in files if path.suffix.lower() in _SUFFIXES], root)
     for path in files:
         if path.suffix.lower() in _LOGGING:
             uses += logging_uses(path, _name(path, root))
@@ -44,7 +46,9 @@ def inspect_mapping(config: Mapping[str, Any], root: str | Path | None = None) -
         config: the configuration, merged but not resolved.
         root: root folder of the bundle, where macros may read; None lets them read nothing.
     """
-    return tuple(_inspect([config], None if root is None else Path(root)))
+    folder = None if root is None else Path(root)
+    with without(folder):
+        return tuple(_inspect([config], folder))
 
 
 def read_config(path: Path) -> Any:

@@ -76,7 +76,8 @@ def exists(package: str, root: Path | None) -> bool:
     """Return whether Python finds a top-level package without the folder of the bundle."""
     try:
         with without(root):
-            return importlib.util.find_spec(package) is not None
+            spec = importlib.util.find_spec(package) if package.isidentifier() else None
+            return spec is not None and spec.origin is not None  # a mere folder has none
     except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__
         return package in sys.modules
 
