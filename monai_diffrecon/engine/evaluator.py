@@ -53,8 +53,8 @@ class ReconstructionEvaluator(Evaluator):
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
         preview_every: steps between preview pictures; 0 for none. Of several samples those of the last remain.
-        output_format: ``nifti``; ``dicom`` and ``both`` write a DICOM series beside the NIfTI file, which the record
-            speaks of.
+        output_format: ``nifti``; or what is written beside the NIfTI file, which the record speaks of: the name of a
+            writer, such as ``dicom`` (also called ``both``), ``{"name": ..., **options}``, or a list of these.
         tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
         resume: ``auto`` goes on where an interrupted run of the same case, configuration, weights and versions stopped,
             and leaves a case alone whose record verifies; ``require`` refuses to start a case anew; ``never`` computes
@@ -84,7 +84,7 @@ class ReconstructionEvaluator(Evaluator):
         tracking_uri: str | None = None,
         experiment: str = "monai_diffrecon",
         preview_every: int = 0,
-        output_format: str = "nifti",
+        output_format: Any = "nifti",
         tracking_required: bool = False,
         resume: str = "auto",
         checkpoint_every: int | None = None,

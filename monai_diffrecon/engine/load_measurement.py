@@ -14,6 +14,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from torch import Tensor
 
 from monai_diffrecon.engine.resample_in_plane import note_preparation
 from monai_diffrecon.errors import InputError
@@ -31,7 +32,7 @@ class LoadMeasurementd(MapTransform):
 
     A plain image is (1, X, Y, Z) in RAS+ order with its affine. Neither a name of a file nor a header that may name a
     patient travels with the data. The name of the reader is kept under ``<key>_reader``. An error names the case (what
-    stands under ``case``) and the key.
+    stands under ``case``) and the key. What is a tensor already stays as it is.
 
     Args:
         keys: keys of the paths.
@@ -60,6 +61,8 @@ class LoadMeasurementd(MapTransform):
         """
         out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):
+            if isinstance(out[key], Tensor):
+                continue
             path = Path(out[key])
             read = partial(read_scan, path, self.reader, leaning=self.correct_tilt)
             name, measurement = anonymously(read, path, str(key), case)

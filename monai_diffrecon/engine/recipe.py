@@ -102,7 +102,7 @@ class Recipe:
             "auxiliaries": () if one_plane else tuple(self.auxiliaries),
             "calls_network": sampler.calls_network,
             "guided": type(consistency).guidance is not ConsistencyStep.guidance,
-            "resumable": not (notices or (sampler.calls_network and noise.ordered)),
+            "resumable": not (notices or (sampler.calls_network and not noise.resumable)),
             "notices": notices,
             "objects": {"objects": uuid4().hex} if notices else {},
         }

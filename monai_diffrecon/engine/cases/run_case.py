@@ -19,7 +19,6 @@ from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.reference_grid import reference_on_grid
 from monai_diffrecon.engine.run_report import PosteriorSpread, Reconstruction, RunReport
-from monai_diffrecon.io.dicom_writer import check_oriented
 from monai_diffrecon.protocols import VolumeGeometry
 
 logger = logging.getLogger(__name__)
@@ -110,15 +109,15 @@ def run_case(
             check_reference(reference, case.geometry, image)
         if check is not None:
             check(reference)
-        if record.dicom is not None:
-            check_oriented(case.geometry, f"case {case.name}")
+        for writer in record.writers.values():
+            writer.check(case.geometry, f"case {case.name}")
         identity = case.identity | changed.identity
         kept = record.kept(identity, options)
         if kept is not None:
             logger.info("case %s: its record verifies, nothing is computed", case.name)
             metrics = {}
             if score_kept:
-                metrics = record.metrics(comparable(*kept, image), reference)
+                metrics = record.metrics(comparable(*kept, image), reference, kept[1])
                 record.track_kept(metrics)
             return CaseResult(*kept, record.output, record.written, metrics, reference, steps)
         done = inferer.reconstruct(
