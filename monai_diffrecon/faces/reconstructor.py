@@ -17,6 +17,7 @@ from torch import Tensor
 from monai_diffrecon import registry
 from monai_diffrecon.bundle_config import content_of, merged_config, unwrapped
 from monai_diffrecon.bundle_places import find_bundle
+from monai_diffrecon.engine.cases.postprocessing import Postprocessing
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.faces.files import as_tensor, geometry_from
@@ -34,7 +35,7 @@ _NOT_HERE = {
     "bundle_root": "name the bundle first",
     **dict.fromkeys(
         (
-            *("dataset", "datalist", "dataloader", "evaluator", "handlers", "postprocessing", "imports", "initialize"),
+            *("dataset", "datalist", "dataloader", "evaluator", "handlers", "imports", "initialize"),
             *("run", "network", "resume", "checkpoint_every", "tracking_required", "resample_reference"),
         ),
         "leave it out, only `bundle run` uses it",
@@ -120,8 +121,12 @@ class Reconstructor:
         said = from_tensor(image)
         if whole and operator is not None and said.operator is not None and not said.simulated:
             raise ConfigError("the measurement names its own", where="operator", mend="leave operator out")
-        done = inferer.reconstruct(image, case=case)
-        volume = done.volume.as_subclass(Tensor)
+        changes_volume = self._config.get("postprocessing") is not None
+        changed = Postprocessing(content_of(config, "postprocessing") if changes_volume else None)
+        posed = inferer.pose(image, case=case)
+        done = inferer.reconstruct(posed)
+        done.report.options |= {"postprocessing": changed.steps} if changes_volume else {}
+        volume = changed(done.volume.as_subclass(Tensor), done.geometry, posed)
         return ReconstructionResult(volume, done.geometry, done.report, done.spread, source)
 
 

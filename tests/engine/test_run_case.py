@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from monai.handlers import MetricsSaver, StatsHandler
 from monai.transforms import Compose, GaussianSmoothd, Lambdad, MapTransform, RandGaussianNoised, SaveImaged
 
-from monai_diffrecon import registry
+from monai_diffrecon import load, registry
 from monai_diffrecon.engine.case_record import checkpoint_path
 from monai_diffrecon.engine.case_recorder import CaseRecorder
 from monai_diffrecon.engine.cases.run_case import run_case
@@ -325,6 +325,9 @@ def test_a_bundle_with_postprocessing(files: Path) -> None:
     torch.testing.assert_close(after, expected.float())
     assert row.value("psnr") == pytest.approx(volume_metrics(after, truth())["psnr"], rel=1e-5)
     assert row.value("psnr") != plain.value("psnr")
+    done = load(files / "axial", operator=THICK, sampler=FEW).reconstruct(files / "scan.nii.gz", case="one")
+    torch.testing.assert_close(done.volume, after)
+    assert "GaussianSmoothd" in json.dumps(done.report.options["postprocessing"])
     with pytest.raises(InputError) as caught:
         rerun(files / "out/few/one_recon.provenance.json", files / "scan.nii.gz", files / "axial")
     assert caught.value.where == "options#postprocessing"
