@@ -153,8 +153,8 @@ def test_metrics_do_not_know_of_padding(run: Callable[..., Path], tmp_path: Path
 
     original = CaseRecord.metrics
 
-    def metrics(volume: Any, reference: Any) -> dict[str, float]:
-        return seen.setdefault(str(len(seen)), original(volume, reference))
+    def metrics(volume: Any, reference: Any, geometry: Any) -> dict[str, float]:
+        return seen.setdefault(str(len(seen)), original(volume, reference, geometry))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CaseRecord, "metrics", staticmethod(metrics))
