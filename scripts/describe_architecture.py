@@ -219,7 +219,7 @@ def draw(path: Path) -> None:
     modules, rows = modules_of(ROOT), layers()
 
     def top(name: str) -> str:
-        return (name.split(".") + [""])[1]
+        return [*name.split("."), ""][1]
 
     graph = folder_graph(imports_of(modules), top)
     shown = {name for row in rows for name in row}
@@ -244,15 +244,15 @@ def draw(path: Path) -> None:
         files = [p for m, p in modules.items() if top(m) == name]
         count = sum(len(p.read_text(encoding="utf-8").splitlines()) for p in files)
         w = width[name]
-        colour = "#d8e8f8" if name in order else "#f2f2f2"
-        box = FancyBboxPatch((x - w / 2, y - 0.24), w, 0.48, boxstyle="round,pad=0.03", fc=colour, ec="#4a5a6a", zorder=2)
-        axes.add_patch(box)
+        style = {"fc": "#d8e8f8" if name in order else "#f2f2f2", "ec": "#4a5a6a", "boxstyle": "round,pad=0.03"}
+        axes.add_patch(FancyBboxPatch((x - w / 2, y - 0.24), w, 0.48, zorder=2, **style))
         label = name if w > 1.5 else name.replace("regularizers", "regular-\nizers")
         axes.text(x, y + 0.06, label, ha="center", va="center", fontsize=9 if w > 1.5 else 7, weight="bold", zorder=3)
         axes.text(x, y - 0.14, f"{len(files)} files, {count} lines", ha="center", va="center", fontsize=6, zorder=3)
         if name in order:
-            axes.text(x - w / 2, y + 0.24, str(order[name]), fontsize=7, color="white", zorder=4,
-                      ha="center", va="center", bbox={"boxstyle": "circle,pad=0.2", "fc": "#1f5fa8", "ec": "none"})  # fmt: skip
+            badge = {"boxstyle": "circle,pad=0.2", "fc": "#1f5fa8", "ec": "none"}
+            where = (x - w / 2, y + 0.24, str(order[name]))
+            axes.text(*where, fontsize=7, color="white", ha="center", va="center", bbox=badge, zorder=4)
     axes.set_xlim(0, 10)
     axes.set_ylim(-len(rows) + 0.5, 0.5)
     axes.axis("off")
