@@ -70,8 +70,8 @@ def slug(label: str) -> str:
 
 def _from_datalist(said: dict[str, Any], base: Path) -> tuple[Path, list[Any]]:
     """Return the folder of a MONAI data list, and the cases of its section."""
-    known, where = ("datalist", "section"), "cases#datalist"
-    section = check_keys(said, "cases", known, known)["section"]
+    keys, where = ("datalist", "section"), "cases#datalist"
+    section = check_keys(said, "cases", keys, keys)["section"]
     file = path_option(base / path_option(said["datalist"], where), where)
     content = read_json(file, file.name)
     if not isinstance(content, dict) or not isinstance(section, str) or section not in content:
@@ -108,7 +108,9 @@ def _placed_method(method: CohortMethod, base: Path, where: str) -> CohortMethod
         names = auxiliary if isinstance(auxiliary, list) and auxiliary else [auxiliary]
         auxiliary = [str(_folder(name, (root, base), f"{where}#auxiliary_bundle").resolve()) for name in names]
     given = (("task", TASK, method.task), ("preset", METHOD, method.preset))
-    found = {k: overlay_path(kind, n, root, where=f"{where}#{k}").stem for k, kind, n in given if n is not None}
+    found: dict[str, Any] = {
+        k: overlay_path(kind, name, root, where=f"{where}#{k}").stem for k, kind, name in given if name is not None
+    }
     return replace(method, bundle=root.resolve(), auxiliary_bundle=auxiliary, **found)
 
 
