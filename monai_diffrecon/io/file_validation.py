@@ -25,6 +25,8 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 _DEEPEST = 100
+#: What pydantic names by Python's types.
+_CONTAINERS = {"tuple_type": "a list", "list_type": "a list", "dict_type": "an object", "dataclass_type": "an object"}
 
 
 def read_json(path: Path, where: str) -> Any:
@@ -83,12 +85,17 @@ def validated(kind: type[T], value: object, where: str, error: type[DiffReconErr
         raise type(told)(told.what, where=at(where, told.where), expected=told.expected, got=told.got, mend=told.mend)
     if first["type"] == "missing":
         raise error("missing", where=where)
-    expected = re.sub(r"^\w+ should (be |have )?| after validation.*", "", first["msg"])  # as pydantic puts it
+    said = re.sub(r"^\w+ should (be |have )?| after validation.*", "", first["msg"])
     wrong_type = first["type"].endswith("_type")
     # A text where something else is due may be a path, which no message repeats.
     hidden = isinstance(given, list | dict) or (wrong_type and isinstance(given, str))
     got = type(given).__name__ if hidden else reprlib.repr(given)
-    raise error("of the wrong type" if wrong_type else "out of range", where=where, expected=expected, got=got)
+    raise error(
+        "of the wrong type" if wrong_type else "out of range",
+        where=where,
+        expected=_CONTAINERS.get(first["type"], said),
+        got=got,
+    )
 
 
 def checked(check: Callable[[Any, str], Any]) -> BeforeValidator:
