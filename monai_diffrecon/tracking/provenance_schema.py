@@ -18,6 +18,8 @@ _FILE = {
     "properties": {"file": {"type": "string", "pattern": r"^[^/\\]+$"}, "sha256": _SHA256},
 }
 
+_RELATIVE = {"type": "string", "pattern": r"^(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*$"}
+
 _LATER = {"source", "case", "preparation", "inferer", "execution", "identity_sha256", "notices"}
 
 PROPERTIES: dict[str, Any] = {
@@ -90,13 +92,26 @@ PROPERTIES: dict[str, Any] = {
                 "type": "object",
                 "additionalProperties": _FILE,
             },
+            "formats": {
+                "description": "the same in further formats: a file or a folder, relative to the record",
+                "type": "object",
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["path", "sha256"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "path": _RELATIVE,
+                        "sha256": {**_SHA256, "description": "of a folder: of all files"},
+                    },
+                },
+            },
             "dicom": {
                 "description": "the same as a DICOM series, in a folder relative to the record",
                 "type": "object",
                 "required": ["folder", "sha256"],
                 "additionalProperties": False,
                 "properties": {
-                    "folder": {"type": "string", "pattern": r"^(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*$"},
+                    "folder": _RELATIVE,
                     "sha256": {**_SHA256, "description": "of the sorted hashes of its files"},
                 },
             },
