@@ -15,26 +15,16 @@ from torch import nn
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.former_names import with_public_names
+from monai_diffrecon.io.file_validation import read_json
 from monai_diffrecon.io.path_option import path_option
-from monai_diffrecon.io.score_metadata import (
-    channels_of,
-    check_anatomy,
-    check_denoiser,
-    check_intensity,
-    check_spacing,
-    check_window,
-    modality_of,
-)
+from monai_diffrecon.io.score_metadata import InputImage, ScoreMetadata, check_metadata
 from monai_diffrecon.io.weights_file import read_weights
 from monai_diffrecon.io.wrapped_weights import without_prefixes
 from monai_diffrecon.numerics.device_option import check_device
-from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.trust.require_trusted import require_trusted
 
 #: The bundles of other planes that lie beside the primary's; no bundle.
 BESIDE, _NONE = "auto", (None, "none", "null")
-
-_REQUIRED = ("plane", "spacing", "intensity", "denoiser", "weights")
 
 
 @dataclass(frozen=True)
@@ -72,50 +62,13 @@ class ScoreNetwork:
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
-    """Return a bundle's ``metadata.json`` with a complete block ``diffrecon``.
+    """Return a bundle's ``metadata.json``, checked.
 
     Raises:
-        InputError: no bundle there, or the block lacks an entry.
-        ConfigError: no such plane.
+        InputError: no bundle there, or not the metadata of a score network.
+        ConfigError: they say something impossible of the network.
     """
-    root = path_option(bundle_root, "bundle_root")
-    path = root / "configs" / "metadata.json"
-    if not path.is_file():
-        raise InputError(
-            "no bundle",
-            where=f"bundle {root.name}",
-            expected="a folder with configs/metadata.json",
-            got="no such file",
-            mend="give the path of a bundle's root",
-        )
-    where = f"bundle {root.name}, configs/metadata.json"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise InputError(f"not JSON: {error}", where=where) from None
-    if not isinstance(metadata, dict):
-        raise InputError("not a JSON object", where=where, got=type(metadata).__name__)
-    block: Any = metadata.get("diffrecon")
-    missing = [k for k in _REQUIRED if not isinstance(block, dict) or k not in block]
-    if missing:
-        raise InputError(
-            "metadata is not that of a score network",
-            where=f"bundle {root.name}, configs/metadata.json#diffrecon",
-            expected=", ".join(_REQUIRED),
-            got=f"without {', '.join(missing)}",
-        )
-    check_plane(block["plane"], f"bundle {root.name}, diffrecon#plane")
-    for key in ("file", "sha256"):
-        said = block["weights"].get(key) if isinstance(block["weights"], dict) else None
-        if not isinstance(said, str) or not said:
-            raise InputError(
-                "metadata does not say its weights",
-                where=f"bundle {root.name}, diffrecon#weights#{key}",
-                expected='{"file": ..., "sha256": ...}',
-                got=block["weights"],
-            )
-    path_option(root / block["weights"]["file"], f"bundle {root.name}, diffrecon#weights#file")
-    return metadata
+    return _checked_metadata(path_option(bundle_root, "bundle_root"))[0]
 
 
 def load_score_network(
@@ -138,16 +91,8 @@ def load_score_network(
     """
     device = check_device(device, "device")
     root = path_option(bundle_root, "bundle_root")
-    metadata = read_metadata(root)
-    block = metadata["diffrecon"]
-    where = f"bundle {root.name}"
-    of = f"{where}, diffrecon#"
-    # Before the weights are read, which may take long.
-    spacing, window = check_spacing(block["spacing"], f"{of}spacing"), check_window(block.get("window"), f"{of}window")
-    denoiser = check_denoiser(block["denoiser"], f"{of}denoiser")
-    intensity = check_intensity(block["intensity"], f"{of}intensity")
-    channels = channels_of(metadata, f"{where}, metadata.json")
-    anatomy = check_anatomy(block.get("anatomy"), f"{of}anatomy")
+    metadata, said, image = _checked_metadata(root)
+    block, where = metadata["diffrecon"], f"bundle {root.name}"
     state, digest = read_weights(root, block["weights"], where)
     net = network if network is not None else _network_def(root)
     try:
@@ -162,15 +107,15 @@ def load_score_network(
         name=root.resolve().name,
         version=str(metadata.get("version", "?")),
         network=net,
-        plane=block["plane"],
-        spacing=spacing,
-        denoiser=denoiser,
-        intensity=intensity,
+        plane=said.plane,
+        spacing=said.spacing,
+        denoiser=block["denoiser"],
+        intensity=said.intensity,
         sha256=digest,
-        window=window,
-        channels=channels,
-        anatomy=anatomy,
-        modality=modality_of(metadata, f"{where}, metadata.json"),
+        window=said.window,
+        channels=image.num_channels,
+        anatomy=said.anatomy,
+        modality=image.modality if image.modality in ("CT", "MR") else None,
     )
 
 
@@ -182,14 +127,10 @@ def siblings(bundle_root: str | Path) -> list[str]:
 
     Raises:
         InputError: no bundle there.
-        ConfigError: what it names are no names of folders.
+        ConfigError: its metadata say something impossible.
     """
-    root = Path(bundle_root)
-    said = read_metadata(root)["diffrecon"].get("auxiliary") or []
-    names = [said] if isinstance(said, str) else said
-    if not isinstance(names, list) or not all(isinstance(n, str) and n and Path(n).name == n for n in names):
-        where = f"bundle {root.name}, diffrecon#auxiliary"
-        raise ConfigError("not names of bundles", where=where, expected="a name or a list of names", got=repr(said))
+    root = path_option(bundle_root, "bundle_root")
+    names = _checked_metadata(root)[1].auxiliary
     return [f"../{name}" for name in names if (root.resolve().parent / name / "configs").is_dir()]
 
 
@@ -236,6 +177,21 @@ def load_auxiliaries(
             )
         loaded.append(auxiliary)
     return tuple(loaded)
+
+
+def _checked_metadata(root: Path) -> tuple[dict[str, Any], ScoreMetadata, InputImage]:
+    bundle = f"bundle {root.name}"
+    path = root / "configs" / "metadata.json"
+    if not path.is_file():
+        raise InputError(
+            "no bundle",
+            where=bundle,
+            expected="a folder with configs/metadata.json",
+            got="no such file",
+            mend="give the path of a bundle's root",
+        )
+    metadata = read_json(path, f"{bundle}, configs/metadata.json")
+    return metadata, *check_metadata(metadata, bundle)
 
 
 def _network_def(root: Path) -> nn.Module:

@@ -1,12 +1,37 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison of methods over a cohort consists of."""
+"""What a comparison of methods over a cohort consists of, and what its file may say of each part."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, SkipValidation
+
+from monai_diffrecon.io.cases import check_case_name
+from monai_diffrecon.io.file_validation import Number, Text, check_keys, checked, keys_of
+from monai_diffrecon.io.path_option import path_option
+from monai_diffrecon.numerics.option_checks import check_flag
+
+
+def _case(value: Any, where: str) -> dict[str, Any]:
+    case = check_keys(value, where, [f.name for f in fields(CohortCase)], ["image"])
+    name = case.get("name")
+    return case | {"name": "" if name is None else check_case_name(name, "name")}  # "": a keyed hash, see read_cohort
+
+
+def _simulate(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return {"simulate": check_flag(value, where)}
+    options = check_keys(value, where, ("noise", "photons", "electronic_std", "unit"))
+    return {"simulate": True, **{f"simulate_{name}": option for name, option in options.items()}}
+
+
+_File = Annotated[Path, checked(path_option)]
 
 
 @dataclass(frozen=True)
@@ -21,9 +46,9 @@ class CohortCase:
     """
 
     name: str
-    image: Path
-    reference: Path | None = None
-    mask: Path | None = None
+    image: _File
+    reference: _File | None = None
+    mask: _File | None = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +65,14 @@ class CohortMethod:
         overrides: config id -> value, laid over all of these.
     """
 
-    label: str
-    bundle: Path
+    label: Text
+    bundle: _File
     task: str | None = None
     preset: str | None = None
-    auxiliary_bundle: str | list[str] | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
+    auxiliary_bundle: SkipValidation[str | list[str] | None] = None
+    overrides: Annotated[dict[str, Any], checked(lambda value, _: {} if value is None else value)] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
@@ -65,12 +92,12 @@ class CohortSpec:
         resamples: of the bootstrap.
     """
 
-    title: str
-    cases: tuple[CohortCase, ...]
-    methods: tuple[CohortMethod, ...]
+    title: Text
+    cases: Annotated[tuple[Annotated[CohortCase, checked(_case)], ...], Field(min_length=1)]
+    methods: Annotated[tuple[Annotated[CohortMethod, checked(keys_of(CohortMethod))], ...], Field(min_length=1)]
     baseline: str
-    seed: int = 0
-    simulate: dict[str, Any] = field(default_factory=dict)
-    data_range: float | None = None
-    vif: bool = False
-    resamples: int = 10000
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    simulate: Annotated[dict[str, Any], checked(_simulate)] = field(default_factory=dict)
+    data_range: Annotated[Number, Field(gt=0)] | None = None
+    vif: Annotated[bool, checked(check_flag)] = False
+    resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10000

@@ -4,26 +4,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 from monai_diffrecon.evaluation.visual_information import check_available
-from monai_diffrecon.io.cases import case_key, check_case_name
+from monai_diffrecon.io.cases import case_key
+from monai_diffrecon.io.file_validation import check_keys, read_json, validated
 from monai_diffrecon.io.hashing import keyed_name
 from monai_diffrecon.io.path_option import path_option
-from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
 from monai_diffrecon.presets.overlays import METHOD, TASK, overlay_path
-
-_COHORT = ("title", "cases", "methods", "baseline", "seed", "simulate", "data_range", "vif", "resamples")
-_CASE = ("image", "reference", "mask", "name")
-_METHOD = ("label", "bundle", "task", "preset", "auxiliary_bundle", "overrides")
-_SIMULATE = ("noise", "photons", "electronic_std", "unit")
 
 
 def read_cohort(path: str | Path, output_dir: str | Path, default_bundle: str | Path | None = None) -> CohortSpec:
@@ -42,35 +36,31 @@ def read_cohort(path: str | Path, output_dir: str | Path, default_bundle: str | 
         InputError: no such file, or not JSON.
         ConfigError: a key or a value that is wrong.
     """
-    path = Path(path).expanduser()
-    content = _mapping(_json(path), path.name, _COHORT, ("cases", "methods"))
-    base = path.resolve().parent
-    methods = tuple(_methods(content["methods"], base, default_bundle))
+    path = path_option(path, "cohort")
+    known, needed = [f.name for f in fields(CohortSpec)], ("cases", "methods")
+    given = check_keys(read_json(path, path.name), path.name, known, needed)
+    base = scans = path.resolve().parent
+    content = {"title": "Comparison of reconstructions", "baseline": "", **given}
+    if isinstance(content["cases"], dict):
+        scans, content["cases"] = _from_datalist(content["cases"], base)
+    if isinstance(content["methods"], list) and default_bundle is not None:
+        for method in content["methods"]:
+            if isinstance(method, dict) and method.get("bundle") is None:
+                method["bundle"] = str(Path(default_bundle).resolve())
+    spec = validated(CohortSpec, content, "")
+    methods: list[CohortMethod] = []
+    for number, method in enumerate(spec.methods):
+        if slug(method.label) in {slug(m.label) for m in methods}:
+            raise ConfigError("a label twice", where=f"methods#{number}#label", got=repr(method.label))
+        methods.append(_placed_method(method, base, f"methods#{number}"))
     labels = [method.label for method in methods]
-    baseline = content.get("baseline", labels[0])
+    baseline = spec.baseline if "baseline" in given else labels[0]
     if baseline not in labels:
         raise ConfigError("no such method", where="baseline", expected=" or ".join(labels), got=repr(baseline))
-    vif = check_flag(content.get("vif", False), "vif")
-    if vif:
+    if spec.vif:
         check_available()
-    data_range = content.get("data_range")
-    return CohortSpec(
-        title=_text(content.get("title", "Comparison of reconstructions"), "title"),
-        cases=tuple(_cases(content["cases"], base, output_dir)),
-        methods=methods,
-        baseline=str(baseline),
-        seed=check_integer(content.get("seed", 0), "seed", low=0),
-        simulate=_simulate(content.get("simulate")),
-        data_range=None if data_range is None else check_number(data_range, "data_range", low=0.0, open_low=True),
-        vif=vif,
-        resamples=check_integer(content.get("resamples", 10000), "resamples", low=100),
-    )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint at the known word that is most like another, or None."""
-    close = get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else None
+    cases = _placed_cases(spec.cases, scans, case_key(output_dir))
+    return replace(spec, cases=cases, methods=tuple(methods), baseline=baseline)
 
 
 def slug(label: str) -> str:
@@ -78,134 +68,54 @@ def slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "method"
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError("no such file", where=path.name) from None
-    except ValueError as error:
-        raise InputError("not JSON", where=path.name, got=str(error)) from None
+def _from_datalist(said: dict[str, Any], base: Path) -> tuple[Path, list[Any]]:
+    """Return the folder of a MONAI data list, and the cases of its section."""
+    keys, where = ("datalist", "section"), "cases#datalist"
+    section = check_keys(said, "cases", keys, keys)["section"]
+    file = path_option(base / path_option(said["datalist"], where), where)
+    content = read_json(file, file.name)
+    if not isinstance(content, dict) or not isinstance(section, str) or section not in content:
+        found = ", ".join(content) if isinstance(content, dict) else "a list"
+        raise ConfigError("no such section", where="cases#section", expected=found, got=repr(section))
+    entries = validated(list[Any], content[section], "cases#section")
+    # MONAI's data lists say more than we need, the label or the fold for instance.
+    known = [f.name for f in fields(CohortCase)]
+    return file.parent, [
+        {k: v for k, v in e.items() if k in known} if isinstance(e, dict) else {"image": e} for e in entries
+    ]
 
 
-def _mapping(value: Any, where: str, known: Sequence[str], required: Sequence[str] = ()) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError("not an object", where=where, expected="{" + ", ".join(known) + "}", got=type(value).__name__)
-    for key in value:
-        if key not in known:
-            raise ConfigError(
-                "unknown key", where=f"{where}#{key}", expected=", ".join(known), mend=did_you_mean(str(key), known)
-            )
-    for key in required:
-        if value.get(key) in (None, [], ""):
-            raise ConfigError("missing", where=f"{where}#{key}")
-    return dict(value)
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError("not a text", where=where, got=repr(value))
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise ConfigError("not a list", where=where, expected="a list of at least one entry", got=repr(value)[:60])
-    return value
-
-
-def _cases(value: Any, base: Path, output_dir: str | Path) -> list[CohortCase]:
-    known = set(_CASE)
-    if isinstance(value, Mapping):
-        value = _mapping(value, "cases", ("datalist", "section"), ("datalist", "section"))
-        file = base / Path(_text(value["datalist"], "cases#datalist")).expanduser()
-        base, content = file.parent, _json(file)
-        section = value["section"]
-        if not isinstance(content, Mapping) or section not in content:
-            found = ", ".join(content) if isinstance(content, Mapping) else "a list"
-            raise ConfigError("no such section", where="cases#section", expected=found, got=repr(section))
-        # MONAI's data lists say more than we need, the label or the fold for instance.
-        entries = [
-            {k: v for k, v in entry.items() if k in known} if isinstance(entry, Mapping) else {"image": entry}
-            for entry in _list(content[section], "cases#section")
-        ]
-    else:
-        entries = _list(value, "cases")
-    key, cases, names = case_key(output_dir), [], set()
-    for number, entry in enumerate(entries):
+def _placed_cases(cases: Sequence[CohortCase], base: Path, key: str) -> tuple[CohortCase, ...]:
+    placed: list[CohortCase] = []
+    for number, case in enumerate(cases):
         where = f"cases#{number}"
-        entry = _mapping(entry, where, _CASE, ("image",))
-        paths = {k: _file(entry.get(k), base, f"{where}#{k}") for k in ("image", "reference", "mask")}
-        image = paths["image"]
-        assert image is not None
-        name = entry.get("name")
-        if name is None:
-            name = f"case-{keyed_name(str(image.resolve()), key)}"
-        else:
-            name = check_case_name(name, f"{where}#name")
-        if name in names:
+        given = {"image": case.image, "reference": case.reference, "mask": case.mask}
+        paths = {k: path_option(base / path, f"{where}#{k}") for k, path in given.items() if path is not None}
+        for name, path in paths.items():
+            if not path.exists():
+                raise InputError("no such file", where=f"{where}#{name}")
+        name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}"
+        if name in {other.name for other in placed}:
             raise ConfigError("a case twice", where=f"{where}#name", mend="give each a name of its own")
-        names.add(name)
-        cases.append(CohortCase(name, image, paths["reference"], paths["mask"]))
-    return cases
+        placed.append(CohortCase(name, **paths))
+    return tuple(placed)
 
 
-def _file(value: Any, base: Path, where: str) -> Path | None:
-    if value is None:
-        return None
-    path = path_option(base / path_option(_text(value, where), where), where)
-    if not path.exists():
-        raise InputError("no such file", where=where)
-    return path
+def _placed_method(method: CohortMethod, base: Path, where: str) -> CohortMethod:
+    root = _folder(method.bundle, (base,), f"{where}#bundle")
+    auxiliary = method.auxiliary_bundle
+    if auxiliary not in (None, "none"):
+        names = auxiliary if isinstance(auxiliary, list) and auxiliary else [auxiliary]
+        auxiliary = [str(_folder(name, (root, base), f"{where}#auxiliary_bundle").resolve()) for name in names]
+    given = (("task", TASK, method.task), ("preset", METHOD, method.preset))
+    found: dict[str, Any] = {
+        k: overlay_path(kind, name, root, where=f"{where}#{k}").stem for k, kind, name in given if name is not None
+    }
+    return replace(method, bundle=root.resolve(), auxiliary_bundle=auxiliary, **found)
 
 
-def _methods(value: Any, base: Path, default_bundle: str | Path | None) -> list[CohortMethod]:
-    methods: list[CohortMethod] = []
-    for number, entry in enumerate(_list(value, "methods")):
-        where = f"methods#{number}"
-        entry = _mapping(entry, where, _METHOD, ("label",))
-        label = _text(entry["label"], f"{where}#label")
-        if slug(label) in {slug(m.label) for m in methods}:
-            raise ConfigError("a label twice", where=f"{where}#label", got=repr(label))
-        bundle = entry.get("bundle")
-        if bundle is None and default_bundle is None:
-            raise ConfigError("missing", where=f"{where}#bundle", expected="the root of a bundle")
-        root = Path(str(default_bundle)) if bundle is None else _folder(bundle, (base,), f"{where}#bundle")
-        auxiliary = entry.get("auxiliary_bundle")
-        if auxiliary not in (None, "none"):
-            names = [auxiliary] if isinstance(auxiliary, str) else _list(auxiliary, f"{where}#auxiliary_bundle")
-            auxiliary = [str(_folder(n, (root, base), f"{where}#auxiliary_bundle").resolve()) for n in names]
-        overrides = entry.get("overrides") or {}
-        if not isinstance(overrides, Mapping):
-            raise ConfigError("not an object", where=f"{where}#overrides", expected='{"id": value}')
-        methods.append(
-            CohortMethod(
-                label=label,
-                bundle=root.resolve(),
-                task=_overlay(TASK, entry.get("task"), root, f"{where}#task"),
-                preset=_overlay(METHOD, entry.get("preset"), root, f"{where}#preset"),
-                auxiliary_bundle=auxiliary,
-                overrides=dict(overrides),
-            )
-        )
-    return methods
-
-
-def _folder(value: Any, bases: Sequence[Path], where: str) -> Path:
-    name = Path(_text(value, where)).expanduser()
+def _folder(name: object, bases: Sequence[Path], where: str) -> Path:
     for base in bases:
-        if (base / name).is_dir():
-            return base / name
-    raise InputError("no bundle", where=where, expected="the root folder of a bundle", got=name.name)
-
-
-def _overlay(kind: str, value: Any, root: Path, where: str) -> str | None:
-    return None if value is None else overlay_path(kind, value, root, where=where).stem
-
-
-def _simulate(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        return {"simulate": check_flag(value, "simulate")}
-    options = _mapping(value, "simulate", _SIMULATE)
-    return {"simulate": True, **{f"simulate_{name}": option for name, option in options.items()}}
+        if (folder := base / path_option(name, where)).is_dir():
+            return folder
+    raise InputError("no bundle", where=where, expected="the root folder of a bundle", got=Path(str(name)).name)

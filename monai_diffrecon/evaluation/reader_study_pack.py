@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
+from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError
 from monai_diffrecon.evaluation.reader_study_form import write_form
 from monai_diffrecon.evaluation.reader_study_pictures import common_window, write_slice
 from monai_diffrecon.evaluation.reader_study_plan import StudyItem, plan_items, write_key
 from monai_diffrecon.evaluation.reader_study_sheet import write_sheet
 from monai_diffrecon.evaluation.reader_study_spec import StudyCase, StudySpec
 from monai_diffrecon.io.atomic import write_json
+from monai_diffrecon.io.file_validation import read_json, validated
 from monai_diffrecon.io.hashing import sha256_file
 from monai_diffrecon.io.measurement import affine_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
@@ -107,12 +108,12 @@ def export_pack(spec: StudySpec, output: str | Path, key: str | Path, *, seed: i
     return len(items)
 
 
-def check_pack(folder: str | Path, key: Mapping[str, object], commitment: str) -> None:
+def check_pack(folder: str | Path, pack_sha256: str, commitment: str) -> None:
     """Check that a pack is whole and that a key is its own.
 
     Args:
         folder: the pack.
-        key: the key.
+        pack_sha256: hash of its volumes and pictures by the key.
         commitment: sha256 of the key's file.
 
     Raises:
@@ -121,9 +122,9 @@ def check_pack(folder: str | Path, key: Mapping[str, object], commitment: str) -
     """
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        told, files = manifest["key_sha256"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = read_json(folder / "manifest.json", "manifest.json")
+        told, files = manifest["key_sha256"], validated(dict[str, str], manifest["files"], "files")
+    except (DiffReconError, KeyError, TypeError):
         raise InputError(
             "not a pack", where="--pack", expected="a folder with manifest.json", got=folder.name
         ) from None
@@ -134,7 +135,7 @@ def check_pack(folder: str | Path, key: Mapping[str, object], commitment: str) -
             expected=f"sha256 {told[:16]}...",
             got=f"{commitment[:16]}...",
         )
-    if _digest(files) != key["pack_sha256"] or _hashes(folder) != files:
+    if _digest(files) != pack_sha256 or _hashes(folder) != files:
         raise IntegrityError("volumes or pictures were changed", where=folder.name, mend="take the pack as exported")
 
 

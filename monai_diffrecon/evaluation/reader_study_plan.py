@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-import json
 import random
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from monai_diffrecon.errors import IntegrityError
+from monai_diffrecon.errors import DiffReconError, IntegrityError
 from monai_diffrecon.evaluation.reader_study_spec import StudySpec
 from monai_diffrecon.io.atomic import write_json
+from monai_diffrecon.io.file_validation import read_json, validated
 from monai_diffrecon.io.hashing import sha256_file
 
-KEY_SCHEMA = "reader-study-key 1"
+KEY_SCHEMA: Literal["reader-study-key 1"] = "reader-study-key 1"
 _SHUFFLES = 200
 
 
@@ -37,6 +37,23 @@ class StudyItem:
     A: str
     B: str
     repeat_of: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyKey:
+    """The assignment, what it was drawn from, and what the sheets must hold.
+
+    The random ``nonce`` keeps anyone from finding the assignment by trying all of them against the key's hash.
+    """
+
+    schema: Literal["reader-study-key 1"]
+    nonce: str
+    seed: int
+    pack_sha256: str
+    pairs: tuple[tuple[str, str], ...]
+    criteria: tuple[str, ...]
+    scale: tuple[int, int]
+    items: tuple[StudyItem, ...]
 
 
 def plan_items(spec: StudySpec, generator: random.Random) -> list[StudyItem]:
@@ -70,8 +87,6 @@ def plan_items(spec: StudySpec, generator: random.Random) -> list[StudyItem]:
 def write_key(path: str | Path, items: list[StudyItem], *, seed: int, pack_sha256: str, spec: StudySpec) -> str:
     """Write the key and return its sha256, which commits to it without telling it.
 
-    A random number in it keeps anyone from finding the assignment by trying all of them against the hash.
-
     Args:
         path: file of the key.
         items: the assignment.
@@ -79,23 +94,15 @@ def write_key(path: str | Path, items: list[StudyItem], *, seed: int, pack_sha25
         pack_sha256: hash of the pack's volumes and pictures.
         spec: the study, for what the sheets must hold.
     """
-    key = {
-        "schema": KEY_SCHEMA,
-        "nonce": secrets.token_hex(32),
-        "seed": seed,
-        "pack_sha256": pack_sha256,
-        "pairs": [list(pair) for pair in spec.pairs],
-        "criteria": list(spec.criteria),
-        "scale": list(spec.scale),
-        "items": [asdict(item) for item in items],
-    }
-    write_json(path, key)
+    nonce = secrets.token_hex(32)
+    key = StudyKey(KEY_SCHEMA, nonce, seed, pack_sha256, spec.pairs, spec.criteria, spec.scale, tuple(items))
+    write_json(path, asdict(key))
     Path(path).chmod(0o600)
     return sha256_file(path)
 
 
-def read_key(path: str | Path) -> tuple[dict[str, Any], list[StudyItem], str]:
-    """Return a key, its items, and its sha256.
+def read_key(path: str | Path) -> tuple[StudyKey, str]:
+    """Return a key and its sha256.
 
     Raises:
         InputError: no such file.
@@ -104,12 +111,8 @@ def read_key(path: str | Path) -> tuple[dict[str, Any], list[StudyItem], str]:
     path = Path(path)
     digest = sha256_file(path)
     try:
-        key = json.loads(path.read_text(encoding="utf-8"))
-        if key["schema"] != KEY_SCHEMA:
-            raise ValueError(f"schema {key['schema']}")
-        items = [StudyItem(**item) for item in key["items"]]
-    except (ValueError, KeyError, TypeError) as error:
+        return validated(StudyKey, read_json(path, path.name), path.name), digest
+    except DiffReconError as error:
         raise IntegrityError(
-            "not the key of a reader study", where=path.name, expected=KEY_SCHEMA, got=str(error)
+            "not the key of a reader study", where=error.where, expected=error.expected or KEY_SCHEMA, got=error.got
         ) from None
-    return key, items, digest

@@ -60,29 +60,27 @@ def unseal(key: str | Path, sheets: Sequence[str | Path], *, pack: str | Path | 
         InputError: a sheet that cannot be understood, no sheet, or two of one reader.
         IntegrityError: key, sheets and pack do not belong together.
     """
-    told, items, commitment = read_key(key)
+    told, commitment = read_key(key)
     if pack is not None:
-        check_pack(pack, told, commitment)
+        check_pack(pack, told.pack_sha256, commitment)
     if not sheets:
         raise InputError("no scoring sheet", where="--scores", expected="one or more")
-    pairs = [(str(first), str(second)) for first, second in told["pairs"]]
-    criteria, scale = list(told["criteria"]), (int(told["scale"][0]), int(told["scale"][1]))
-    known = {item.item: item for item in items}
+    known = {item.item: item for item in told.items}
     readers: dict[str, dict[str, _Unblinded]] = {}
     for sheet in sheets:
-        reader, readings = read_sheet(sheet, commitment, list(known), criteria, scale)
+        reader, readings = read_sheet(sheet, commitment, list(known), told.criteria, told.scale)
         if reader in readers or reader == EVERYONE:
             raise InputError("two sheets of one reader", where=Path(sheet).name, got=reader)
-        readers[reader] = {r.item: _unblinded(r, known[r.item], pairs) for r in readings}
+        readers[reader] = {r.item: _unblinded(r, known[r.item], told.pairs) for r in readings}
     first = {reader: [r for r in given.values() if r.item.repeat_of is None] for reader, given in readers.items()}
     return {
         "key_sha256": commitment,
         "pack_checked": pack is not None,
         "readers": {reader: len(given) for reader, given in readers.items()},
-        "items": len(items),
-        "preference": _preferences(first, pairs),
-        "scores": _scores(itertools.chain.from_iterable(first.values()), criteria),
-        "agreement": {"between": _between(first, criteria), "within": _within(readers, criteria)},
+        "items": len(told.items),
+        "preference": _preferences(first, told.pairs),
+        "scores": _scores(itertools.chain.from_iterable(first.values()), told.criteria),
+        "agreement": {"between": _between(first, told.criteria), "within": _within(readers, told.criteria)},
     }
 
 

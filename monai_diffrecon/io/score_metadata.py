@@ -1,24 +1,26 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what a bundle's metadata say of its score network."""
+"""What a bundle's metadata say of its score network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
-from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from pydantic import Field
 
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.io.file_validation import Number, Text, at, checked, keys_of, needed_keys, validated
+from monai_diffrecon.io.path_option import path_option
+from monai_diffrecon.numerics.option_checks import check_choice, check_integer
+from monai_diffrecon.numerics.planes import check_plane
 
-def check_spacing(value: object, where: str) -> tuple[float, float]:
-    """Return the voxel size (mm) within a slice.
-
-    Raises:
-        ConfigError: not two numbers above 0.
-    """
-    first, second = _pair(value, where, "a voxel size", "[x, y] in mm")
-    return check_number(first, where, low=0.0, open_low=True), check_number(second, where, low=0.0, open_low=True)
+_Length = Annotated[Number, Field(gt=0)]
+_Count = Annotated[int, checked(partial(check_integer, low=1))]
+_Window: Any = tuple[_Count, _Count] | None
 
 
 def check_window(value: object, where: str) -> tuple[int, int] | None:
@@ -27,100 +29,105 @@ def check_window(value: object, where: str) -> tuple[int, int] | None:
     Raises:
         ConfigError: neither None nor two integers from 1.
     """
-    if value is None:
-        return None
-    height, width = _pair(value, where, "a window", "[height, width]")
-    return check_integer(height, where, low=1), check_integer(width, where, low=1)
+    return validated(_Window, value, where)
 
 
-def check_intensity(value: object, where: str) -> dict[str, Any]:
-    """Return how physical units map to network units.
+def _names(value: object, where: str) -> list[str]:
+    names = [value] if isinstance(value, str) and value else value or []
+    if not isinstance(names, list) or not all(isinstance(n, str) and n and Path(n).name == n for n in names):
+        raise ConfigError("not names of bundles", where=where, expected="a name or a list of names", got=repr(value))
+    return names
 
-    Raises:
-        ConfigError: neither ``{"map": "percentile", "q": ...}`` nor ``{"map": "window", "low": ..., "high": ...}``.
-    """
-    block = _object(value, where, '{"map": "percentile" or "window", options}')
-    kind = check_choice(block.get("map"), f"{where}#map", ("percentile", "window"))
-    known = ("q",) if kind == "percentile" else ("low", "high")
-    unknown = sorted(set(block) - {"map", *known})
-    if unknown:
-        expected = " and ".join(known)
-        raise ConfigError("no such option", where=f"{where}#{unknown[0]}", expected=expected, got=unknown[0])
-    if kind == "percentile":
-        if "q" in block:
-            check_number(block["q"], f"{where}#q", low=0.0, high=100.0, open_low=True)
-    else:
-        low = check_number(block.get("low"), f"{where}#low")
-        check_number(block.get("high"), f"{where}#high", low=low, open_low=True)
+
+@dataclass(frozen=True)
+class _Percentile:
+    map: str
+    q: Annotated[Number, Field(gt=0, le=100)] = 99.5
+
+
+@dataclass(frozen=True)
+class _Range:
+    map: str
+    low: Number
+    high: Number
+
+
+def _intensity(value: object, where: str) -> dict[str, Any]:
+    block = validated(dict[str, Any], value, where)
+    maps: dict[str, type[_Percentile | _Range]] = {"percentile": _Percentile, "window": _Range}
+    kind = maps[check_choice(block.get("map"), "map", tuple(maps))]
+    said = validated(kind, keys_of(kind)(block, where), where)
+    if isinstance(said, _Range) and not 0 < said.high - said.low < math.inf:
+        raise ConfigError("an empty window", where="high", expected=f"above {said.low:g}", got=f"{said.high:g}")
     return block
 
 
-def check_denoiser(value: object, where: str) -> dict[str, Any]:
-    """Return the spec of the denoiser; its options are for the registry to check.
+@dataclass(frozen=True)
+class _Plugin:
+    name: Text
 
-    Raises:
-        ConfigError: no ``{"name": ..., **options}``.
+
+@dataclass(frozen=True)
+class _Weights:
+    file: Annotated[Path, checked(path_option)]
+    sha256: Text
+
+
+@dataclass(frozen=True)
+class ScoreMetadata:
+    """The block ``diffrecon`` of a bundle's metadata, see :class:`~monai_diffrecon.bundle.ScoreNetwork`.
+
+    Attributes:
+        plane: plane of the slices.
+        spacing: voxel size (mm) within the slice.
+        intensity: how physical units map to network units.
+        denoiser: registry spec of the denoiser; its options are for the registry to check.
+        weights: file and sha256 of the weights.
+        window: largest slice (height, width) in one piece, or None for no limit.
+        anatomy: what the network was trained on, or None when no one said.
+        auxiliary: names of the bundles of other planes.
     """
-    block = _object(value, where, '{"name": ..., options}')
-    if not isinstance(block.get("name"), str):
-        raise ConfigError("not a plugin", where=where, expected='{"name": ..., options}', got=repr(block))
-    return block
+
+    plane: Annotated[str, checked(check_plane)]
+    spacing: tuple[_Length, _Length]
+    intensity: Annotated[dict[str, Any], checked(_intensity)]
+    denoiser: _Plugin
+    weights: Annotated[_Weights, checked(partial(validated, _Weights, error=InputError))]
+    window: tuple[_Count, _Count] | None = None
+    anatomy: str | None = None
+    auxiliary: Annotated[list[str], checked(_names)] = field(default_factory=list)
 
 
-def check_anatomy(value: object, where: str) -> str | None:
-    """Return what a network was trained on, or None when no one said.
+@dataclass(frozen=True)
+class InputImage:
+    """The network's input: its channels, and the modality that the metadata name, ``MR`` or ``CT`` for instance."""
 
-    Raises:
-        ConfigError: neither None nor a word.
-    """
-    if value is not None and not isinstance(value, str):
-        raise ConfigError("not an anatomy", where=where, expected="a word such as head, brain or body", got=repr(value))
-    return value
+    num_channels: _Count = 1
+    modality: Any = None
 
 
-def channels_of(metadata: Mapping[str, Any], where: str) -> int:
-    """Return the channels of the network's input; 1 when the metadata do not say.
+def check_metadata(metadata: object, bundle: str) -> tuple[ScoreMetadata, InputImage]:
+    """Return what metadata say of the network and of its input.
 
     Args:
-        metadata: all of them.
-        where: the file, for messages.
+        metadata: content of ``metadata.json``.
+        bundle: what messages call the bundle.
 
     Raises:
-        ConfigError: no integer from 1, or something else than a JSON object above it.
+        InputError: not the metadata of a score network, or without its weights.
+        ConfigError: something impossible.
     """
-    block, where = _input_format(metadata, where)
-    return check_integer(block.get("num_channels", 1), f"{where}#num_channels", low=1)
-
-
-def modality_of(metadata: Mapping[str, Any], where: str) -> str | None:
-    """Return the modality of the network's input, as ``MR`` or ``CT``, or None when the metadata do not say.
-
-    Args:
-        metadata: all of them.
-        where: the file, for messages.
-
-    Raises:
-        ConfigError: something else than a JSON object above it.
-    """
-    said = _input_format(metadata, where)[0].get("modality")
-    return said if said in ("CT", "MR") else None
-
-
-def _input_format(metadata: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str]:
-    block: dict[str, Any] = dict(metadata)
+    block = metadata.get("diffrecon") if isinstance(metadata, dict) else None
+    needed = needed_keys(ScoreMetadata)
+    missing = [name for name in needed if not isinstance(block, dict) or name not in block]
+    if missing or not isinstance(metadata, dict):
+        raise InputError(
+            "metadata is not that of a score network",
+            where=f"{bundle}, configs/metadata.json#diffrecon",
+            expected=", ".join(needed),
+            got=f"without {', '.join(missing)}",
+        )
+    image, where = metadata, f"{bundle}, metadata.json"
     for key in ("network_data_format", "inputs", "image"):
-        where = f"{where}#{key}"
-        block = _object(block.get(key, {}), where, "a JSON object")
-    return block, where
-
-
-def _pair(value: object, where: str, what: str, expected: str) -> tuple[Any, Any]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ConfigError(f"not {what}", where=where, expected=expected, got=repr(value))
-    return value[0], value[1]
-
-
-def _object(value: object, where: str, expected: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError("of the wrong type", where=where, expected=expected, got=repr(value))
-    return dict(value)
+        image, where = validated(dict[str, Any], image.get(key, {}), at(where, key)), at(where, key)
+    return validated(ScoreMetadata, block, f"{bundle}, diffrecon"), validated(InputImage, image, where)

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from monai_diffrecon.numerics.option_checks import check_number
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
+from monai_diffrecon.protocols import ClassicalSampler, ConsistencyStep, Denoise, NoiseSource, SamplerState
 from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class AnnealedSampler(LadderSampler):
     """The best estimate rather than a sample: half-quadratic splitting with a falling noise level.
 
@@ -24,13 +25,6 @@ class AnnealedSampler(LadderSampler):
     Wohlberg 2017, doi 10.1109/LSP.2017.2763583, there with the growing weights of FISTA).
 
     Args:
-        steps: number of levels, 1 or more.
-        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method.
-        sigma_start: first noise level in network units, ``"max"``, or ``"estimate"``: the start's own error.
-        sigma_end: last noise level in network units.
-        ladder: ``karras`` or ``geometric``.
-        ladder_rho: curvature of the Karras ladder.
-        estimate_factor: the estimated error of the start is multiplied by it.
         momentum: how far each iterate is carried on along its last move before it is denoised, 0 to 1.
 
     Raises:
@@ -40,28 +34,14 @@ class AnnealedSampler(LadderSampler):
     renoises: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False  # type: ignore[misc]
 
-    def __init__(
-        self,
-        steps: int = 10,
-        *,
-        start: str | Sampler = "initial",
-        sigma_start: float | str = "estimate",
-        sigma_end: float = 0.01,
-        ladder: str = "karras",
-        ladder_rho: float = 7.0,
-        estimate_factor: float = 1.5,
-        momentum: float = 0.0,
-    ) -> None:
-        super().__init__(
-            start=start,
-            sigma_start=sigma_start,
-            sigma_end=sigma_end,
-            steps=steps,
-            ladder=ladder,
-            ladder_rho=ladder_rho,
-            estimate_factor=estimate_factor,
-        )
-        self.momentum = check_number(momentum, "sampler#momentum", low=0.0, high=1.0)
+    steps: int = field(default=10, kw_only=False)
+    start: str | ClassicalSampler = "initial"
+    sigma_start: float | str = "estimate"
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.momentum = check_number(self.momentum, "sampler#momentum", low=0.0, high=1.0)
 
     def step(
         self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import torch
@@ -21,19 +22,22 @@ from monai_diffrecon.protocols import ClassicalSampler, NoiseSource, Problem, Sa
 _SLACK = 1e-6
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LadderSampler(Sampler, ABC):
     """Base of the samplers that call a network at each level of a ladder.
 
-    A subclass implements ``step``. It inherits these options, or names those that it offers in a constructor of its
-    own; without ``start`` among them it also sets ``plugin_options = {}``. The ladder is part of the state, so that a
+    A subclass implements ``step``. It inherits these options; to add some or to change a default it is a dataclass
+    like this one, with its checks in ``__post_init__``. Or it names all that it offers in a constructor of its own,
+    and sets ``plugin_options = {}`` when ``start`` is not among them. The ladder is part of the state, so that a
     restored run need not estimate it again.
 
     Args:
-        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method.
+        steps: number of levels, 1 or more.
+        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method; noise of the
+            first level is added to an estimate by samplers that renoise.
         sigma_start: first noise level in network units; ``"max"``, the largest the networks know; or
             ``"estimate"``, the start's own error by a parametric bootstrap.
         sigma_end: last noise level in network units.
-        steps: number of levels, 1 or more.
         ladder: ``karras`` or ``geometric``.
         ladder_rho: curvature of the Karras ladder.
         estimate_factor: the estimated error is multiplied by it: the bootstrap does not see what the start has
@@ -49,24 +53,21 @@ class LadderSampler(Sampler, ABC):
     #: The iterate carries noise of the ladder's level, so noise is added to an estimated start.
     renoises: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        start: str | Sampler = "noise",
-        sigma_start: float | str = "max",
-        sigma_end: float = 0.01,
-        steps: int = 20,
-        ladder: str = "karras",
-        ladder_rho: float = 7.0,
-        estimate_factor: float = 1.5,
-    ) -> None:
-        self.start = _checked_start(start)
-        self.sigma_end = check_number(sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
-        self.sigma_start: float | str
-        if isinstance(sigma_start, str):
-            self.sigma_start = check_choice(sigma_start, "sampler#sigma_start (or a number)", ("max", "estimate"))
+    steps: int = field(default=20, kw_only=False)
+    start: str | ClassicalSampler = "noise"
+    sigma_start: float | str = "max"
+    sigma_end: float = 0.01
+    ladder: str = "karras"
+    ladder_rho: float = 7.0
+    estimate_factor: float = 1.5
+
+    def __post_init__(self) -> None:
+        self.start = _checked_start(self.start)
+        self.sigma_end = check_number(self.sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
+        if isinstance(self.sigma_start, str):
+            self.sigma_start = check_choice(self.sigma_start, "sampler#sigma_start (or a number)", ("max", "estimate"))
         else:
-            self.sigma_start = check_number(sigma_start, "sampler#sigma_start", low=self.sigma_end)
+            self.sigma_start = check_number(self.sigma_start, "sampler#sigma_start", low=self.sigma_end)
         if self.start == "noise" and self.sigma_start == "estimate":
             raise ConfigError(
                 "noise has no error to estimate",
@@ -75,10 +76,10 @@ class LadderSampler(Sampler, ABC):
                 got='"estimate"',
                 mend='set sampler#start to "initial" or to a classical method',
             )
-        self.steps = check_integer(steps, "sampler#steps", low=1)
-        self.ladder = check_choice(ladder, "sampler#ladder", LADDERS)
-        self.ladder_rho = check_number(ladder_rho, "sampler#ladder_rho", low=0.0, open_low=True)
-        self.estimate_factor = check_number(estimate_factor, "sampler#estimate_factor", low=0.0, open_low=True)
+        self.steps = check_integer(self.steps, "sampler#steps", low=1)
+        self.ladder = check_choice(self.ladder, "sampler#ladder", LADDERS)
+        self.ladder_rho = check_number(self.ladder_rho, "sampler#ladder_rho", low=0.0, open_low=True)
+        self.estimate_factor = check_number(self.estimate_factor, "sampler#estimate_factor", low=0.0, open_low=True)
 
     def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
         """Learn the problem and the range of noise levels that the networks know (network units).
