@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from monai_diffrecon.engine.face_notice import face_notice
 from monai_diffrecon.engine.posterior_samples import PosteriorSpread
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.evaluation.montage import montage, preview
@@ -45,6 +47,8 @@ def checkpoint_path(folder: Path, case: str) -> Path:
 class CaseRecord:
     """One case: its file names, run and checkpoint; with a unit for volumes that do not say theirs, a DICOM series too.
 
+    It is a handler of the reconstruction engine as well: the numbers of each step are tracked while the case runs.
+
     Attributes:
         output: the file of the volume.
         checkpoint: the state of the run while it is under way.
@@ -64,6 +68,23 @@ class CaseRecord:
         self.output = folder / f"{name}_recon.nii.gz"
         self.dicom = None if dicom_unit is None else folder / name / "dicom"
         self.affine = torch.eye(4, dtype=torch.float64)
+        self._tracked: set[int] = set()
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a reconstruction engine, after the handler that computes the residual."""
+        engine.add_event_handler(StepEvents.STEP_COMPLETED, self._track_step)
+
+    def _track_step(self, engine: Any) -> None:
+        recon = engine.state.recon
+        if recon.case == self.name:  # else it is of a further sample, whose steps are not reported
+            residual = engine.state.metrics["residual"]
+            self._track_row({"step": recon.step, "sigma": engine.ladder[recon.step - 1], "residual": residual})
+
+    def _track_row(self, row: Mapping[str, float]) -> None:
+        step = int(row["step"])
+        if step not in self._tracked:
+            self._tracked.add(step)
+            self.run.log_metrics({k: row[k] for k in ("sigma", "residual")}, step=step)
 
     def kept(self, identity: Mapping[str, str]) -> tuple[Tensor, VolumeGeometry] | None:
         """Return the volume (1, X, Y, Z) that was written before and where it lies, or None when none is to be kept.
@@ -154,40 +175,25 @@ class CaseRecord:
                 metrics={"reconstruction": metrics},
                 std=None if done.spread is None else done.spread.std,
             )
-        notices = report.notices
         if (face := face_notice(shown, done.geometry.spacing, self.anatomy)) is not None:
             logger.warning("case %s: %s", self.name, face)
             self.run.set_tags({"face": "true"})
-            notices += (face,)
-        if notices:
-            self.run.set_tags({"notices": "; ".join(notices)})
+            report = replace(report, notices=(*report.notices, face))
+        if report.notices:
+            self.run.set_tags({"notices": "; ".join(report.notices)})
         record = build_record(
+            replace(report, fallbacks=[*report.fallbacks, *self.run.problems]),
             output=self.output,
             volume=volume,
             phase=phase,
             spread=spread,
             dicom=self.dicom,
             measurement_sha256=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
-            weights=report.weights,
-            config=report.options,
-            seeds={"noise": report.seed},
-            fallbacks=[*report.fallbacks, *self.run.problems],
-            residuals=[row["residual"] for row in report.steps],
-            timings={
-                "seconds": report.seconds,
-                "start_seconds": report.start_seconds,
-                "denoiser_seconds": report.denoiser_seconds,
-            },
-            network_calls=report.network_calls,
-            distributions=report.distributions,
             options=options,
-            source={"reader": reader, "unit": report.unit, "sha256": report.source_sha256},
+            reader=reader,
             preparation=preparation,
-            inferer=report.inferer,
-            execution=report.execution,
             identity=identity,
             case=self.name,
-            notices=notices,
         )
         write_record(record_path(self.output), record)
         self.checkpoint.remove()
@@ -195,8 +201,8 @@ class CaseRecord:
         self.run.log_params({"versions": record["versions"]})
         if report.resumed_from is not None:
             self.run.set_tags({"resumed_from": report.resumed_from})
-        for row in report.steps:
-            self.run.log_metrics({k: row[k] for k in ("sigma", "residual")}, step=int(row["step"]))
+        for row in report.steps:  # of an interrupted run those before it was resumed
+            self._track_row(row)
         self.run.log_metrics(
             {
                 **metrics,

@@ -172,7 +172,7 @@ class ReconstructionEvaluator(Evaluator):
                     image,
                     self.network,
                     case=case,
-                    handlers=handlers,
+                    handlers=[record, *handlers],
                     checkpoint=record.checkpoint,
                     run_id=record.run.run_id,
                 )

@@ -145,7 +145,7 @@ class CaseRunner:
         with recorder.case(case.name, run) as record:
             memory = PeakMemory()
             done = method.inferer.reconstruct(
-                image, case=case.name, checkpoint=record.checkpoint, run_id=getattr(run, "run_id", None)
+                image, case=case.name, handlers=[record], checkpoint=record.checkpoint, run_id=run.run_id
             )
             metrics = record.finish(
                 done,
@@ -194,7 +194,6 @@ def _options(method: PreparedMethod, done: Reconstruction, image: Any, memory: P
     """Return what the record must say besides, for a row that is made from it."""
     return {
         "method_sha256": method.fingerprint,
-        "denoiser_calls": done.report.denoiser_calls,
         "peak_memory_gb": memory.gigabytes(),
         "data_residual": data_residual(done, image),
     }
@@ -217,9 +216,9 @@ def _coverage(
 def _costs(record: dict[str, Any]) -> dict[str, float]:
     options = record["options"]
     costs = {
-        "seconds": record["timings"].get("seconds"),
-        "network_calls": record["network_calls"],
-        "denoiser_calls": options.get("denoiser_calls"),
+        "seconds": record["report"].get("seconds"),
+        "network_calls": record["report"]["network_calls"],
+        "denoiser_calls": record["report"].get("denoiser_calls", options.get("denoiser_calls")),
         "peak_memory": options.get("peak_memory_gb"),
         "data_residual": options.get("data_residual"),
     }
