@@ -8,11 +8,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from filelock import Timeout
+from typing import Any, Concatenate, ParamSpec
 
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.tracking.mlflow_client import (
@@ -26,15 +25,33 @@ from monai_diffrecon.tracking.mlflow_client import (
     open_client,
     refused,
     root_of,
+    tag_rows,
 )
 from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.tracking.run_claims import TAG, RunClaim, sweep
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 _MAX_METRICS, _MAX_ROWS, _MAX_PARAM = 1000, 100, 6000
 _FLUSH_SECONDS = 10.0
 _INCOMPLETE = "tracking incomplete"
+
+
+def _tolerated(method: Callable[Concatenate[TrackedRun, P], None]) -> Callable[Concatenate[TrackedRun, P], None]:
+    """Let a method do nothing when nothing is tracked, and what it raises stop nothing unless tracking is required."""
+
+    @wraps(method)
+    def call(run: TrackedRun, /, *values: P.args, **options: P.kwargs) -> None:
+        if run._silent:
+            return
+        if run._client is None:
+            raise ConfigError("used before it began", where="TrackedRun", mend="use it within its with block")
+        fault = _fault_of(lambda: method(run, *values, **options))
+        if fault is not None:
+            run._lose(fault)
+
+    return call
 
 
 class TrackedRun:
@@ -91,7 +108,8 @@ class TrackedRun:
         self.run_id: str | None = None
         self.problems: tuple[str, ...] = ()
         self._client: Any = None
-        self._claim = RunClaim(self.output_dir / ".diffrecon" / "runs")
+        self._claims = self.output_dir / ".diffrecon" / "runs"
+        self._claim = RunClaim(self._claims)
         self._track, self._silent = track, not track
         self._own_error: BaseException | None = None
         self._metrics: list[tuple[str, float, int, int]] = []
@@ -133,51 +151,46 @@ class TrackedRun:
         if fault is not None:
             self._lose(fault)
 
+    @_tolerated
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; nested ones become ``outer.inner``, long values are cut at MLflow's limit."""
         from mlflow.entities import Param
 
-        self._try(
-            lambda: self._batches(
-                "params", [Param(key_text(k), cut(v, _MAX_PARAM)) for k, v in flatten(redact(params)).items()]
-            )
-        )
+        flat = flatten(redact(params))
+        self._batches("params", [Param(key_text(name), cut(value, _MAX_PARAM)) for name, value in flat.items()])
 
+    @_tolerated
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags."""
         from mlflow.entities import RunTag
 
-        self._try(lambda: self._batches("tags", [RunTag(*row) for row in _tag_rows(tags).items()]))
+        self._batches("tags", [RunTag(*row) for row in tag_rows(tags).items()])
 
+    @_tolerated
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Buffer numbers of one step; they are sent when it is time."""
+        now = int(time.time() * 1000)
+        self._metrics += [(key_text(name), float(value), now, int(step)) for name, value in metrics.items()]
+        if len(self._metrics) >= _MAX_METRICS or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._send()
 
-        def log() -> None:
-            now = int(time.time() * 1000)
-            self._metrics += [(key_text(name), float(value), now, int(step)) for name, value in metrics.items()]
-            if len(self._metrics) >= _MAX_METRICS or time.monotonic() - self._flushed > _FLUSH_SECONDS:
-                self._send()
-
-        self._try(log)
-
+    @_tolerated
     def flush(self) -> None:
         """Send the buffered numbers."""
-        self._try(self._send)
+        self._send()
 
+    @_tolerated
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Copy a file to the run's artifacts, or into a folder of them.
 
         Raises:
             InputError: no such file, if required.
         """
+        if not Path(path).is_file():
+            raise InputError("no such file", where=f"artifact {Path(path).name}")
+        self._ask("log_artifact", str(path), folder)
 
-        def log() -> None:
-            if not Path(path).is_file():
-                raise InputError("no such file", where=f"artifact {Path(path).name}")
-            self._ask("log_artifact", str(path), folder)
-
-        self._try(log)
-
+    @_tolerated
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
         """Log what the run was computed from, by its hash; MLflow shows it as the run's dataset.
 
@@ -190,7 +203,7 @@ class TrackedRun:
 
         source, about = json.dumps({"sha256": digest}), json.dumps(redact(profile))
         data = Dataset(cut(name, MAX_KEY), digest[:32], "sha256", source, profile=about)
-        self._try(lambda: self._ask("log_inputs", [DatasetInput(data)]))
+        self._ask("log_inputs", [DatasetInput(data)])
 
     def _begin(self) -> tuple[str, Any]:
         """Open the run under a claim; return its id and the client."""
@@ -200,20 +213,13 @@ class TrackedRun:
         else:
             found = find_run(client, self._resumed)
             experiment = found.info.experiment_id
-            self._claim = RunClaim(self.output_dir / ".diffrecon" / "runs", found.data.tags.get(TAG))
+            self._claim = RunClaim(self._claims, found.data.tags.get(TAG))
         try:
-            sweep(client, self.output_dir / ".diffrecon" / "runs", self.tracking_uri)
+            sweep(client, self._claims, self.tracking_uri)
         except Exception as error:
             logger.warning("tracking: runs of processes that died may stay RUNNING (%s)", type(root_of(error)).__name__)
-        try:
-            self._claim.take(self.tracking_uri, experiment)
-        except Timeout:
-            raise InputError(
-                "the run is open in another process", where="run_id", got=self._resumed, mend="wait until it has ended"
-            ) from None
-        except OSError as error:
-            logger.warning("tracking: a run stays RUNNING should this process be killed (%s)", type(error).__name__)
-        tags = _tag_rows(self._tags | {TAG: self._claim.mark})
+        self._claim.take(self.tracking_uri, experiment)
+        tags = tag_rows(self._tags | {TAG: self._claim.mark})
         if self._resumed is None:
             return str(client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id), client
         for name, value in tags.items():
@@ -242,15 +248,6 @@ class TrackedRun:
         check_client(self._client)
         getattr(self._client, request)(self.run_id, *values, **options)
 
-    def _try(self, call: Callable[[], None]) -> None:
-        if self._silent:
-            return
-        if self._client is None:
-            raise ConfigError("used before it began", where="TrackedRun", mend="use it within its with block")
-        fault = _fault_of(call)
-        if fault is not None:
-            self._lose(fault)
-
     def _lose(self, fault: Exception) -> None:
         """Raise a fault if tracking is required and the user's own error, which tells more, is not under way."""
         told = fault if isinstance(fault, DiffReconError) else refused(fault, self._own_error)
@@ -270,7 +267,3 @@ def _fault_of(call: Callable[[], None]) -> Exception | None:
     except Exception as fault:
         return fault
     return None
-
-
-def _tag_rows(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {key_text(name): cut(redact(value)) for name, value in tags.items()}

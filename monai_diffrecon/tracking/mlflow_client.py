@@ -188,12 +188,17 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def tag_rows(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags without paths, as text."""
+    return {key_text(name): cut(redact(value), _MAX_TAG) for name, value in tags.items()}
+
+
 def key_text(name: str) -> str:
     """Return a name of MLflow's alphabet."""
     return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)[:MAX_KEY]
 
 
-def cut(value: Any, limit: int = _MAX_TAG) -> str:
-    """Return a value as text of at most ``limit`` characters, as many as a tag may have unless given."""
+def cut(value: Any, limit: int) -> str:
+    """Return a value as text of at most ``limit`` characters."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -222,8 +222,9 @@ def _require_same(what: str, where: str, expected: str, got: str) -> None:
 
 def _with_report(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record of schema 1 with what it says of the run where records have it today."""
-    report = {name: record.pop(name) for name in ("network_calls", "fallbacks", "execution", "notices") if name in record}
-    report |= {**record.pop("timings"), "steps": [{"residual": residual} for residual in record.pop("residuals")]}
+    moved = ("network_calls", "fallbacks", "execution", "notices")
+    report: dict[str, Any] = {name: record.pop(name) for name in moved if name in record}
+    report |= record.pop("timings") | {"steps": [{"residual": residual} for residual in record.pop("residuals")]}
     return record | {"report": report}
 
 

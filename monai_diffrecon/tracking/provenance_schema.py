@@ -83,9 +83,7 @@ class Output(File):
 
     voxels_sha256: Sha256 = Field(description="of (1, X, Y, Z) float32 in RAS+ order")
     phase: File = _optional("of a complex volume, whose magnitude the output is")
-    spread: dict[str, File] = Field(
-        default=None, description="of several samples, whose mean the output is: std, std_null, sample000 and so on"
-    )
+    spread: dict[str, File] = _optional("of several samples, whose mean the output is: std, sample000 and so on")
     dicom: Series = _optional("the same as a DICOM series")
 
 

@@ -15,6 +15,8 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from monai_diffrecon.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 #: The tag by which a run carries the mark of its claim.
@@ -44,23 +46,26 @@ class RunClaim:
         self._said: dict[str, str] = {}
 
     def take(self, store: str | None, experiment: str) -> None:
-        """Take it, for a run that is about to be opened.
+        """Take it, for a run that is about to be opened; where no file can be written a warning is logged.
 
         Raises:
-            filelock.Timeout: another process has it, or this process has in another object.
-            OSError: the file cannot be written.
+            InputError: another process has it, or this process has in another object.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         # Not per thread: a run may be closed by another thread than the one that opened it.
         lock = FileLock(self._path, timeout=_SECONDS, thread_local=False)
-        lock.acquire()
-        self._lock = lock
         self._said = {"host": socket.gethostname(), "store": _digest(store), "experiment": experiment}
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            self._lock = lock
             self._path.write_bytes(json.dumps(self._said).encode().ljust(_BYTES))
-        except OSError:
+        except Timeout:
+            raise InputError(
+                "the run is open in another process", where="run_id", mend="wait until it has ended"
+            ) from None
+        except OSError as error:
+            logger.warning("tracking: a run stays RUNNING should this process be killed (%s)", type(error).__name__)
             self.end()
-            raise
 
     def end(self, status: str | None = None, error: str = "") -> None:
         """Let go of it, and remove it unless the store has still to be told how the run ended.
