@@ -1,5 +1,73 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Reconstruct 3D CT and MR volumes from few measurements with pre-trained 2D diffusion models."""
+"""Reconstruct 3D CT and MR volumes from few measurements with pre-trained 2D diffusion models.
 
-__version__ = "0.1.0"
+What is public stands here, or in one of the packages named here; every other module may move.
+"""
+
+from typing import TYPE_CHECKING
+
+from monai_diffrecon._lazy import exports, lazy
+from monai_diffrecon._version import __version__
+
+if TYPE_CHECKING:
+    # A reconstruction.
+    from monai_diffrecon.faces.files import read_scan, write_volume
+    from monai_diffrecon.faces.reconstructor import Reconstructor, load, reconstruct
+    from monai_diffrecon.faces.result import ReconstructionResult
+
+    # isort: split
+    # What bundles are made of, beside networks, training and transforms.
+    from monai_diffrecon.bundle import load_auxiliaries, load_score_network
+    from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
+    from monai_diffrecon.engine.inferer import DiffReconInferer
+    from monai_diffrecon.io.cases import list_cases
+    from monai_diffrecon.one_line_errors import report_errors_in_one_line
+    from monai_diffrecon.options.command_line import check_command_line
+
+    # isort: split
+    # What plugins are made of.
+    from monai_diffrecon.errors import DiffReconError
+    from monai_diffrecon.protocols import (
+        API_VERSION,
+        CheckpointImporter,
+        ClassicalSampler,
+        ConsistencyStep,
+        Denoiser,
+        Measurement,
+        MeasurementReader,
+        Metric,
+        NoiseSource,
+        Operator,
+        Regularizer,
+        Sampler,
+        ScorePrior,
+        VolumeGeometry,
+        VolumeWriter,
+    )
+    from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
+
+    # isort: split
+    from monai_diffrecon import (
+        consistency,
+        denoisers,
+        errors,
+        evaluation,
+        networks,
+        noises,
+        operators,
+        presets,
+        priors,
+        protocols,
+        registry,
+        samplers,
+        sampling,
+        testing,
+        training,
+        transforms,
+    )
+else:
+    __getattr__ = lazy(__name__)
+
+    def __dir__() -> list[str]:
+        return ["__version__", *sorted(exports(__name__))]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.former_names import with_public_names
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.io.score_metadata import (
     channels_of,
@@ -246,6 +247,7 @@ def _network_def(root: Path) -> nn.Module:
         raise InputError("cannot be read", where=f"{where}, inference.json", got=type(error).__name__) from None
     if not isinstance(config, dict) or "network_def" not in config:
         raise InputError("defines no network", where=f"{where}, inference.json", expected="an id network_def")
+    config = with_public_names(config)
     # Looked at and evaluated is the same dict: no one can change the file in between.
     require_trusted({**config, "bundle_root": str(root)}, root=root, where=f"{where}, inference.json")
     from monai.bundle import ConfigParser

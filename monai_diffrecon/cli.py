@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from monai_diffrecon import __version__
+from monai_diffrecon._version import __version__
 from monai_diffrecon.engine.record_commands import rerun, verify
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 from monai_diffrecon.evaluation.check_command import check
@@ -31,10 +31,11 @@ Run = Callable[[argparse.Namespace], int]
 
 def plugins(parser: argparse.ArgumentParser) -> Run:
     """List the installed plugins, or the options of one."""
+    from monai_diffrecon.plugin_contract import FOLDERS
     from monai_diffrecon.registry import KINDS, available
 
     parser.add_argument("name", nargs="?", help="one plugin: NAME, KIND:NAME or DISTRIBUTION:NAME; lists its options")
-    parser.add_argument("--kind", choices=sorted(KINDS), help="only plugins of this kind")
+    parser.add_argument("--kind", choices=sorted([*KINDS, *FOLDERS]), help="only plugins of this kind")
     parser.add_argument("--check", action="store_true", help="import each plugin and report the broken ones")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -51,7 +52,8 @@ def plugins(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         if arguments.name is not None:
             return describe(arguments)
-        infos = available(arguments.kind, check=arguments.check)
+        kinds = [*KINDS, *FOLDERS] if arguments.kind is None else [arguments.kind]
+        infos = [info for kind in kinds for info in available(kind, check=arguments.check)]
         as_json = arguments.json
         lines = [json.dumps([asdict(info) for info in infos], indent=2)] if as_json else plugin_table(infos)
         sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -79,7 +79,7 @@ def _wrong_options(where: str, target: object, options: Mapping[str, Any]) -> Co
         options: what the configuration gives it.
     """
     module, _, name = str(target).rpartition(".")
-    component = getattr(sys.modules.get(module), name, None) if module.startswith("monai_diffrecon.") else None
+    component = getattr(sys.modules.get(module), name, None) if f"{module}.".startswith("monai_diffrecon.") else None
     if not callable(component):
         return None
     parameters = inspect.signature(component).parameters

@@ -26,7 +26,12 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "noises": ("noise", ("NoiseSource",)),
     "importers": ("importer", ("CheckpointImporter",)),
     "readers": ("reader", ("MeasurementReader",)),
+    "writers": ("output_format", ("VolumeWriter",)),
+    "metrics": ("metric", ("Metric",)),
 }
+
+#: Kind of what a package ships as a folder -> what the folder holds. Their entry points name no class.
+FOLDERS = {"bundles": "bundles, or is one itself", "methods": "presets of methods, NAME.json"}
 
 #: Arguments that the framework gives to plugins, and that are no options.
 GIVEN = ("geometry", "network", "seed", "case")
@@ -143,20 +148,34 @@ def check_required(cls: type, given: Iterable[str], where: str) -> None:
 
 
 @cache
-def static_summary(module: str, attribute: str) -> str:
-    """Return the first line of a class's docstring, read from its source without importing anything."""
+def definition(module: str, attribute: str) -> tuple[str, str]:
+    """Return where a class is defined and the first line of its docstring, from source files; nothing is imported.
+
+    Args:
+        module: the module that an entry point names.
+        attribute: name of the class there; what the module imports by this name is followed.
+
+    Returns:
+        The defining module, as far as it is known, and the line, which may be empty.
+    """
     package, *parts = module.split(".")
     try:
         spec = importlib.util.find_spec(package)  # of the top package alone: a submodule's would import its parents
         if spec is None:
-            return ""
+            return module, ""
         stems = [Path(folder, *parts) for folder in spec.submodule_search_locations or ()]
         files = [f for stem in stems for f in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")]
         if not parts and spec.origin:
             files = [Path(spec.origin)]
         source = next(f for f in files if f.is_file()).read_bytes()
-        classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-        text = next(ast.get_docstring(node) for node in classes if node.name == attribute)
-    except (StopIteration, ImportError, AttributeError, ValueError, SyntaxError, OSError):
-        return ""  # a list stays useful without a summary; loading the plugin says what is wrong with it
-    return text.strip().splitlines()[0] if text and text.strip() else ""
+        body = ast.parse(source).body
+        for node in [*body, *(inner for top in body if isinstance(top, ast.If | ast.Try) for inner in top.body)]:
+            if isinstance(node, ast.ClassDef) and node.name == attribute:
+                return module, (ast.get_docstring(node) or "").strip().partition("\n")[0]
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level and node.module != module:
+                names = [alias.name for alias in node.names if (alias.asname or alias.name) == attribute]
+                if names:
+                    return definition(node.module, names[0])
+    except (StopIteration, ImportError, AttributeError, ValueError, SyntaxError, OSError, RecursionError):
+        pass  # a list stays useful without a summary; loading the plugin says what is wrong with it
+    return module, ""

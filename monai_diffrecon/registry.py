@@ -9,6 +9,7 @@ Built-in plugins come through the same door as a third party's. Neither importin
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, reduce
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import entrypoints
@@ -25,6 +27,8 @@ import entrypoints
 from monai_diffrecon import plugin_contract as contract
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
 from monai_diffrecon.plugin_contract import KINDS, check_kind
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "KINDS",
@@ -36,6 +40,7 @@ __all__ = [
     "check_options",
     "create",
     "distribution_of",
+    "folders",
     "load",
     "name_of",
     "refresh",
@@ -49,6 +54,10 @@ KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("readers", "fastmri"): "diffrecon-mri",
     ("readers", "twix"): "diffrecon-twix",
     ("operators", "cone_beam_ct"): "diffrecon-rtk",
+    ("operators", "rotation_ct"): "diffrecon-published",
+    ("noises", "sequential"): "diffrecon-published",
+    ("samplers", "published_predictor_corrector"): "diffrecon-published",
+    ("consistency", "published_dps"): "diffrecon-published",
     ("importers", "ncsnpp"): "diffrecon-ncsnpp",
     ("importers", "guided_diffusion"): "diffrecon-ncsnpp",
     ("importers", "diffusers"): "diffrecon-ncsnpp",
@@ -100,20 +109,22 @@ def available(kind: str | None = None, *, check: bool = False) -> list[PluginInf
     """List the installed plugins of one kind, or of all, without importing their code.
 
     Args:
-        kind: one of :data:`KINDS`, or None for all.
+        kind: one of :data:`KINDS`, or None for all of them; or a kind of folders.
         check: import each plugin, so that ``error`` says of every one whether it can be used.
 
     Raises:
         ConfigError: unknown kind.
     """
     infos = []
-    for k in KINDS if kind is None else (check_kind(kind),):
+    for k in KINDS if kind is None else (kind if kind in contract.FOLDERS else check_kind(kind),):
+        if check and k in contract.FOLDERS:
+            folders(k)
         entries, unreadable = _entries(k)
         for entry in sorted(entries, key=lambda e: (e.name, e.distribution)):
-            if check:
+            if check and k in KINDS:
                 with suppress(PluginError):  # noted in _failures
                     _load(k, entry, KINDS[k][0])
-            summary = contract.static_summary(entry.module, entry.attribute)
+            summary = contract.definition(entry.module, entry.attribute)[1]
             infos.append(
                 PluginInfo(entry.name, k, entry.distribution, entry.version, summary, error=_failures.get(entry))
             )
@@ -162,8 +173,37 @@ def name_of(kind: str, cls: type) -> str | None:
         cls: the class.
     """
     entries = _entries(check_kind(kind))[0]
-    found = (e for e in entries if (e.module, e.attribute) == (cls.__module__, cls.__qualname__))
+    named = (e for e in entries if e.attribute == cls.__qualname__)
+    found = (e for e in named if contract.definition(e.module, e.attribute)[0] == cls.__module__)
     return next((f"{e.distribution}:{e.name}" for e in found), None)
+
+
+@cache
+def folders(kind: str) -> tuple[tuple[str, Path], ...]:
+    """Return the folders that installed packages ship: distribution and path, in the order of their names.
+
+    An entry point names a path, a package (its own folder), or a function that returns one of these. One that gives no
+    folder stops nothing else; it is warned of.
+
+    Args:
+        kind: one of :data:`~monai_diffrecon.plugin_contract.FOLDERS`.
+    """
+    found = []
+    for entry in sorted(_entries(kind)[0], key=lambda e: (e.distribution, e.name)):
+        try:
+            given: Any = importlib.import_module(entry.module)
+            given = reduce(getattr, entry.attribute.split("."), given) if entry.attribute else given
+            given = given() if callable(given) else given
+            path = Path(given.__path__[0] if hasattr(given, "__path__") else given)
+            reason = None if path.is_dir() else "no such folder"
+        except (Exception, SystemExit) as error:  # whatever a plugin does when imported
+            reason = f"{type(error).__name__}: {error}"
+        if reason is None:
+            found.append((entry.distribution, path))
+        else:
+            _failures[entry] = " ".join(reason.split())
+            logger.warning("no %s from %s, its %r is broken: %s", kind, entry.distribution, entry.name, reason)
+    return tuple(found)
 
 
 def create(kind: str, name: str, /, **options: Any) -> Any:
@@ -214,7 +254,8 @@ def check_options(kind: str, spec: object, *, where: str | None = None, context:
 def refresh() -> None:
     """Forget what was found, so that plugins installed since then are seen."""
     _entries.cache_clear()
-    contract.static_summary.cache_clear()
+    folders.cache_clear()
+    contract.definition.cache_clear()
     _classes.clear()
     _failures.clear()
     importlib.invalidate_caches()

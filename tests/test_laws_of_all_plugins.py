@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,12 +35,14 @@ from monai_diffrecon.registry import PluginInfo
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.denoiser_laws import check_denoiser
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
+from monai_diffrecon.testing.metric_laws import check_metric
 from monai_diffrecon.testing.noise_laws import check_noise
 from monai_diffrecon.testing.operator_laws import check_operator
 from monai_diffrecon.testing.prior_laws import check_prior
 from monai_diffrecon.testing.reader_laws import check_reader
 from monai_diffrecon.testing.regularizer_laws import check_regularizer
 from monai_diffrecon.testing.sampler_laws import check_sampler
+from monai_diffrecon.testing.writer_laws import check_writer
 
 BUILT_IN = "monai-diffrecon"
 GEOMETRY = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
@@ -111,6 +114,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2, "cg_iterations": 3, "final_sirt": True},
     ],
     ("consistency", "dps"): [{}, {"norm": "batch", "batch_size": 3}, {"plane": "coronal", "relative": False}],
+    ("consistency", "published_dps"): [{}, {"norm": "batch", "batch_size": 3}],
     ("readers", "nifti"): [{}],
     ("readers", "container"): [{}],
     ("readers", "dicom"): [{}, {"series": 1}],
@@ -118,6 +122,9 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"center": 4.0},
         {"center": 3.5, "rows": [1, 3], "views": 4, "binning": 2, "pixel_size": 0.1},
     ],
+    ("writers", "nifti"): [{}],
+    ("writers", "dicom"): [{}],
+    **{("metrics", name): [{}] for name in ("psnr", "ssim", "nmse", "mae", "vif")},
     ("noises", "independent"): [{}],
     ("noises", "slerp"): [{}, {"plane": "coronal"}],
     ("noises", "sequential"): [{}],
@@ -130,6 +137,10 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("samplers", "ddim"): [{"steps": 3}, {"steps": 3, "start": "initial", "sigma_start": "estimate", "eta": 0.0}],
     ("samplers", "predictor_corrector"): [
         {"steps": 3},
+        {"steps": 3, "order": "predictor_corrector", "ladder": "karras"},
+        {"steps": 4, "corrector_steps": 2, "final_mean": False},
+    ],
+    ("samplers", "published_predictor_corrector"): [
         {"steps": 3, "order": "predictor_corrector", "langevin_norm": "batch", "batch_size": 3, "carry": "mean"},
         {"steps": 4, "start": "measured", "unseen": "zero", "corrector_steps": 2, "final_mean": False},
     ],
@@ -215,6 +226,15 @@ def check(kind: str, make: Callable[..., Any], problem: Callable[[], Problem], d
         check_consistency(make, p, x0, reduces_residual=acts_on_estimate)
     elif kind == "noises":
         check_noise(make)
+    elif kind == "writers":
+        with TemporaryDirectory() as folder:
+            check_writer(make(), Path(folder))
+    elif kind == "metrics":
+        if make().name == "vif" and find_spec("torchmetrics") is None:
+            with pytest.raises(ConfigError):
+                check_metric(make)
+        else:
+            check_metric(make)
     elif kind == "readers":
         with TemporaryDirectory() as folder:
             check_reader(make(), Path(folder), scan(make(), Path(folder)))
@@ -268,11 +288,7 @@ def test_complex_volumes(info: PluginInfo) -> None:
 def test_every_built_in_has_an_entry_and_every_entry_a_plugin() -> None:
     """Also fails when the package is not installed, and the registry therefore empty."""
     built_in = {(info.kind, info.name) for info in registry.available() if info.distribution == BUILT_IN}
-    assert built_in == CONFIGURATIONS.keys() - {
-        ("regularizers", "wavelet_l1"),
-        ("operators", "noncartesian_mri"),
-        ("operators", "cone_beam_ct"),
-    }
+    assert built_in == CONFIGURATIONS.keys() - registry.KNOWN_PROVIDERS.keys()
 
 
 def test_a_new_built_in_without_an_entry_fails() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.operators.rotation_ct import RotationCT
+from diffrecon_published.rotation_ct import RotationCT
 from monai_diffrecon.presets.overlays import METHOD, overlay_path, overlays
 from monai_diffrecon.protocols import VolumeGeometry
 

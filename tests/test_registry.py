@@ -305,8 +305,13 @@ def test_unknown_names_are_mended(shrink: None) -> None:
 def test_an_unknown_name_names_the_package_known_to_provide_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("entrypoints.get_group_all", lambda group: [])
     registry.refresh()
-    with pytest.raises(PluginError, match=r"unknown regularizer 'wavelet_l1'.*install .*diffrecon-wavelets"):
-        registry.create("regularizers", "wavelet_l1")
+    for (kind, name), package in registry.KNOWN_PROVIDERS.items():
+        with pytest.raises(PluginError) as caught:
+            registry.create(kind, name)
+        assert caught.value.where == registry.KINDS[kind][0]
+        assert str(caught.value.mend).endswith(package)
+    assert registry.KNOWN_PROVIDERS["operators", "rotation_ct"] == "diffrecon-published"
+    assert registry.KNOWN_PROVIDERS["noises", "sequential"] == "diffrecon-published"
     registry.refresh()
 
 

@@ -76,7 +76,7 @@ class ADMMIterateStep(ConsistencyStep):
                 where="consistency#back_projection",
                 expected="adjoint",
                 got="published",
-                mend='take the operator "rotation_ct", or back_projection "adjoint"',
+                mend='take the operator "rotation_ct" of diffrecon-published, or back_projection "adjoint"',
             )
         if self.final_sirt and operator.complex_volume:
             raise ConfigError(

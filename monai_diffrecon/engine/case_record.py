@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.engine.face_notice import face_notice
+from monai_diffrecon.engine.output_formats import write_formats
 from monai_diffrecon.engine.posterior_samples import PosteriorSpread
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.errors import InputError, IntegrityError
-from monai_diffrecon.evaluation.metrics import volume_metrics
+from monai_diffrecon.evaluation.metrics import default_data_range, volume_metrics
 from monai_diffrecon.evaluation.montage import montage, preview
-from monai_diffrecon.io.atomic import make_folder
-from monai_diffrecon.io.dicom_writer import write_series
+from monai_diffrecon.evaluation.third_party_metrics import compute_third_party
 from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.measurement import affine_of, from_tensor
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.numerics.padding import without_padding
-from monai_diffrecon.protocols import VolumeGeometry
+from monai_diffrecon.protocols import VolumeGeometry, VolumeOrigin, VolumeWriter
 from monai_diffrecon.tracking.provenance import (
     build_record,
     identity_sha256,
@@ -45,7 +45,7 @@ def checkpoint_path(folder: Path, case: str) -> Path:
 
 
 class CaseRecord:
-    """One case: its file names, run and checkpoint; with a unit for volumes that do not say theirs, a DICOM series too.
+    """One case: its file names, run and checkpoint, formats beside NIfTI, a unit for volumes that do not say theirs.
 
     It is a handler of the reconstruction engine as well: the numbers of each step are tracked while the case runs.
 
@@ -60,13 +60,14 @@ class CaseRecord:
         folder: Path,
         run: Any,
         checkpoint: RunCheckpoint,
-        dicom_unit: str | None,
+        writers: dict[str, VolumeWriter],
+        unit: str,
         anatomy: str | None,
     ) -> None:
-        self.name, self.folder, self.run, self.dicom_unit = name, folder, run, dicom_unit
+        self.name, self.folder, self.run, self.unit = name, folder, run, unit
         self.checkpoint, self.anatomy = checkpoint, anatomy
         self.output = folder / f"{name}_recon.nii.gz"
-        self.dicom = None if dicom_unit is None else folder / name / "dicom"
+        self.writers = writers
         self.affine = torch.eye(4, dtype=torch.float64)
         self._tracked: set[int] = set()
 
@@ -102,9 +103,8 @@ class CaseRecord:
         except (InputError, IntegrityError) as error:
             logger.warning("case %s is computed again: %s", self.name, error.what)
             return None
-        if record.get("identity_sha256") != identity_sha256(identity) or (
-            self.dicom and "dicom" not in record["output"]
-        ):
+        written = {*record["output"], *record["output"].get("formats", {})}
+        if record.get("identity_sha256") != identity_sha256(identity) or not self.writers.keys() <= written:
             return None
         self.checkpoint.remove()  # a run that was killed after its record was written has left it
         volume, geometry = read_volume(self.output)
@@ -155,10 +155,9 @@ class CaseRecord:
         if done.volume.is_complex():
             phase = self.folder / f"{self.name}_phase.nii.gz"
             write_volume(phase, done.volume.angle(), done.geometry)
-        if self.dicom is not None:
-            self._write_series(self.dicom, done, volume, measurement)
+        formats = write_formats(self.writers, self.output, volume, done.geometry, self._origin(done, measurement))
         shown = comparable(volume, done.geometry, measurement)
-        metrics = self.metrics(shown, reference)
+        metrics = self.metrics(shown, reference, done.geometry)
         spread = None if done.spread is None else self._write_spread(done.spread, done)
         picture = self.folder / f"{self.name}_montage.png"
         if reference is None:
@@ -187,7 +186,8 @@ class CaseRecord:
             volume=volume,
             phase=phase,
             spread=spread,
-            dicom=self.dicom,
+            dicom=formats.pop("dicom", None),
+            formats=formats,
             measurement_sha256=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
             options=options,
             reader=reader,
@@ -227,28 +227,26 @@ class CaseRecord:
             write_volume(files[name], volume, done.geometry)
         return files
 
-    def _write_series(self, folder: Path, done: Reconstruction, volume: Tensor, measurement: Tensor) -> None:
-        """Write the volume as a DICOM series that says how it came about."""
+    def _origin(self, done: Reconstruction, measurement: Tensor) -> VolumeOrigin:
+        """Return what a format may tell of how the volume came about."""
         said, used = from_tensor(measurement), done.report.options
         names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler") if kind in used)
-        make_folder(folder.parent)
-        write_series(
-            folder,
-            volume,
-            done.geometry,
+        return VolumeOrigin(
             case=self.name,
-            unit=self.dicom_unit if said.unit == "arbitrary" and self.dicom_unit else said.unit,
-            template=said.header,
+            unit=self.unit if said.unit == "arbitrary" else said.unit,
+            header=said.header,
             derivation=f"Reconstructed by monai_diffrecon ({names}); for research, not for clinical use",
             entropy=sha256_tensor(torch.as_tensor(measurement).as_subclass(Tensor)),
         )
 
     @staticmethod
-    def metrics(volume: Tensor, reference: Tensor | None) -> dict[str, float]:
+    def metrics(volume: Tensor, reference: Tensor | None, geometry: VolumeGeometry) -> dict[str, float]:
         """Return the metrics of a volume, empty without a reference."""
         if reference is None:
             return {}
-        return volume_metrics(volume, magnitude_of(torch.as_tensor(reference).as_subclass(Tensor)))
+        truth = magnitude_of(torch.as_tensor(reference).as_subclass(Tensor))
+        of_packages = compute_third_party(volume, truth, geometry, data_range=default_data_range(truth))
+        return volume_metrics(volume, truth) | of_packages
 
 
 def comparable(volume: Tensor, geometry: VolumeGeometry, measurement: Tensor) -> Tensor:

@@ -12,17 +12,15 @@ from typing import Any
 from torch import Tensor
 
 from monai_diffrecon.engine.case_record import CaseRecord, checkpoint_path, magnitude_of
+from monai_diffrecon.engine.output_formats import output_writers
 from monai_diffrecon.engine.reference_grid import RESAMPLE, check_on_grid
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.evaluation.metrics import default_data_range
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.io.case_lock import case_lock
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag
+from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.tracking.export_run import TrackedRun
-
-#: What a case is written as.
-FORMATS = ("nifti", "dicom", "both")
 
 
 class CaseRecorder:
@@ -33,7 +31,7 @@ class CaseRecorder:
         track: track in MLflow.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
-        output_format: ``nifti``, ``dicom`` or ``both``; the last two write a DICOM series beside the NIfTI file.
+        output_format: ``nifti``, or what is written beside it: the name of a writer, such as ``dicom``, or a list.
         hounsfield: volumes whose measurement does not say its unit are in HU.
         tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
         resume: see :class:`~monai_diffrecon.engine.run_checkpoint.RunCheckpoint`; with ``never`` a case is computed
@@ -49,7 +47,7 @@ class CaseRecorder:
         track: bool,
         tracking_uri: str | None,
         experiment: str,
-        output_format: str = "nifti",
+        output_format: Any = "nifti",
         hounsfield: bool = False,
         tracking_required: bool = False,
         resume: str = "auto",
@@ -61,7 +59,7 @@ class CaseRecorder:
         self.tracking_required = check_flag(tracking_required, "tracking_required")
         self.resume, self.checkpoint_every = resume, checkpoint_every
         RunCheckpoint(output_dir / "checkpoint.pt", resume=resume, every=checkpoint_every)  # checks the options now
-        self.dicom = check_choice(output_format, "output_format", FORMATS) != "nifti"
+        self.writers = output_writers(output_format)
         self.unit, self.anatomy = "HU" if hounsfield else "arbitrary", anatomy
         self._parent: Any = None
 
@@ -104,7 +102,7 @@ class CaseRecorder:
         checkpoint = RunCheckpoint(
             checkpoint_path(self.output_dir, name), resume=self.resume, every=self.checkpoint_every
         )
-        return CaseRecord(name, self.output_dir, run, checkpoint, self.unit if self.dicom else None, self.anatomy)
+        return CaseRecord(name, self.output_dir, run, checkpoint, self.writers, self.unit, self.anatomy)
 
 
 def check_reference(reference: Tensor, geometry: VolumeGeometry, image: Tensor | None = None) -> None:

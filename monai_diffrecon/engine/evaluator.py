@@ -24,7 +24,6 @@ from monai_diffrecon.engine.reference_grid import reference_on_grid
 from monai_diffrecon.engine.termination import stop_on_sigterm
 from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
 from monai_diffrecon.io.cases import nothing_to_reconstruct
-from monai_diffrecon.io.dicom_writer import check_oriented
 from monai_diffrecon.io.path_option import path_option
 from monai_diffrecon.numerics.device_option import check_device
 from monai_diffrecon.numerics.option_checks import check_flag, check_integer
@@ -51,8 +50,8 @@ class ReconstructionEvaluator(Evaluator):
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
         preview_every: steps between preview pictures; 0 for none. Of several samples those of the last remain.
-        output_format: ``nifti``; ``dicom`` and ``both`` write a DICOM series beside the NIfTI file, which the record
-            speaks of.
+        output_format: ``nifti``; or what is written beside the NIfTI file, which the record speaks of: the name of a
+            writer, such as ``dicom`` (also called ``both``), ``{"name": ..., **options}``, or a list of these.
         tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
         resume: ``auto`` goes on where an interrupted run of the same case, configuration, weights and versions stopped,
             and leaves a case alone whose record verifies; ``require`` refuses to start a case anew; ``never`` computes
@@ -80,7 +79,7 @@ class ReconstructionEvaluator(Evaluator):
         tracking_uri: str | None = None,
         experiment: str = "monai_diffrecon",
         preview_every: int = 0,
-        output_format: str = "nifti",
+        output_format: Any = "nifti",
         tracking_required: bool = False,
         resume: str = "auto",
         checkpoint_every: int | None = None,
@@ -158,14 +157,14 @@ class ReconstructionEvaluator(Evaluator):
                     reference, step = reference_on_grid(reference, geometry, image)
                     preparation += [] if step is None else [step]
                 check_reference(reference, geometry, image)
-            if record.dicom is not None:
-                check_oriented(self.inferer.volume_geometry(image), f"case {case}")
+            for writer in record.writers.values():
+                writer.check(self.inferer.volume_geometry(image), f"case {case}")
             identity = self.inferer.identity(image, case, self.network)
             kept, report, spread = record.kept(identity), None, None
             if kept is not None:
                 logger.info("case %s: its record verifies, nothing is computed", case)
                 volume = kept[0]
-                metrics = record.metrics(comparable(*kept, image), reference)
+                metrics = record.metrics(comparable(*kept, image), reference, kept[1])
                 record.track_kept(metrics)
             else:
                 done = self.inferer.reconstruct(

@@ -311,7 +311,7 @@ class DiffReconInferer(Inferer):
         point = None
         if checkpoint is not None:
             noise = composition.build_noise(self.specs["noise"], self.seed, case)
-            resumable = not (self._object_notice or (sampler.calls_network and noise.ordered))
+            resumable = not (self._object_notice or (sampler.calls_network and not noise.resumable))
             point = checkpoint.open(self._identity(measured, case, network), resumable=resumable)
         where = circumstances(self.device, self.sw_batch_size)
         x, spread = runner.run(point, where)

@@ -11,6 +11,7 @@ from typing import Any
 
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from torch import Tensor
 
 from monai_diffrecon.engine.preparation import note_preparation
 from monai_diffrecon.io.anonymous import anonymously
@@ -25,7 +26,7 @@ class LoadMeasurementd(MapTransform):
 
     A plain image is (1, X, Y, Z) in RAS+ order with its affine. Neither a name of a file nor a header that may name a
     patient travels with the data. The name of the reader is kept under ``<key>_reader``. An error names the case (what
-    stands under ``case``) and the key.
+    stands under ``case``) and the key. What is a tensor already stays as it is.
 
     Args:
         keys: keys of the paths.
@@ -54,6 +55,8 @@ class LoadMeasurementd(MapTransform):
         """
         out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):
+            if isinstance(out[key], Tensor):
+                continue
             path = Path(out[key])
             read = partial(read_scan, path, self.reader, leaning=self.correct_tilt)
             name, measurement = anonymously(read, path, str(key), case)

@@ -90,7 +90,7 @@ def check_can_sample(sampler: Sampler, noise: NoiseSource, specs: dict[str, Any]
             got=count,
             mend="take a sampler that draws noise, such as heun or ddim",
         )
-    if noise.ordered:
+    if not noise.resumable:
         raise ConfigError(
             f"several samples from the noise {specs['noise']['name']}, which knows one sequence only",
             where="inferer#num_samples",

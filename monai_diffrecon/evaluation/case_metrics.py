@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.evaluation.metrics import default_data_range, volume_metrics
+from monai_diffrecon.evaluation.third_party_metrics import compute_third_party
 from monai_diffrecon.evaluation.visual_information import visual_information
 from monai_diffrecon.numerics.axis_detail import high_frequency_ratio, jump_ratio, thick_slice_borders
 from monai_diffrecon.numerics.masked_metrics import masked_mae, masked_nmse, masked_psnr, masked_ssim
@@ -45,6 +46,7 @@ def case_metrics(
     Returns:
         Those of :func:`~monai_diffrecon.evaluation.metrics.volume_metrics`; ``ssim`` (mean of the planes);
         ``high_frequency_ratio`` and ``jump_ratio`` along the slices; ``<metric>_mask``; ``vif``. NaN where undefined.
+        Those of installed packages, where finite.
 
     Raises:
         InputError: volumes that cannot be compared, or a mask of another shape or without a voxel.
@@ -56,9 +58,10 @@ def case_metrics(
     metrics |= _along_slices(x, reference, geometry, operator or {})
     if vif:
         metrics["vif"] = visual_information(x, reference, span)
-    if mask is not None:
-        metrics |= _within(x, reference, check_mask(mask, reference), span)
-    return metrics
+    inside = None if mask is None else check_mask(mask, reference)
+    if inside is not None:
+        metrics |= _within(x, reference, inside, span)
+    return metrics | compute_third_party(x, reference, geometry, data_range=span, mask=inside)
 
 
 def check_mask(mask: Tensor, reference: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortSpec
 from monai_diffrecon.evaluation.data_residual import data_residual
 from monai_diffrecon.evaluation.peak_memory import PeakMemory
 from monai_diffrecon.evaluation.statistics import agreement
+from monai_diffrecon.evaluation.third_party_metrics import providers
 from monai_diffrecon.io.hashing import sha256_tensor
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.noise import key_seed
@@ -179,7 +180,7 @@ class CaseRunner:
     def _key(self, record: dict[str, Any], truth: Any, hashes: CaseHashes) -> str:
         """Return the hash of all that a kept row depends on."""
         sha = None if truth is None else sha256_tensor(torch.as_tensor(truth).as_subclass(Tensor))
-        how = [METRICS_VERSION, self.spec.data_range, self.spec.vif]
+        how = [METRICS_VERSION, self.spec.data_range, self.spec.vif, *providers()]
         return digest([record["record_sha256"], sha, hashes.mask, how])
 
     def _compare_intensities(self, row: CaseRow, volume: Tensor, reference: Tensor, inside: Tensor) -> None:

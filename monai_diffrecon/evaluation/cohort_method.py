@@ -9,22 +9,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from monai.bundle import ConfigParser
 from torch import Tensor
 
+from monai_diffrecon.bundle_config import content_of, merged_config, unwrapped
 from monai_diffrecon.engine import composition
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.errors import ConfigError, DiffReconError
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.evaluation.cohort_spec import CohortCase, CohortMethod, CohortSpec
 from monai_diffrecon.evaluation.read_cohort import slug
 from monai_diffrecon.io.find_reader import AUTO
 from monai_diffrecon.numerics.option_checks import check_flag
-from monai_diffrecon.one_line_errors import chain_of
-from monai_diffrecon.options.known_ids import is_known, nearest
 from monai_diffrecon.presets.family import family_of
-from monai_diffrecon.presets.overlays import ABOUT, METHOD, TASK, overlay_path
+from monai_diffrecon.presets.overlays import ABOUT
 from monai_diffrecon.tracking.redaction import redact
-from monai_diffrecon.trust.require_trusted import require_trusted
 
 #: What a cohort sets for all methods, or does not ask for: config id -> what to do instead.
 _NOT_HERE = {
@@ -88,7 +85,18 @@ class PreparedMethod:
     def __init__(self, method: CohortMethod, cohort: CohortSpec) -> None:
         self.label, self.folder = method.label, slug(method.label)
         self.where = f"method {method.label!r}"
-        self.config = self._merged(method, cohort)
+        given = {"seed": cohort.seed, **cohort.simulate}
+        if method.auxiliary_bundle is not None:
+            given["auxiliary_bundle"] = method.auxiliary_bundle
+        self.config = merged_config(
+            method.bundle,
+            task=method.task,
+            method=method.preset,
+            overrides=method.overrides,
+            given=given,
+            refused=_NOT_HERE,
+            where=self.where,
+        )
         self.inferer: DiffReconInferer = self._content("inferer")
         self.preprocessing: Any = self._content("preprocessing")
         if family_of(self.inferer.specs["operator"]) == "none":
@@ -125,53 +133,10 @@ class PreparedMethod:
         data: dict[str, Any] = {"image": str(case.image), "case": case.name}
         if case.reference is not None:
             data["reference"] = str(case.reference)
-        return dict(_unwrapped(lambda: self.preprocessing(data)))
-
-    def _merged(self, method: CohortMethod, cohort: CohortSpec) -> ConfigParser:
-        files = [method.bundle / "configs" / "inference.json"]
-        for kind, name, what in ((TASK, method.task, "task"), (METHOD, method.preset, "preset")):
-            if name is not None:
-                files.append(overlay_path(kind, name, method.bundle, where=f"{self.where}: {what}"))
-        config = ConfigParser()
-        try:
-            config.read_config([str(file) for file in files])
-        except Exception as error:
-            raise ConfigError("configs that cannot be read", where=self.where, got=type(error).__name__) from error
-        known = config.get()
-        for name, value in method.overrides.items():
-            where, first = f"{self.where}: overrides#{name}", name.partition("#")[0]
-            if first in _NOT_HERE:
-                raise ConfigError("not an option of one method", where=where, mend=_NOT_HERE[first])
-            if not is_known(known, name.replace("::", "#")):
-                near = nearest(known, name)
-                mend = None if near is None else f"did you mean {near!r}?"
-                raise ConfigError("the bundle has no such id", where=where, mend=mend)
-            try:
-                config.update({name: value})
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise ConfigError("the bundle has no such id", where=where) from None
-        config.update({"bundle_root": str(method.bundle), "seed": cohort.seed, **cohort.simulate})
-        if method.auxiliary_bundle is not None:
-            config.update({"auxiliary_bundle": method.auxiliary_bundle})
-        require_trusted(config.get(), root=method.bundle, where=self.where)
-        return config
+        return dict(unwrapped(lambda: self.preprocessing(data)))
 
     def _content(self, name: str) -> Any:
-        if name not in self.config.get():
-            raise ConfigError("the bundle has no such id", where=f"{self.where}: {name}")
-        try:
-            return _unwrapped(lambda: self.config.get_parsed_content(name))
-        except DiffReconError as error:
-            raise type(error)(
-                error.what,
-                where=f"{self.where}: {error.where or name}",
-                expected=error.expected,
-                got=error.got,
-                mend=error.mend,
-            ) from error
-        except Exception as error:
-            cause = list(chain_of(error))[-1]
-            raise ConfigError("cannot be built", where=f"{self.where}: {name}", got=redact(str(cause)[:200])) from error
+        return content_of(self.config, name, self.where)
 
 
 def digest(value: Any) -> str:
@@ -186,16 +151,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
-
-
-def _unwrapped(call: Any) -> Any:
-    """Call, and raise our own error instead of those that MONAI wraps around it."""
-    try:
-        return call()
-    except DiffReconError:
-        raise
-    except Exception as error:
-        ours = next((cause for cause in chain_of(error) if isinstance(cause, DiffReconError)), None)
-        if ours is None:
-            raise
-        raise ours from error

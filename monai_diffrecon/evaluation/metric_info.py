@@ -5,6 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from monai_diffrecon.evaluation.builtin_metrics import MAE, NMSE, PSNR, SSIM, VIF
+from monai_diffrecon.protocols import Metric
 
 HIGHER, LOWER, ONE, NINETY = "higher", "lower", "nearer to 1", "nearer to 0.9"
 _TARGETS = {ONE: 1.0, NINETY: 0.9}
@@ -52,15 +56,22 @@ class MetricInfo:
         return value if self.target is None else abs(value - self.target)
 
 
+def info_of(metric: Metric | type[Metric], **further: Any) -> MetricInfo:
+    """Return what a metric says of itself; it stands among those of the whole volume."""
+    better = HIGHER if metric.higher_is_better else LOWER
+    title = metric.title or metric.name
+    return MetricInfo(metric.name, title, better, VOLUME, metric.unit, metric.digits, **further)
+
+
 VOLUME, PLANES, ALONG, MASK, COST = "Whole volume", "Plane by plane", "Along the slices", "Within the mask", "Cost"
 UNCERTAINTY = "Uncertainty"
 
 METRICS = (
-    MetricInfo("psnr", "PSNR", HIGHER, VOLUME, "dB", 2),
-    MetricInfo("ssim", "SSIM, mean of the planes", HIGHER, VOLUME, digits=4),
-    MetricInfo("nmse", "NMSE", LOWER, VOLUME, digits=5),
-    MetricInfo("mae", "MAE", LOWER, VOLUME, "intensity", 3, compare=False),
-    MetricInfo("vif", "VIF, mean of the planes", HIGHER, VOLUME, digits=4),
+    info_of(PSNR),
+    info_of(SSIM),
+    info_of(NMSE),
+    info_of(MAE, compare=False),
+    info_of(VIF),
     MetricInfo("data_residual", "Data residual", LOWER, VOLUME, digits=5, compare=False),
     *(MetricInfo(f"psnr_{p}", f"PSNR {p}", HIGHER, PLANES, "dB", 2) for p in ("axial", "coronal", "sagittal")),
     *(MetricInfo(f"ssim_{p}", f"SSIM {p}", HIGHER, PLANES, digits=4) for p in ("axial", "coronal", "sagittal")),

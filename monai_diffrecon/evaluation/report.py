@@ -13,13 +13,14 @@ from typing import Any
 
 import jinja2
 
-import monai_diffrecon
+from monai_diffrecon._version import __version__
 from monai_diffrecon.evaluation.case_row import CaseRow
 from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort_spec import CohortSpec
-from monai_diffrecon.evaluation.metric_info import HIGHER, METRICS, MetricInfo
+from monai_diffrecon.evaluation.metric_info import HIGHER, MetricInfo
 from monai_diffrecon.evaluation.statistics import LEAST_PAIRS, PairedDifference, pool
 from monai_diffrecon.evaluation.tables import Summary, compare, mean_coverage, present, summarize
+from monai_diffrecon.evaluation.third_party_metrics import metric_infos
 from monai_diffrecon.io.atomic import atomic_write
 
 _TEMPLATES = Path(__file__).parent / "template"
@@ -73,7 +74,7 @@ def _context(
     labels, infos = [m.label for m in spec.methods], present(rows)
     summary = summarize(rows, labels, infos)
     differences = compare(rows, labels, spec.baseline, infos, seed=spec.seed, resamples=spec.resamples)
-    by_key = {info.key: info for info in METRICS}
+    by_key = {info.key: info for info in metric_infos()}
     groups = {info.group: [i for i in infos if i.group == info.group] for info in infos}
     return {
         "spec": spec,
@@ -92,7 +93,7 @@ def _context(
         "least_p": _least_p(differences),
         "versions": _versions(rows),
         "data_sha256": data_sha256,
-        "package_version": monai_diffrecon.__version__,
+        "package_version": __version__,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "number": _number,
     }

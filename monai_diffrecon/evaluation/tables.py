@@ -15,8 +15,9 @@ from typing import Any
 from monai_diffrecon.evaluation.case_metrics import finite_or_none
 from monai_diffrecon.evaluation.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort_spec import CohortSpec
-from monai_diffrecon.evaluation.metric_info import METRICS, MetricInfo
+from monai_diffrecon.evaluation.metric_info import MetricInfo
 from monai_diffrecon.evaluation.statistics import PairedDifference, holm, paired_difference
+from monai_diffrecon.evaluation.third_party_metrics import metric_infos
 from monai_diffrecon.io.atomic import atomic_write, write_json
 
 
@@ -39,7 +40,7 @@ class Summary:
 
 def present(rows: Sequence[CaseRow]) -> list[MetricInfo]:
     """Return the metrics that at least one row has."""
-    return [info for info in METRICS if any(math.isfinite(row.value(info.key)) for row in rows)]
+    return [info for info in metric_infos() if any(math.isfinite(row.value(info.key)) for row in rows)]
 
 
 def summarize(rows: Sequence[CaseRow], methods: Sequence[str], infos: Iterable[MetricInfo]) -> dict[str, list[Summary]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from monai_diffrecon import __version__
+from monai_diffrecon._version import __version__
 from monai_diffrecon.importing.imported_bundle import NO_SAMPLE, UNKNOWN, ImportedBundle, harmless
 from monai_diffrecon.protocols import PLANE_AXIS
 

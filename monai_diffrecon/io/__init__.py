@@ -1,3 +1,17 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Files: NIfTI volumes, atomic writes, hashes, and which cases to read."""
+"""Files: scans that are read, volumes that are written, atomically."""
+
+from typing import TYPE_CHECKING
+
+from monai_diffrecon._lazy import lazy
+
+if TYPE_CHECKING:
+    from monai_diffrecon.io.readers.container import ContainerReader
+    from monai_diffrecon.io.readers.dicom_series import DicomSeriesReader
+    from monai_diffrecon.io.readers.dxchange import DXchangeReader
+    from monai_diffrecon.io.readers.nifti import NIfTIReader
+    from monai_diffrecon.io.writers.dicom_series import DicomSeriesWriter
+    from monai_diffrecon.io.writers.nifti import NIfTIWriter
+else:
+    __getattr__ = lazy(__name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import monai_diffrecon
+from monai_diffrecon._version import __version__
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.dicom_template import ALLOWED, allowed_header
 
@@ -61,7 +61,7 @@ def common_attributes(template: Any, unit: str, case: str, *, keep_identity: boo
         "LongitudinalTemporalInformationModified": "REMOVED",
         "SeriesNumber": 1,
         "Manufacturer": "monai_diffrecon",
-        "SoftwareVersions": monai_diffrecon.__version__,
+        "SoftwareVersions": __version__,
         "BurnedInAnnotation": "NO",
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",

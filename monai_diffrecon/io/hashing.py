@@ -32,6 +32,18 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_path(path: Path) -> str:
+    """Return the sha256 of a file, or of the names and hashes of all files in a folder, in hexadecimal.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    if not path.is_dir():
+        return sha256_file(path)
+    files = sorted((p.relative_to(path).as_posix(), sha256_file(p)) for p in path.rglob("*") if p.is_file())
+    return hashlib.sha256("\n".join(f"{sha} {name}" for name, sha in files).encode()).hexdigest()
+
+
 def sha256_tensor(t: Tensor) -> str:
     """Return the sha256 of a tensor's data type, shape and elements (row-major), in hexadecimal.
 

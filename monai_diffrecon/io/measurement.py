@@ -63,13 +63,11 @@ def to_tensor(measurement: Measurement, image: VolumeGeometry | None = None) -> 
         "header": json.dumps(m.header),
         "notices": json.dumps(m.notices),
     }
+    if m.operator is not None or tuple(m.data.shape) != (1, *m.geometry.shape):
+        block |= {"volume_shape": list(m.geometry.shape), "volume_affine": affine_of(m.geometry).tolist()}
     if m.operator is not None:
         arrays = {k: v for k, v in m.operator.items() if isinstance(v, Tensor)}
-        block |= {
-            "volume_shape": list(m.geometry.shape),
-            "volume_affine": affine_of(m.geometry).tolist(),
-            "operator": json.dumps({k: v for k, v in m.operator.items() if k not in arrays}),
-        }
+        block["operator"] = json.dumps({k: v for k, v in m.operator.items() if k not in arrays})
         block |= {"arrays": arrays} if arrays else {}
     block |= {"weights": m.weights} if m.weights is not None else {}
     if m.padding is not None:
@@ -92,8 +90,9 @@ def from_tensor(tensor: Tensor) -> Measurement:
     block = block if isinstance(block, dict) else {}
     gaps, operator = block.get("gaps", (0.0, 0.0, 0.0)), None
     if "operator" in block:
-        geometry = geometry_of(block["volume_shape"], np.asarray(block["volume_affine"]), gaps)
         operator = json.loads(block["operator"]) | dict(block.get("arrays", {}))
+    if "volume_shape" in block:
+        geometry = geometry_of(block["volume_shape"], np.asarray(block["volume_affine"]), gaps)
     elif data.ndim == 4:
         geometry = geometry_of(data.shape[1:], tensor.affine if isinstance(tensor, MetaTensor) else None, gaps)
     else:

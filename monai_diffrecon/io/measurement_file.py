@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffrecon import __version__
+from monai_diffrecon._version import __version__
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.io.hdf5_checks import HDF5Parts, open_hdf5, sha256_array

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.registry import folders
 
 #: Folder of the presets that all bundles share.
 METHODS = Path(__file__).parent / "methods"
@@ -41,14 +43,27 @@ class Preset:
 def overlays(kind: str, bundle: str | Path | None = None) -> dict[str, Path]:
     """Return name -> file of the tasks or the presets that a bundle can take; a file of its own wins.
 
+    Presets of installed packages are among them: by their name, or as ``distribution:name`` where the name is taken.
+
     Args:
         kind: ``tasks`` or ``methods``.
         bundle: root of the bundle; None for what all bundles share.
     """
-    folders = [METHODS] if kind == METHOD else []
-    folders += [] if bundle is None else [Path(bundle) / "configs" / kind]
-    found = {path.stem: path for folder in folders for path in folder.glob("*.json")}
+    found = _presets_of_packages() if kind == METHOD else {}
+    if bundle is not None:
+        found |= _files(Path(bundle) / "configs" / kind)
     return dict(sorted(found.items()))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in folder.glob("*.json")}
+
+
+def _presets_of_packages() -> dict[str, Path]:
+    """Return the presets of this package and of others; a name that is not unique is told by its package."""
+    found, others = _files(METHODS), [(d, n, p) for d, folder in folders("methods") for n, p in _files(folder).items()]
+    names = Counter([*found, *{(d, n): n for d, n, _ in others}.values()])
+    return found | {name if names[name] == 1 else f"{dist}:{name}": path for dist, name, path in others}
 
 
 def overlay_path(kind: str, name: object, bundle: str | Path | None = None, *, where: str) -> Path:

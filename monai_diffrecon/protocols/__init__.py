@@ -9,7 +9,8 @@ from monai_diffrecon.protocols.denoiser import Denoiser
 from monai_diffrecon.protocols.geometry import PLANE_AXIS, Plane, VolumeGeometry
 from monai_diffrecon.protocols.measurement import Measurement
 from monai_diffrecon.protocols.measurement_reader import MeasurementReader
-from monai_diffrecon.protocols.noise_source import Draw, NoiseSource
+from monai_diffrecon.protocols.metric import Metric
+from monai_diffrecon.protocols.noise_source import NoiseSource
 from monai_diffrecon.protocols.operator import Operator
 from monai_diffrecon.protocols.padding import Padding
 from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
@@ -19,6 +20,7 @@ from monai_diffrecon.protocols.regularizer import Regularizer
 from monai_diffrecon.protocols.sampler import Denoise, Sampler
 from monai_diffrecon.protocols.sampler_state import SamplerState
 from monai_diffrecon.protocols.score_prior import ScorePrior
+from monai_diffrecon.protocols.volume_writer import VolumeOrigin, VolumeWriter
 
 __all__ = [
     "API_VERSION",
@@ -28,10 +30,10 @@ __all__ = [
     "ConsistencyStep",
     "Denoise",
     "Denoiser",
-    "Draw",
     "ImportedNetwork",
     "Measurement",
     "MeasurementReader",
+    "Metric",
     "NoiseSource",
     "Operator",
     "Padding",
@@ -44,4 +46,6 @@ __all__ = [
     "SamplerState",
     "ScorePrior",
     "VolumeGeometry",
+    "VolumeOrigin",
+    "VolumeWriter",
 ]

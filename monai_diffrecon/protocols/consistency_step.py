@@ -52,10 +52,6 @@ class ConsistencyStep(Plugin, ABC):
         """Return what to subtract from the iterate: a gradient through the denoiser (DPS, TPDM), or None."""
         return None
 
-    def draws(self, stage: str, plane: str) -> tuple[str, ...]:
-        """Return the noise streams that ``guidance`` draws from after the update ``stage``, in order (reproduction)."""
-        return ()
-
     def on_result(self, x: Tensor, state: SamplerState) -> Tensor:
         """Correct the result (C, X, Y, Z) after the last step."""
         return x

@@ -5,29 +5,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from monai_diffrecon.protocols.plugin import Plugin
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One batch of slices of noise that a step will ask for.
-
-    Attributes:
-        stream: name of the stream.
-        first: first slice of the batch.
-        stop: slice after the last.
-    """
-
-    stream: str
-    first: int
-    stop: int
 
 
 class NoiseSource(Plugin, ABC):
@@ -43,11 +26,16 @@ class NoiseSource(Plugin, ABC):
         case: name of the case.
 
     Attributes:
-        ordered: the numbers depend on the order in which they are asked for, so that a run cannot be resumed; for
-            the reproduction of published code alone.
+        resumable: the numbers do not depend on the order in which they are asked for. False for one generator that
+            is read on and on: such a run is not resumed, and draws one sample only.
     """
 
-    ordered: ClassVar[bool] = False
+    resumable: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("ordered"):  # what it was called before
+            cls.resumable = False
 
     def __init__(self, seed: int = 0, case: str = "") -> None:
         self.seed, self.case = int(seed), case
@@ -64,15 +52,3 @@ class NoiseSource(Plugin, ABC):
     @abstractmethod
     def uniform(self, step: int, *, stream: str) -> float:
         """Return one uniform number in [0, 1) for this step and stream."""
-
-    def announce(self, draws: Sequence[Draw], step: int, *, shape: tuple[int, ...], plane: str) -> None:
-        """Hear what a step will ask for, in the order of the published code.
-
-        Does nothing unless overridden: only a source whose numbers depend on when they are drawn must know.
-
-        Args:
-            draws: batches of slices in order.
-            step: the step.
-            shape: shape of the volume (C, X, Y, Z).
-            plane: plane of the slices.
-        """

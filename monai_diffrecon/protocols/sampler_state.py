@@ -20,7 +20,6 @@ class SamplerState:
         seed: seed of the noise source.
         case: name of the case, part of the noise key.
         memory: variables that a plugin keeps over the steps, by the plugin's ``memory_key``.
-        stage: which update of a step is under way, for a sampler that has several; not part of a checkpoint.
         plane: plane of the network called in this step, when a sampler says it; not part of a checkpoint.
     """
 
@@ -30,5 +29,4 @@ class SamplerState:
     seed: int = 0
     case: str = ""
     memory: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    stage: str = ""
     plane: str = ""

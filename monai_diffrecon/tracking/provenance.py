@@ -22,7 +22,7 @@ from torch import Tensor
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.atomic import full_suffix, write_json
 from monai_diffrecon.io.dicom_writer import series_sha256
-from monai_diffrecon.io.hashing import sha256_file, sha256_tensor
+from monai_diffrecon.io.hashing import sha256_file, sha256_path, sha256_tensor
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.tracking.provenance_schema import RECORDS, SCHEMA_VERSION, Report
 from monai_diffrecon.tracking.redaction import redact
@@ -44,6 +44,7 @@ def build_record(
     phase: str | Path | None = None,
     spread: Mapping[str, str | Path] | None = None,
     dicom: str | Path | None = None,
+    formats: Mapping[str, Path] | None = None,
     options: Mapping[str, Any] | None = None,
     reader: str | None = None,
     preparation: Sequence[Mapping[str, Any]] = (),
@@ -60,6 +61,7 @@ def build_record(
         phase: the written phase of a complex volume, beside the output, whose magnitude that is.
         spread: what was written of several samples beside the output, which is their mean: name (``std``, ...) -> file.
         dicom: folder of the DICOM series that was written of it, beside the output or below.
+        formats: name of a further format -> the file, or the folder, that was written of it.
         options: what the command was called with, where that is not in the report.
         reader: name of what read the measurement.
         preparation: what was done to what was read before it was reconstructed, in order.
@@ -98,6 +100,11 @@ def build_record(
     if dicom is not None:
         folder = Path(dicom).relative_to(output.parent).as_posix()
         record["output"]["dicom"] = {"folder": folder, "sha256": series_sha256(dicom)}
+    if formats:
+        record["output"]["formats"] = {
+            name: {"path": path.relative_to(output.parent).as_posix(), "sha256": sha256_path(path)}
+            for name, path in formats.items()
+        }
     if phase is not None:
         record["output"]["phase"] = {"file": Path(phase).name, "sha256": sha256_file(phase)}
     if spread is not None:
@@ -159,9 +166,12 @@ def outputs_in(folder: str | Path) -> set[Path]:
         if not isinstance(said, dict):
             continue
         spread = said.get("spread")
-        parts = [said, said.get("phase"), said.get("dicom"), *(spread.values() if isinstance(spread, dict) else ())]
-        for part in filter(lambda p: isinstance(p, dict), parts):
-            name = part.get("file", part.get("folder"))
+        formats = said.get("formats")
+        several = [part for d in (spread, formats) if isinstance(d, dict) for part in d.values()]
+        for part in (said, said.get("phase"), said.get("dicom"), *several):
+            if not isinstance(part, dict):
+                continue
+            name = part.get("file", part.get("folder", part.get("path")))
             if isinstance(name, str):
                 found.add((path.parent / name).resolve())
     return found
@@ -190,6 +200,8 @@ def verify_record(path: str | Path) -> dict[str, Any]:
         _check_beside("phase", path.with_name(phase["file"]), phase["sha256"])
     for name, said in record["output"].get("spread", {}).items():
         _check_beside(name, path.with_name(said["file"]), said["sha256"])
+    for name, said in record["output"].get("formats", {}).items():
+        _check_beside(name, path.parent / said["path"], said["sha256"])
     series = record["output"].get("dicom")
     if series is not None:
         folder = path.parent / series["folder"]
@@ -198,9 +210,9 @@ def verify_record(path: str | Path) -> dict[str, Any]:
 
 
 def _check_beside(name: str, path: Path, expected: str) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise IntegrityError(f"the {name} is missing", where=path.name, mend="restore it, or reconstruct again")
-    _require_same(f"the {name} was changed", path.name, expected, sha256_file(path))
+    _require_same(f"the {name} was changed", path.name, expected, sha256_path(path))
 
 
 def _canonical_sha256(value: Any) -> str:

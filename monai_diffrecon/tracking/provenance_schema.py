@@ -13,7 +13,7 @@ SCHEMA_VERSION = "2"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
-Folder = Annotated[str, Field(pattern=r"^(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*$")]
+Relative = Annotated[str, Field(pattern=r"^(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*$")]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -71,10 +71,17 @@ class File(_Block):
     sha256: Sha256
 
 
+class Format(_Block):
+    """A file or a folder, relative to the record."""
+
+    path: Relative
+    sha256: Sha256 = Field(description="of a folder: of all files")
+
+
 class Series(_Block):
     """A DICOM series in a folder relative to the record."""
 
-    folder: Folder
+    folder: Relative
     sha256: Sha256 = Field(description="of the sorted hashes of its files")
 
 
@@ -84,6 +91,7 @@ class Output(File):
     voxels_sha256: Sha256 = Field(description="of (1, X, Y, Z) float32 in RAS+ order")
     phase: File = _optional("of a complex volume, whose magnitude the output is")
     spread: dict[str, File] = _optional("of several samples, whose mean the output is: std, sample000 and so on")
+    formats: dict[str, Format] = _optional("the same in further formats")
     dicom: Series = _optional("the same as a DICOM series")
 
 

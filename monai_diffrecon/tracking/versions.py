@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable
 
-import monai_diffrecon
+from monai_diffrecon._version import __version__
 
 #: Distributions whose version can change a voxel, besides this one and those of the plugins.
 _ALWAYS = ("torch", "monai")
@@ -21,4 +21,4 @@ def versions_of(distributions: Iterable[str]) -> dict[str, str | None]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    return versions | {"monai_diffrecon": monai_diffrecon.__version__}
+    return versions | {"monai_diffrecon": __version__}

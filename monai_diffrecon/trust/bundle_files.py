@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import ast
 import configparser
-import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-from monai_diffrecon.trust.use import BUILTINS, Use, one_line
+from monai_diffrecon.trust.locate import exists
+from monai_diffrecon.trust.use import PYTHON, Use, one_line
 
 _CODE = (*all_suffixes(), ".pyo", ".pyz", ".egg", ".pyx")
 #: An installed distribution is recognised by such a folder, and its entry points are plugins.
 _DISTRIBUTIONS = (".dist-info", ".egg-info")
 _STREAMS = ("sys.stdout", "sys.stderr")
+_LOGGING_CLASS = re.compile(
+    r"(logging\.)?((handlers\.)?(Rotating|TimedRotating)FileHandler|(Stream|File|Null)Handler|Formatter)"
+)
 
 
 def code_files(root: Path) -> tuple[Use, ...]:
@@ -40,14 +44,14 @@ def logging_uses(path: Path, name: str) -> list[Use]:
     try:
         parser.read_string(path.read_text(encoding="utf-8"))
     except (configparser.Error, ValueError, OSError):
-        return [Use(name, "logging", "", BUILTINS, fault="cannot be read, so no one can say what it does")]
+        return [Use(name, "logging", "", PYTHON, fault="cannot be read, so no one can say what it does")]
     uses = []
     for section in parser.sections():
         for key in ("class", "args", "kwargs"):
             value = parser.get(section, key, fallback="").strip()
-            harmless = _is_logging_class(value) if key == "class" else _is_data(value)
+            harmless = _LOGGING_CLASS.fullmatch(value) if key == "class" else _is_data(value)
             if value and not harmless:
-                uses.append(Use(f"{name}#{section}#{key}", "logging", value, f"{BUILTINS}.eval"))
+                uses.append(Use(f"{name}#{section}#{key}", "logging", value, f"{PYTHON}.eval"))
     return uses
 
 
@@ -57,9 +61,9 @@ def _code_files(root: Path) -> Iterator[Use]:
             path = Path(folder, name)
             relative = one_line(str(path.relative_to(root)))
             if path.is_symlink():
-                yield Use(relative, "module", relative, BUILTINS, fault="a link to another folder")
+                yield Use(relative, "module", relative, PYTHON, fault="a link to another folder")
             elif name.endswith(_DISTRIBUTIONS):
-                yield Use(relative, "module", relative, BUILTINS, fault="poses as an installed plugin package")
+                yield Use(relative, "module", relative, PYTHON, fault="poses as an installed plugin package")
         for name in sorted(files):
             if name.lower().endswith(_CODE) or name == "entry_points.txt":
                 yield _module(Path(folder, name), root)
@@ -68,46 +72,9 @@ def _code_files(root: Path) -> Iterator[Use]:
 def _module(path: Path, root: Path) -> Use:
     relative = path.relative_to(root)
     parts = [*relative.parts[:-1], relative.name.partition(".")[0]]
-    package = parts[0]
-    fault = f"replaces the package {package}" if _exists_elsewhere(package, root) else None
-    return Use(one_line(str(relative)), "module", f"{relative}{_imports(path)}", ".".join(parts), fault=fault)
-
-
-def _exists_elsewhere(package: str, root: Path) -> bool:
-    """Return whether Python would find the package without the bundle."""
-    if package in sys.stdlib_module_names:
-        return True
-    try:
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    except (ImportError, ValueError):  # ValueError: a module without a spec
-        return True
-    if spec is None or not spec.has_location or spec.origin is None:
-        return False  # nothing, or a mere folder, which replaces nothing
-    return not Path(spec.origin).resolve().is_relative_to(root.resolve())
-
-
-def _imports(path: Path) -> str:
-    """Return what a module imports, for the table, or an empty string."""
-    if path.suffix != ".py":
-        return ""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
-        return " (cannot be parsed)"
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names.add((node.module or "").partition(".")[0])
-    return f" (imports {', '.join(sorted(names))})" if names else ""
-
-
-def _is_logging_class(text: str) -> bool:
-    """Return whether a class is one of the standard library's, by a plain name."""
-    parts = text.removeprefix("logging.").split(".")
-    named = all(part.isidentifier() and not part.startswith("_") for part in parts)
-    return named and parts[-1].endswith(("Handler", "Formatter")) and parts[:-1] in ([], ["handlers"])
+    replaces = parts[0] in sys.stdlib_module_names or exists(parts[0], root)
+    fault = f"replaces the package {parts[0]}" if replaces else None
+    return Use(one_line(str(relative)), "module", str(relative), ".".join(parts), fault=fault)
 
 
 def _is_data(text: str) -> bool:

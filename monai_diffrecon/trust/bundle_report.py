@@ -12,8 +12,9 @@ from typing import Any
 
 from monai_diffrecon.bundle import read_metadata
 from monai_diffrecon.errors import DiffReconError, IntegrityError
+from monai_diffrecon.former_names import former_names
 from monai_diffrecon.io.weights_file import read_weights
-from monai_diffrecon.trust.inspect_bundle import UnreadableConfigError, inspect_bundle, read_config
+from monai_diffrecon.trust.inspect_bundle import inspect_bundle, read_config
 from monai_diffrecon.trust.named_plugins import NamedPlugin, named_plugins
 from monai_diffrecon.trust.policy import Refusal, policy_for
 from monai_diffrecon.trust.require_trusted import refusals
@@ -36,6 +37,7 @@ class BundleReport:
         refused: what of that is refused, and why.
         plugins: the plugins that it names.
         fault: what is wrong with its metadata or weights, or None.
+        former: what it names by a module that may move, and the public name.
     """
 
     name: str
@@ -47,6 +49,7 @@ class BundleReport:
     refused: tuple[tuple[Use, Refusal], ...]
     plugins: tuple[NamedPlugin, ...]
     fault: DiffReconError | None
+    former: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -56,42 +59,26 @@ class BundleReport:
         return 0 if self.fault is None else self.fault.exit_code
 
     def lines(self) -> list[str]:
-        """Return the report for a terminal."""
+        """Return the report for a terminal: packages, uses (the refused ones first, with what to do), plugins."""
         whole = f"sha256 {self.sha256[:16]}... as the metadata says" if self.sha256 else "NOT READ"
+        why, bad = dict(self.refused), Counter(use.package for use, _ in self.refused)
+        counts = sorted(Counter(use.package for use in self.uses).items())
+        packages = [(p, str(n), f"{bad[p]} REFUSED" if bad[p] else "trusted") for p, n in counts]
+        plugins = [(p.kind, p.name, ", ".join(p.providers) or "NOT INSTALLED") for p in self.plugins]
+        judged = [(use, f"REFUSED: {r.reason}; {r.mend}") for use, r in self.refused]
+        judged += [(use, "trusted") for use in self.uses if use not in why]
+        rows = dict.fromkeys((use.where, one_line(use.text, _WIDEST), use.package, said) for use, said in judged)
         return [
             one_line(f"{self.name} {self.version}: {self.plane or 'unknown'} plane"),
             one_line(f"weights {self.weights_file or '(not named)'}: {whole}"),
             *([one_line(f"REFUSED {self.fault}")] if self.fault is not None else []),
+            *_table(("PACKAGE", "USES", ""), packages),
+            *_table(("CONFIG ID", "WOULD RUN", "PACKAGE", ""), rows),
+            *_table(("KIND", "PLUGIN", "PROVIDED BY"), plugins),
             "",
-            *self.package_lines(),
-            "",
-            *self.use_lines(),
-            "",
-            *self.plugin_lines(),
-            "",
+            *(f"{old}: write {new}, the public name" for old, new in self.former),
             self.verdict(),
         ]
-
-    def package_lines(self) -> list[str]:
-        """Return how often each package is used."""
-        counts = Counter(use.package for use in self.uses)
-        bad = Counter(use.package for use, _ in self.refused)
-        rows = [(p, str(n), f"{bad[p]} REFUSED" if p in bad else "trusted") for p, n in sorted(counts.items())]
-        return _table([("PACKAGE", "USES", ""), *rows])
-
-    def use_lines(self) -> list[str]:
-        """Return what would be executed, a line for each, the refused ones first and with what to do."""
-        why = dict(self.refused)
-        rows = [
-            (u.where, one_line(u.text, _WIDEST), u.package, f"REFUSED: {r.reason}; {r.mend}") for u, r in self.refused
-        ]
-        rows += [(u.where, one_line(u.text, _WIDEST), u.package, "trusted") for u in self.uses if u not in why]
-        return _table([("CONFIG ID", "WOULD RUN", "PACKAGE", ""), *dict.fromkeys(rows)])
-
-    def plugin_lines(self) -> list[str]:
-        """Return the plugins that the bundle names, and who provides them."""
-        rows = [(p.kind, p.name, ", ".join(p.providers) or "NOT INSTALLED") for p in self.plugins]
-        return _table([("KIND", "PLUGIN", "PROVIDED BY"), *rows])
 
     def verdict(self) -> str:
         """Return one line that sums up."""
@@ -133,51 +120,42 @@ def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
     if not (root / "configs" / "metadata.json").is_file():
         read_metadata(root)  # says so
     uses = inspect_bundle(root)
-    metadata, digest, fault = _integrity(root)
+    metadata: dict[str, Any] = {}
+    digest, fault = "", None
+    try:
+        metadata = read_metadata(root)
+        digest = read_weights(root, metadata["diffrecon"]["weights"], f"bundle {root.name}")[1]
+    except DiffReconError as error:
+        fault = error
     block = _mapping(metadata, "diffrecon")
-    weights = _mapping(block, "weights")
+    # Configurations that are too large or too deep are not walked through.
+    configs = [] if any(use.kind == "file" for use in uses) else _configs(root)
     return BundleReport(
         name=root.resolve().name,
         version=str(metadata.get("version", "?")),
         plane=str(block.get("plane", "")),
-        weights_file=str(weights.get("file", "")),
+        weights_file=str(_mapping(block, "weights").get("file", "")),
         sha256=digest,
         uses=uses,
-        refused=tuple(refusals(uses, policy_for(trust))),
-        # Not of configurations that are too large or too deep to be walked through.
-        plugins=() if any(use.kind == "file" for use in uses) else named_plugins(_configs(root)),
+        refused=tuple(refusals(uses, policy_for(trust, root))),
+        plugins=named_plugins(configs),
         fault=fault,
+        former=tuple(sorted({pair for config in configs for pair in former_names(config)})),
     )
 
 
-def _integrity(root: Path) -> tuple[dict[str, Any], str, DiffReconError | None]:
-    """Return the metadata, the hash of the weights, and what is wrong with them."""
-    metadata: dict[str, Any] = {}
-    try:
-        metadata = read_metadata(root)
-        return metadata, read_weights(root, metadata["diffrecon"]["weights"], f"bundle {root.name}")[1], None
-    except DiffReconError as error:
-        return metadata, "", error
-
-
-def _mapping(of: dict[str, Any], key: str) -> dict[str, Any]:
-    value = of.get(key)
+def _mapping(of: Any, key: str) -> dict[str, Any]:
+    value = of.get(key) if isinstance(of, dict) else None
     return value if isinstance(value, dict) else {}
 
 
 def _configs(root: Path) -> list[Any]:
-    found = []
-    for path in sorted((root / "configs").rglob("*.json")):
-        try:
-            config = read_config(path)
-        except UnreadableConfigError:  # refused by the inspection
-            continue
-        found.append(
-            config.get("diffrecon", {}) if path.name == "metadata.json" and isinstance(config, dict) else config
-        )
-    return found
+    """Return the JSON configurations, all of which can be read, and of the metadata what is ours."""
+    paths = sorted((root / "configs").rglob("*.json"))
+    return [_mapping(read_config(p), "diffrecon") if p.name == "metadata.json" else read_config(p) for p in paths]
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    return ["  ".join([*map(str.ljust, row[:-1], widths), row[-1]]).rstrip() for row in rows]
+def _table(head: tuple[str, ...], body: Iterable[tuple[str, ...]]) -> list[str]:
+    rows = [head, *body]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    return ["", *("  ".join([*map(str.ljust, row[:-1], widths), row[-1]]).rstrip() for row in rows)]

@@ -1,78 +1,55 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the expressions of a bundle (``"$..."``) reach, read from their syntax; nothing is evaluated."""
+"""The small grammar of expressions (``"$..."``), and the names that they reach; nothing is evaluated."""
 
 from __future__ import annotations
 
 import ast
 import builtins
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Set
 
-from monai_diffrecon.trust.python_names import is_module, origin
-from monai_diffrecon.trust.use import BUILTINS, Use
+from monai_diffrecon.trust.allowed import ATTRIBUTES, BUILTINS
+from monai_diffrecon.trust.use import PYTHON, Use
 
-# fmt: off
-#: The builtins that only compute. Every other one counts as a way to execute or reach anything.
-HARMLESS_BUILTINS = frozenset({
-    "abs", "all", "any", "bool", "bytes", "complex", "dict", "divmod", "enumerate", "filter", "float",
-    "frozenset", "hash", "int", "isinstance", "len", "list", "map", "max", "min", "ord", "pow", "print",
-    "range", "repr", "reversed", "round", "set", "slice", "sorted", "str", "sum", "tuple", "zip",
-})
-#: Attributes by which an object that looks like data leads to the system.
-_ATTRIBUTES = frozenset({
-    "os", "sys", "subprocess", "shutil", "importlib", "builtins", "pickle", "ctypes", "socket", "pty", "runpy",
-    "multiprocessing", "pdb", "urllib", "requests", "system", "popen", "Popen", "check_output", "write_text",
-    "write_bytes", "touch", "unlink", "rmtree", "rmdir", "rename", "chmod", "symlink_to", "hardlink_to",
-    "tofile", "dump", "open", "import_module", "exec_module", "load_module", "run_module", "f_globals",
-    "f_builtins", "f_locals", "gi_frame", "cr_frame", "ag_frame", "tb_frame", "gi_code", "func_globals",
-})
-# fmt: on
-#: Arguments that switch a safe reader to an unsafe one -> the value that does not.
-SAFE_VALUES: Mapping[str, bool] = {
-    "allow_pickle": False,
-    "weights_only": True,
-    "trust_remote_code": False,
-    "trust_repo": False,
-    "_debug_": False,
-}
+#: Name in an expression -> the dotted names that it may stand for.
+Names = Mapping[str, Set[str]]
 #: Names that MONAI defines for every expression.
-DEFAULT_NAMES: Mapping[str, frozenset[str]] = {
-    name: frozenset({package})
-    for name, package in (("monai", "monai"), ("torch", "torch"), ("np", "numpy"), ("numpy", "numpy"))
-}
+DEFAULT_NAMES: Names = {"monai": {"monai"}, "torch": {"torch"}, "np": {"numpy"}, "numpy": {"numpy"}}
 #: What MONAI puts in the place of "@id": an item of this dict.
 REFERENCES = "__local_refs"
 _REFERENCE = re.compile(r"@(?:\w*)(?:::\w*)*")
+#: Literals, arithmetic, comparisons, conditions, items, comprehensions. Names, attributes and calls have rules.
+_GRAMMAR = (
+    *(ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Starred, ast.keyword, ast.Subscript, ast.Slice),
+    *(ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call),
+    *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.comprehension),
+)
 
 
-@dataclass(frozen=True)
-class Scope:
-    """What expressions can see.
-
-    Attributes:
-        names: name -> the dotted names it may stand for.
-        import_ids: ids (separator ``::``) whose value is, or holds, an import statement.
-    """
-
-    names: Mapping[str, frozenset[str]] = field(default_factory=lambda: DEFAULT_NAMES)
-    import_ids: frozenset[str] = frozenset()
+class _OutsideGrammarError(Exception):
+    """What an expression may not do; the argument is a clause that follows its text."""
 
 
-def imported_names(text: str) -> dict[str, str] | None:
-    """Return name -> dotted name of an import statement (without the ``$``), or None when it is none.
+def imported_name(text: str) -> tuple[str, str] | None:
+    """Return the name that an import statement (without the ``$``) binds and what it stands for, or None.
 
-    Of several aliases MONAI uses the first one; all are returned.
+    The second is empty when it is more than ``import a``, ``import a as b`` or ``from a import b``.
     """
     try:
         body = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    if not body or not isinstance(body[0], (ast.Import, ast.ImportFrom)):
+    if not body or not isinstance(statement := body[0], (ast.Import, ast.ImportFrom)):
         return None
-    head = f"{body[0].module}." if isinstance(body[0], ast.ImportFrom) else ""
-    return {alias.asname or alias.name: f"{head}{alias.name}" for alias in body[0].names}
+    alias = statement.names[0]
+    bound = alias.asname or alias.name
+    if len(body) > 1 or len(statement.names) > 1 or alias.name == "*":
+        return bound, ""
+    if isinstance(statement, ast.Import):
+        return bound, alias.name
+    return bound, f"{statement.module}.{alias.name}" if statement.module and not statement.level else ""
 
 
 def substitute(text: str) -> str:
@@ -83,96 +60,75 @@ def substitute(text: str) -> str:
     return text
 
 
-def inspect_expression(text: str, where: str, scope: Scope) -> list[Use]:
-    """Return what an expression (without the ``$``) reaches beyond computing with the values of its bundle."""
+def inspect_expression(text: str, where: str, names: Names) -> list[Use]:
+    """Return the names that an expression (without the ``$``) reaches, and what in it is outside of the grammar."""
     shown = f"${text}"
-    if (imported := imported_names(text)) is not None:
-        return [Use(where, "import", shown, name, origin(name)) for name in imported.values()]
+    if (imported := imported_name(text)) is not None:
+        fault = None if imported[1] else "is more than the import of one name"
+        return [Use(where, "import", shown, imported[1] or PYTHON, fault)]
     try:
-        tree = ast.parse(substitute(text).lstrip(" \t"), mode="eval")
-        found = list(_Walk(scope, _local_names(tree)).visit(tree.body))
+        tree = ast.parse(substitute(text).lstrip(" \t"), mode="eval").body
+        found = list(dict.fromkeys(_Walk(names, tree).visit(tree)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        found = [_Found(BUILTINS, "cannot be parsed, so no one can say what it does")]
-    unique = list(dict.fromkeys(found))
-    return [Use(where, "expression", shown, item.name, origin(item.name), item.fault) for item in unique]
-
-
-def suspicious_part(parts: list[str]) -> str | None:
-    """Return the part of a dotted name that leads behind the scenes, or None."""
-    return next((part for part in parts if part.startswith("__") or part in _ATTRIBUTES), None)
-
-
-@dataclass(frozen=True)
-class _Found:
-    name: str
-    fault: str | None = None
-
-
-def _local_names(tree: ast.AST) -> frozenset[str]:
-    """Return the names that lambdas, comprehensions and ``:=`` bind."""
-    stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return frozenset(stored | {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)})
+        return [Use(where, "expression", shown, PYTHON, "cannot be parsed, so no one can say what it does")]
+    except _OutsideGrammarError as error:
+        return [Use(where, "expression", shown, PYTHON, str(error))]
+    return [Use(where, "expression", shown, name) for name in found]
 
 
 class _Walk:
-    """Visits the nodes of an expression."""
+    """Visits the nodes of an expression and gives the dotted names in it."""
 
-    def __init__(self, scope: Scope, local: frozenset[str]) -> None:
-        self.scope, self.local = scope, local
+    def __init__(self, names: Names, tree: ast.AST) -> None:
+        self.names = names
+        targets = (node.target for node in ast.walk(tree) if isinstance(node, ast.comprehension))
+        self.local = {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        if hidden := sorted(n for n in self.local if n in names or n.startswith("__") or hasattr(builtins, n)):
+            raise _OutsideGrammarError(f"gives the name {hidden[0]} another meaning")
 
-    def visit(self, node: ast.AST) -> Iterator[_Found]:
-        if isinstance(node, (ast.Attribute, ast.Name)):
-            yield from self._chain(node)
+    def visit(self, node: ast.AST) -> Iterator[str]:
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            yield from self._named(node)
             return
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == REFERENCES:
-            yield from self._reference(node.slice)
+        if _is_reference(node):
             return
-        if isinstance(node, ast.Call):
-            yield from self._arguments(node)
-        if (
-            isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in SAFE_VALUES
-        ):  # f(**{"allow_pickle": True})
-            yield _Found(f"{BUILTINS}.{node.value}")
+        if isinstance(node, ast.Call) and not self._may_be_called(node.func):
+            raise _OutsideGrammarError("calls what is no name and no method")
+        if not isinstance(node, _GRAMMAR):
+            raise _OutsideGrammarError(f"uses what is outside of the grammar of expressions ({type(node).__name__})")
         for child in ast.iter_child_nodes(node):
             yield from self.visit(child)
 
-    def _chain(self, node: ast.expr) -> Iterator[_Found]:
+    def _named(self, node: ast.Name | ast.Attribute) -> Iterator[str]:
+        """Give the full name of ``a.b.c`` when ``a`` is imported; otherwise ``b`` and ``c`` have to be attributes."""
         attributes: list[str] = []
-        while isinstance(node, ast.Attribute):
-            attributes.insert(0, node.attr)
-            node = node.value
-        if isinstance(node, ast.Name):
-            known = self._names(node.id)
-            for name in known:
-                full = ".".join([name, *attributes])
-                yield _Found(full, "hands on a whole module" if is_module(origin(full)) else None)
-            if not known:
-                yield from self._unknown(node.id)
-        else:
-            known = frozenset()
-            yield from self.visit(node)
-        if (part := suspicious_part(attributes)) is not None:
-            yield _Found(f"{BUILTINS}.{part}")
-
-    def _names(self, name: str) -> frozenset[str]:
-        return self.scope.names.get(name, frozenset())
-
-    def _unknown(self, name: str) -> Iterator[_Found]:
-        if name in HARMLESS_BUILTINS:
+        value: ast.expr = node
+        while isinstance(value, ast.Attribute):
+            attributes.insert(0, value.attr)
+            value = value.value
+        if isinstance(value, ast.Name) and value.id in self.names:
+            yield from (".".join([full, *attributes]) for full in sorted(self.names[value.id]))
             return
-        if hasattr(builtins, name) or name.startswith("__"):
-            yield _Found(f"{BUILTINS}.{name}")
-        elif name not in self.local:
-            yield _Found(name, "a name that nothing in the bundle defines")
+        if isinstance(value, ast.Name) and value.id not in self.local:
+            if value.id not in BUILTINS.split():
+                if not hasattr(builtins, value.id) and not value.id.startswith("__"):
+                    raise _OutsideGrammarError(f"uses the name {value.id}, which nothing in the bundle defines")
+                yield f"{PYTHON}.{value.id}"
+        elif not isinstance(value, ast.Name):
+            yield from self.visit(value)
+        if (other := next((a for a in attributes if a not in ATTRIBUTES.split()), None)) is not None:
+            raise _OutsideGrammarError(f"reads the attribute .{other}, which is not among those that bundles may use")
 
-    def _reference(self, index: ast.expr) -> Iterator[_Found]:
-        if not (isinstance(index, ast.Constant) and isinstance(index.value, str)):
-            yield _Found(f"{BUILTINS}.{REFERENCES}")
-        elif index.value in self.scope.import_ids:
-            yield _Found(index.value, "hands on an import")
+    def _may_be_called(self, function: ast.expr) -> bool:
+        name = isinstance(function, ast.Name) and function.id not in self.local
+        return name or isinstance(function, ast.Attribute)
 
-    def _arguments(self, node: ast.Call) -> Iterator[_Found]:
-        for keyword in node.keywords:
-            safe = SAFE_VALUES.get(keyword.arg or "")
-            if safe is not None and not (isinstance(keyword.value, ast.Constant) and keyword.value.value is safe):
-                yield _Found(f"{BUILTINS}.{keyword.arg}")
+
+def _is_reference(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == REFERENCES
+        and isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, str)
+    )

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.trust.bundle_files import code_files, logging_uses
-from monai_diffrecon.trust.inspect_config import inspect_config, macro_file, scope_of, texts
-from monai_diffrecon.trust.use import BUILTINS, Use, one_line
+from monai_diffrecon.trust.inspect_config import Item, inspect_items, items_of, macro_file, names_of
+from monai_diffrecon.trust.locate import without
+from monai_diffrecon.trust.use import PYTHON, Use, one_line
 
 _SUFFIXES = (".json", ".yaml", ".yml")
 _LOGGING = (".conf", ".ini", ".cfg")
@@ -30,22 +31,24 @@ def inspect_bundle(root: str | Path) -> tuple[Use, ...]:
     """
     root = Path(root)
     files = sorted(path for path in (root / "configs").rglob("*") if path.is_file())
-    uses = _inspect(root, [path for path in files if path.suffix.lower() in _SUFFIXES], {})
+    with without(root):  # MONAI is imported to ask it
+        uses = _inspect([path for path in files if path.suffix.lower() in _SUFFIXES], root)
     for path in files:
         if path.suffix.lower() in _LOGGING:
             uses += logging_uses(path, _name(path, root))
     return (*uses, *code_files(root))
 
 
-def inspect_mapping(config: Mapping[str, Any], root: str | Path | None = None, name: str = "") -> tuple[Use, ...]:
+def inspect_mapping(config: Mapping[str, Any], root: str | Path | None = None) -> tuple[Use, ...]:
     """Return what one configuration, and the files of the bundle that its macros read, would import and execute.
 
     Args:
         config: the configuration, merged but not resolved.
         root: root folder of the bundle, where macros may read; None lets them read nothing.
-        name: name of its file for messages.
     """
-    return tuple(_inspect(None if root is None else Path(root), [], {name: config}))
+    folder = None if root is None else Path(root)
+    with without(folder):
+        return tuple(_inspect([config], folder))
 
 
 def read_config(path: Path) -> Any:
@@ -70,37 +73,31 @@ def read_config(path: Path) -> Any:
         raise UnreadableConfigError(type(error).__name__) from error
 
 
-def _inspect(root: Path | None, files: Iterable[Path], configs: dict[str, Any]) -> list[Use]:
-    """Inspect configurations, and the files that macros read."""
+def _inspect(configs: list[Any], root: Path | None) -> list[Use]:
+    """Inspect configurations, given or to be read, and the files that macros in them read."""
     uses: list[Use] = []
-    waiting = list(files)
-    configs = dict(configs)
-    seen = {path.resolve() for path in waiting}
-    names = list(configs)
-    while waiting or names:
-        while waiting:
-            path = waiting.pop(0)
-            name = _name(path, root)
-            try:
-                configs[name] = read_config(path)
-                names.append(name)
-            except UnreadableConfigError as error:
-                fault = f"cannot be read ({error}), so no one can say what it does"
-                uses.append(Use(name, "file", name, BUILTINS, fault=fault))
-        config = configs[names.pop(0)]
-        inside = [_inside(root, macro_file(text)) for text in texts(config) if text.startswith("%")]
-        for other in inside:
+    inspected: dict[str, list[Item]] = {}
+    waiting = list(configs)
+    seen = {path.resolve() for path in waiting if isinstance(path, Path)}
+    for config in waiting:  # grows
+        name = _name(config, root) if isinstance(config, Path) else ""
+        try:
+            inspected[name] = items_of(read_config(config) if isinstance(config, Path) else config)
+        except (UnreadableConfigError, OverflowError) as error:
+            why = "" if isinstance(error, OverflowError) else "cannot be read, so no one can say what it does: "
+            uses.append(Use(name, "file", name, PYTHON, fault=f"{why}{error}"))
+            continue
+        for other in (_inside(root, macro_file(value)) for _, value in inspected[name]):
             if other is not None and other.resolve() not in seen:
                 seen.add(other.resolve())
                 waiting.append(other)
-    scope = scope_of(configs.values())
-    return [*uses, *(_macro(use, root) for name in configs for use in inspect_config(configs[name], name, scope))]
-
-
-def _macro(use: Use, root: Path | None) -> Use:
-    if use.kind != "macro" or use.fault is not None or _inside(root, use.name) is not None:
-        return use
-    return Use(use.where, use.kind, use.text, use.name, fault="reads a file that is not in the bundle")
+    names, ids = names_of([item for items in inspected.values() for item in items])
+    for name, items in inspected.items():
+        for use in inspect_items(items, name, names, ids):
+            outside = use.kind == "macro" and use.fault is None and _inside(root, use.name) is None
+            fault = "reads a file that is not in the bundle" if outside else use.fault
+            uses.append(Use(use.where, use.kind, use.text, use.name, fault))
+    return uses
 
 
 def _inside(root: Path | None, name: str) -> Path | None:

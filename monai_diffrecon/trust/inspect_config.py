@@ -4,148 +4,114 @@
 
 from __future__ import annotations
 
+import builtins
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from monai_diffrecon.trust.expressions import (
-    DEFAULT_NAMES,
-    SAFE_VALUES,
-    Scope,
-    imported_names,
-    inspect_expression,
-    suspicious_part,
-)
-from monai_diffrecon.trust.python_names import candidates, is_module, origin, parts_of
-from monai_diffrecon.trust.use import BUILTINS, Use, one_line
+from monai_diffrecon.trust.expressions import DEFAULT_NAMES, Names, imported_name, inspect_expression
+from monai_diffrecon.trust.locate import short_name
+from monai_diffrecon.trust.use import PYTHON, Use, one_line, parts_of
 
 #: More values than a configuration has. YAML's anchors can make a small file larger than any memory.
 _MOST_VALUES = 200_000
 _DEEPEST = 100
-_FILE = re.compile(r".*\.(?:json|yaml|yml)(?=(?:::.*)|$)", re.IGNORECASE)
-_RELATIVE = re.compile(r"[@%]::+")
-_MODES = ("default", "callable")
+_ID = re.compile(r"[@%](?:::)*([\w:]*)")
+#: What MONAI completes by the keys on the way to a text: relative ids and, when it looks again, copies by macros.
+_COMPLETED = re.compile(r"^%|[@%]::")
+_PLAIN_KEY = re.compile(r"[\w+]*")
+
+#: Keys on the way to a value, and the value.
+Item = tuple[tuple[str, ...], Any]
 
 
-def scope_of(configs: Iterable[Any]) -> Scope:
-    """Return what the expressions of these configurations, in any combination, can see."""
+def items_of(config: Any) -> list[Item]:
+    """Return all values of a nested configuration with their ids, itself included, in order.
+
+    Raises:
+        OverflowError: it has more values, or deeper ones, than any configuration.
+    """
+    found: list[Item] = []
+    stack: list[Item] = [((), config)]
+    while stack:
+        at, value = stack.pop()
+        found.append((at, value))
+        if len(found) > _MOST_VALUES or len(at) > _DEEPEST:
+            raise OverflowError("has more values, or deeper ones, than can be inspected")
+        nested = isinstance(value, (list, tuple))
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value) if nested else ()
+        # "network_def#_target_" reaches into network_def.
+        stack += reversed([((*at, *str(k).replace("::", "#").split("#")), v) for k, v in inner])
+    return found
+
+
+def names_of(items: list[Item]) -> tuple[Names, set[str]]:
+    """Return the names that import statements bind (and those of MONAI), and the ids of such statements.
+
+    What holds a statement counts too. Which of several meanings a name has is decided when it runs: all count.
+    """
     names = {name: set(found) for name, found in DEFAULT_NAMES.items()}
     ids: set[str] = set()
-    for config in configs:
-        with suppress(OverflowError):  # inspect_config reports it
-            for at, _, value in _values(config):
-                imported = imported_names(value[1:]) if isinstance(value, str) and value.startswith("$") else None
-                for name, full in (imported or {}).items():
-                    names.setdefault(name, set()).add(full)
-                if imported is not None:
-                    ids.update("::".join(at[:n]).lstrip("+") for n in range(len(at) + 1))
-    return Scope({name: frozenset(found) for name, found in names.items()}, frozenset(ids))
+    for at, value in items:
+        if isinstance(value, str) and value.startswith("$") and (imported := imported_name(value[1:])):
+            names.setdefault(imported[0], set()).add(imported[1] or PYTHON)
+            ids.update("::".join(at[:n]).lstrip("+") for n in range(len(at) + 1))
+    return names, ids
 
 
-def inspect_config(config: Any, name: str, scope: Scope) -> list[Use]:
-    """Return what a configuration would import and execute, in its own order.
+def inspect_items(items: list[Item], file: str, names: Names, import_ids: set[str]) -> Iterator[Use]:
+    """Give what the values of a configuration would import and execute, in its own order.
 
     A macro that reads another file (``"%other.json#id"``) is a use of kind ``macro`` whose name is the file.
 
     Args:
-        config: content of the file; nothing in it is resolved yet.
-        name: name of the file for messages, or an empty string.
-        scope: from :func:`scope_of`.
+        items: from :func:`items_of`.
+        file: name of its file for messages, or an empty string.
+        names: from :func:`names_of`, of all files of the bundle.
+        import_ids: likewise.
     """
-    found: list[Use] = []
-    try:
-        for at, key, value in _values(config):
-            where = one_line("#".join([*([name] if name else []), *at]))
-            if isinstance(value, str):
-                found += _text(value, where, at, scope)
-            found += _entry(key, value, where, at)
-    except OverflowError as error:
-        found.append(Use(name, "file", name, BUILTINS, fault=str(error)))
-    return found
+    for at, value in items:
+        where = one_line("#".join([*([file] if file else []), *at]))
+        key = at[-1].lstrip("+") if at else ""
+        if isinstance(value, str) and value.startswith(("$", "@", "%")):
+            yield from _text(value, at, where, names, import_ids)
+        if key == "_target_":
+            yield from _target(value, where)
+        elif (key == "_mode_" and value not in ("default", "callable")) or (key == "_debug_" and value is not False):
+            yield Use(where, "target", f"{key}: {value}", f"{PYTHON}.breakpoint")
 
 
-def texts(config: Any) -> list[str]:
-    """Return all texts in a configuration, as far as it can be inspected."""
-    found: list[str] = []
-    with suppress(OverflowError):  # inspect_config reports it
-        found += [value for _, _, value in _values(config) if isinstance(value, str)]
-    return found
-
-
-def macro_file(text: str) -> str:
+def macro_file(text: object) -> str:
     """Return the file that a macro reads, or an empty string for one within its own configuration."""
-    match = _FILE.match(text.replace("#", "::").removeprefix("%"))
-    return match[0] if match else ""
+    if not (isinstance(text, str) and text.startswith("%")):
+        return ""
+    from monai.bundle import ConfigParser
+
+    return ConfigParser.split_path_id(text[1:])[0]
 
 
-def _values(config: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """Give ``(id, key, value)`` of each value of a nested configuration, itself included, in order."""
-    stack: list[tuple[tuple[str, ...], str, Any]] = [((), "", config)]
-    count = 0
-    while stack:
-        at, key, value = stack.pop()
-        count += 1
-        if count > _MOST_VALUES or len(at) > _DEEPEST:
-            raise OverflowError("has more values, or deeper ones, than can be inspected")
-        yield at, key, value
-        items = value.items() if isinstance(value, Mapping) else enumerate(value) if _is_list(value) else ()
-        for k, v in reversed(list(items)):
-            parts = str(k).replace("::", "#").split("#")  # "network_def#_target_" reaches into network_def
-            stack.append(((*at, *parts), parts[-1].lstrip("+"), v))
+def _text(text: str, at: tuple[str, ...], where: str, names: Names, import_ids: set[str]) -> Iterator[Use]:
+    """Give what MONAI does with a text: evaluate it, look it up, read another file."""
+    file = macro_file(text)
+    plain = text.replace("#", "::").replace(file, "")
+    found = (id_ for id_ in _ID.findall(plain) if id_ in import_ids and (id_ or not file))
+    if _COMPLETED.search(plain) and not all(_PLAIN_KEY.fullmatch(key) for key in at):
+        yield Use(where, "macro", text, PYTHON, fault="refers to an id from below a key that is no plain name")
+    elif (id_ := next(found, None)) is not None:
+        yield Use(where, "macro", text, id_ or "(everything)", fault="hands on an import")
+    elif file:
+        yield Use(where, "macro", text, file)
+    elif text.startswith("$"):
+        yield from inspect_expression(text[1:], where, names)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _entry(key: str, value: Any, where: str, at: tuple[str, ...]) -> list[Use]:
-    """Return what the keys with a meaning of their own do."""
-    if key == "_target_" and isinstance(value, str):
-        if value.startswith(("$", "@", "%")):  # what comes out may be a text, "os.system" for instance
-            return [Use(where, "target", value, f"{BUILTINS}.eval")]
-        return _target(value, where)
-    if key == "_mode_" and value not in _MODES:
-        return [Use(where, "target", f"_mode_: {value}", f"{BUILTINS}.breakpoint")]
-    if key in SAFE_VALUES and value is not SAFE_VALUES[key]:
-        return [Use(where, "target", f"{key}: {value}", f"{BUILTINS}.{key}")]
-    return []
-
-
-def _target(target: str, where: str) -> list[Use]:
-    part = suspicious_part(parts_of(target)[1:])
-    found = [Use(where, "target", target, full, origin(full), _module_fault(full)) for full in candidates(target)]
-    return [*found, *([Use(where, "target", target, f"{BUILTINS}.{part}")] if part else [])]
-
-
-def _module_fault(name: str) -> str | None:
-    # MONAI would return the module itself, and an expression could take anything from it.
-    if not name:
-        return "names nothing"
-    return "hands on a whole module" if is_module(origin(name)) else None
-
-
-def _text(text: str, where: str, at: tuple[str, ...], scope: Scope) -> list[Use]:
-    """Return what MONAI does with a text: evaluate it, look it up, read another file."""
-    plain = _absolute(text, at)
-    if plain.startswith("$"):
-        return inspect_expression(plain[1:], where, scope)
-    if not plain.startswith(("@", "%")):
-        return []
-    file = macro_file(plain) if plain.startswith("%") else ""
-    id_ = plain.removeprefix(f"%{file}").removeprefix("::") if file else plain[1:]
-    found = [Use(where, "macro", text, file)] if file else []
-    # A file as a whole holds its imports too, but not under an id of their own.
-    if id_ in scope.import_ids and (id_ or not file):
-        found.append(Use(where, "macro", text, id_ or "(everything)", fault="hands on an import"))
-    return found
-
-
-def _absolute(text: str, at: tuple[str, ...]) -> str:
-    """Return a text with relative ids (``@##id``) made absolute, as MONAI does it."""
-    plain = text.replace("#", "::") if text.startswith(("$", "@", "%")) else text
-    for prefix in sorted(set(_RELATIVE.findall(plain)), reverse=True):
-        levels = prefix[1:].count("::")
-        above = "::".join(at[:-levels]) if levels <= len(at) else ""
-        plain = plain.replace(prefix, prefix[0] + (f"{above}::" if above else ""))
-    return plain
+def _target(target: object, where: str) -> Iterator[Use]:
+    if not isinstance(target, str) or target.startswith(("$", "@", "%")):
+        yield Use(where, "target", str(target), PYTHON, "computes its target, so no one can say what it runs")
+        return
+    parts = parts_of(target)
+    found = [".".join(parts)]
+    if found == [target] == parts:  # without a dot: MONAI's own, or else a builtin or a module
+        found = short_name(target) or [f"{PYTHON}.{target}" if hasattr(builtins, target) else target]
+    for name in found:
+        yield Use(where, "target", target, name, None if parts else "names nothing")

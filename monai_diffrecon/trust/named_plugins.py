@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from monai_diffrecon.plugin_contract import KINDS
 from monai_diffrecon.registry import available
-from monai_diffrecon.trust.expressions import substitute
 
 #: Config id that holds a plugin -> its kind.
 _SLOTS = {role: kind for kind, (role, _) in KINDS.items()}
+#: ``{'name': 'x'}`` in an expression.
+_NAME = re.compile(r"""['"]name['"]\s*:\s*['"]([\w:.-]+)['"]""")
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,4 @@ def _names(value: Any, key: str) -> Iterator[tuple[str, str]]:
         for v in value:
             yield from _names(v, key)
     elif isinstance(value, str) and value.startswith("$"):
-        with suppress(SyntaxError, ValueError):  # the inspection refuses what cannot be parsed
-            for node in ast.walk(ast.parse(substitute(value[1:]).lstrip(" \t"), mode="eval")):
-                if isinstance(node, ast.Dict):
-                    for k, v in zip(node.keys, node.values, strict=True):
-                        if _text(k) == "name" and (name := _text(v)):
-                            yield name, kind
-
-
-def _text(node: ast.expr | None) -> str | None:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+        yield from ((name, kind) for name in _NAME.findall(value))

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What is trusted without being asked for, and what a user trusts beside it."""
+"""Whether what a bundle uses is trusted: by the table of what is allowed, and by what the user names beside it."""
 
 from __future__ import annotations
 
@@ -8,40 +8,18 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.plugin_contract import KINDS
-from monai_diffrecon.trust.use import BUILTINS, Use
+from monai_diffrecon.trust.allowed import ALLOWED, allowed, may_be_bound
+from monai_diffrecon.trust.locate import NotTrustedError, exists, is_constant, locate, without
+from monai_diffrecon.trust.use import PYTHON, Use, parts_of
 
 #: Environment variable with further packages, separated by commas.
 VARIABLE = "DIFFRECON_TRUST"
-#: Packages, and single names of packages, that a bundle may use.
-TRUSTED = ("functools.partial", "ignite", "math", "monai", "monai_diffrecon", "numpy", "pathlib.Path", "torch")
-#: What in them runs code that a string or a file names, starts processes, or writes files of one's choice.
-DENIED = (
-    "ignite.distributed",
-    *("monai.apps", "monai.auto3dseg", "monai.bundle", "monai.fl", "monai.losses.perceptual"),
-    *("monai.utils.component_store", "monai.utils.jupyter_utils", "monai.utils.misc.run_cmd", "monai.utils.module"),
-    *("monai.utils.safeeval", "monai.utils.state_cacher", "monai.data.utils.pickle_operations"),
-    *("monai_diffrecon.__main__", "monai_diffrecon.cli", "monai_diffrecon.importing", "monai_diffrecon.io.atomic"),
-    *("monai_diffrecon.io.zip_members", "monai_diffrecon.trust"),
-    *("numpy.DataSource", "numpy.core", "numpy.ctypeslib", "numpy.distutils", "numpy.f2py", "numpy.fromfile"),
-    *("numpy.fromregex", "numpy.genfromtxt", "numpy.load", "numpy.loadtxt", "numpy.memmap", "numpy.ndarray.tofile"),
-    *("numpy.rec", "numpy.save", "numpy.savetxt", "numpy.savez", "numpy.savez_compressed", "numpy.testing"),
-    *(
-        "numpy.lib.format",
-        "numpy.lib.npyio",
-        "numpy.lib._npyio_impl",
-        "numpy.lib._format_impl",
-        "numpy.lib._datasource",
-    ),
-    *("numpy._core.memmap", "numpy._core.records"),
-    *("torch.classes", "torch.compile", "torch.distributed", "torch.export", "torch.from_file", "torch.fx"),
-    *("torch.hub", "torch.jit", "torch.library", "torch.load", "torch.multiprocessing", "torch.onnx", "torch.ops"),
-    *("torch.package", "torch.save", "torch.serialization", "torch.storage", "torch.testing"),
-    *("torch.utils.bottleneck", "torch.utils.collect_env", "torch.utils.cpp_extension", "torch.utils.hipify"),
-    *("torch.utils.data.datapipes", "torch.utils.model_zoo"),
-)
+_TABLE = frozenset(module.partition(".")[0] for module in ALLOWED)
 
 
 @dataclass(frozen=True)
@@ -61,8 +39,8 @@ class Refusal:
         """What to do about it."""
         if self.trust is None:
             return "do not run it; ask its author for a bundle without"
-        if self.trust == BUILTINS:  # it allows everything
-            return f"do not run it (--trust {BUILTINS}, or {VARIABLE}={BUILTINS}, would allow it to do anything)"
+        if self.trust == PYTHON:  # it allows everything
+            return f"do not run it (--trust {PYTHON}, or {VARIABLE}={PYTHON}, would allow it to do anything)"
         return f"give --trust {self.trust}, or set {VARIABLE}={self.trust}, if you trust its author"
 
 
@@ -71,44 +49,75 @@ class Policy:
     """Whom to trust.
 
     Attributes:
-        trusted: dotted names; all below them is trusted, but for what :data:`DENIED` lists.
-        explicit: dotted names that the user named. Only these overrule :data:`DENIED`, and only when they are as
-            narrow: ``torch.hub`` does, ``torch`` does not.
+        plugins: top-level packages of installed plugins.
+        explicit: dotted names that the user named. A package of the table is not widened by its mere name:
+            ``torch.hub`` opens that module, ``torch`` opens nothing.
+        root: folder of the bundle; nothing in it is imported.
     """
 
-    trusted: tuple[str, ...] = TRUSTED
+    plugins: tuple[str, ...] = ()
     explicit: tuple[str, ...] = ()
+    root: Path | None = None
 
     def refusal(self, use: Use) -> Refusal | None:
         """Return why a use is refused, or None when it is trusted."""
+        if use.kind == "expression" and PYTHON in self.explicit and (use.fault or use.package == PYTHON):
+            return None
         if use.fault is not None:
             return Refusal(use.fault)
         if use.kind == "macro":  # another file of the bundle, which is inspected as well
             return None
-        reached, names = use.origin or use.name, (use.name, use.origin or use.name)
         if use.kind == "module":
-            return None if below(use.name, self.explicit) else Refusal("the bundle's own code", use.package)
-        if not (self._trusts(reached) or (self._trusts(use.name) and use.name.split(".")[0] == use.package)):
-            return Refusal(f"{use.package} is not trusted", use.package)
-        for denied in sorted(DENIED, key=lambda d: not below(use.name, (d,))):
-            hit = any(below(name, (denied,)) for name in names)
-            if hit and not any(below(e, (denied,)) and any(below(n, (e,)) for n in names) for e in self.explicit):
-                return Refusal(f"{denied} is refused, although {denied.partition('.')[0]} is trusted", denied)
-        return Refusal("a private name of a trusted package", use.name) if self._private(use.name) else None
+            return None if self._named(use.name) else Refusal("the bundle's own code", use.package)
+        return self._judge(use)
 
-    def _trusts(self, name: str) -> bool:
-        return below(name, self.trusted) or below(name, self.explicit)
+    def _judge(self, use: Use) -> Refusal | None:
+        parts = parts_of(use.name)
+        package, written = parts[0], ".".join(parts)
+        if not self._opens(package):
+            return Refusal(f"{package} is not trusted", package)
+        if package not in _TABLE and not exists(package, self.root):
+            # Nothing that could run, or code of the bundle itself, which the user has to name.
+            named = self._named(written) or package in self.plugins
+            return None if named else Refusal(f"{package} is not trusted", package)
+        if any(part.startswith("_") for part in parts) and not self._named(written):
+            return Refusal("a private name of a trusted package", written)
+        try:
+            thing, module, name = locate(parts, self._opens, self.root)
+        except NotTrustedError as error:
+            return Refusal(f"{error} is not trusted", str(error))
+        except LookupError as error:
+            return Refusal(f"{written} {error}")
+        if isinstance(thing, ModuleType):
+            return self._module(module, use.kind)
+        if is_constant(thing):
+            return Refusal(f"{written} is no class or function") if use.kind == "target" else None
+        full = f"{module}.{name}"
+        if self._named(full) or below(full, self.plugins) or allowed(module, name):
+            return None
+        return Refusal(f"{full} is not among what bundles may use", full)
 
-    def _private(self, name: str) -> bool:
-        hidden = any(part.startswith("_") for part in name.split("."))
-        return hidden and not below(name, self.explicit)
+    def _module(self, module: str, kind: str) -> Refusal | None:
+        if kind != "import":  # MONAI would hand on the module itself, and with it all that it holds
+            return Refusal("hands on a whole module")
+        if self._named(module) or below(module, self.plugins) or may_be_bound(module):
+            return None
+        return Refusal(f"{module} is not among what bundles may use", module)
+
+    def _opens(self, package: str) -> bool:
+        """Return whether a top-level package may be imported to see what is in it."""
+        return package in _TABLE or package in self.plugins or any(w.split(".")[0] == package for w in self.explicit)
+
+    def _named(self, name: str) -> bool:
+        return below(name, (word for word in self.explicit if word not in _TABLE))
 
 
-def policy_for(trust: Iterable[str] = ()) -> Policy:
+def policy_for(trust: Iterable[str] = (), root: str | Path | None = None) -> Policy:
     """Return the policy of this process.
 
     Args:
         trust: packages that the user trusts, beside those of the variable ``DIFFRECON_TRUST``.
+        root: folder of the bundle that is judged.
 
     Raises:
         ConfigError: what is no name of a package.
@@ -118,15 +127,15 @@ def policy_for(trust: Iterable[str] = ()) -> Policy:
     for word in explicit:
         if not all(part.isidentifier() for part in word.split(".")):
             raise ConfigError("no name of a package", where="--trust", got=repr(word), mend="name one, such as scipy")
-    return Policy((*TRUSTED, *plugin_packages()), tuple(explicit))
+    folder = None if root is None else Path(root)
+    with without(folder):  # a bundle may pose as an installed plugin package
+        return Policy(plugin_packages(), tuple(explicit), folder)
 
 
 def plugin_packages() -> tuple[str, ...]:
     """Return the top-level packages of the installed plugins: naming a plugin runs them anyway."""
-    found = {
-        point.module.partition(".")[0] for kind in KINDS for point in entry_points(group=f"monai_diffrecon.{kind}")
-    }
-    return tuple(sorted(found))
+    points = (point for kind in KINDS for point in entry_points(group=f"monai_diffrecon.{kind}"))
+    return tuple(sorted({point.module.partition(".")[0] for point in points} - _TABLE))
 
 
 def below(name: str, prefixes: Iterable[str]) -> bool:

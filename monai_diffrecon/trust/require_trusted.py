@@ -23,7 +23,7 @@ def require_trusted(
     root: str | Path | None = None,
     where: str = "",
 ) -> None:
-    """Refuse a bundle, or a configuration, that would import or execute what is not trusted; nothing is evaluated.
+    """Refuse a bundle, or a configuration, that would import or execute what is not trusted; nothing of it is run.
 
     Args:
         source: root folder of a bundle, or a configuration: a dict that nothing has resolved yet.
@@ -35,14 +35,17 @@ def require_trusted(
         IntegrityError: something in it is not trusted.
         ConfigError: ``trust`` holds what is no name of a package.
     """
-    policy = policy_for(trust)
-    uses = inspect_mapping(source, root) if isinstance(source, Mapping) else inspect_bundle(source)
-    refused = refusals(uses, policy)
+    if isinstance(source, Mapping):
+        uses = inspect_mapping(source, root)
+    else:
+        uses, root = inspect_bundle(source), source
+    refused = refusals(uses, policy_for(trust, root))
     if refused:
         use, refusal = refused[0]
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        through = "" if use.fault or use.name in use.text else f" ({one_line(use.name)})"
         raise IntegrityError(
-            f"{sentence(use, refusal)}{more}",
+            f"wants to run {one_line(use.text, _SHOWN)!r}{through}, refused: {refusal.reason}{more}",
             where=": ".join(text for text in (where, use.where) if text),
             mend=refusal.mend,
         )
@@ -52,10 +55,3 @@ def refusals(uses: Iterable[Use], policy: Policy) -> list[tuple[Use, Refusal]]:
     """Return the uses that a policy refuses, and why."""
     judged = ((use, policy.refusal(use)) for use in uses)
     return [(use, refusal) for use, refusal in judged if refusal is not None]
-
-
-def sentence(use: Use, refusal: Refusal) -> str:
-    """Return one clause that says what a bundle wants to run, and why it may not."""
-    reached = use.origin or use.name
-    through = "" if use.fault or reached in use.text else f" ({one_line(reached)})"
-    return f"wants to run {one_line(use.text, _SHOWN)!r}{through}, refused: {refusal.reason}"

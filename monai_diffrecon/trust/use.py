@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Package of what Python itself can do: names such as ``eval``, attributes such as ``__globals__``.
-BUILTINS = "builtins"
+#: Package of what Python itself can do.
+PYTHON = "builtins"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ class Use:
             configuration), ``module`` (a file of Python code) or ``file`` (one that cannot be read).
         text: as the bundle writes it.
         name: dotted name of what is reached, such as ``torch.hub.load``.
-        origin: the same after following imports within a package, such as ``os.system`` for ``torch.os.system``.
         fault: why it can never be trusted by naming a package, or None.
     """
 
@@ -28,15 +27,17 @@ class Use:
     kind: str
     text: str
     name: str
-    origin: str = ""
     fault: str | None = None
 
     @property
     def package(self) -> str:
         """Top-level package of what is reached; that of another configuration is the bundle itself."""
-        if self.kind == "macro":
-            return "(bundle)"
-        return (self.origin or self.name).partition(".")[0]
+        return "(bundle)" if self.kind == "macro" else self.name.lstrip(".").partition(".")[0]
+
+
+def parts_of(name: str) -> list[str]:
+    """Return the parts of a dotted name as ``pydoc.locate``, which MONAI uses, sees them: empty ones do not count."""
+    return [part for part in name.split(".") if part]
 
 
 def one_line(text: str, longest: int | None = None) -> str:

@@ -47,8 +47,8 @@ def soft(x: Tensor) -> Tensor:
     return torch.tanh(0.7 * x + 0.3 * x.roll(1, 1) - 0.2 * x.roll(1, 2))
 
 
-def state_of(x: Tensor, plane: str = "", stage: str = "predictor", sigma: float = 0.3, step: int = 2) -> SamplerState:
-    return SamplerState(x=x, sigma=sigma, step=step, plane=plane, stage=stage)
+def state_of(x: Tensor, plane: str = "", sigma: float = 0.3, step: int = 2) -> SamplerState:
+    return SamplerState(x=x, sigma=sigma, step=step, plane=plane)
 
 
 def shift_of(
@@ -150,42 +150,9 @@ def test_an_operator_that_couples_the_slices_has_one_norm(
 
 def test_guides_its_plane_alone() -> None:
     p, x = mri(), draw(1, 6, 6, 5, seed=5)
-    step = DPSStep(plane="axial", noised_measurement=True)
+    step = DPSStep(plane="axial")
     assert shift_of(step, p, x, "coronal") is None
     assert shift_of(step, p, x, "axial") is not None
-    assert step.draws("corrector0", "axial") == ("corrector0-measurement",)
-    assert step.draws("corrector0", "coronal") == ()
-    assert DPSStep(noised_measurement=True).draws("predictor", "coronal") == ("predictor-measurement",)
-    assert DPSStep().draws("predictor", "axial") == ()
-
-
-@pytest.mark.parametrize("thickness", [2.0, 5.0])
-def test_a_noised_measurement_has_the_variance_of_the_step(thickness: float) -> None:
-    """The residual of an estimate that explains y is the noise alone: sigma ||A||, a fresh one for each update."""
-    operator = SliceThickness(VolumeGeometry((24, 24, 19)), thickness=thickness)
-    truth = draw(*operator.volume_shape, seed=0, dtype=torch.float32)
-    p, sigma = Problem(operator, operator(truth)), 1.7
-    step = DPSStep(relative=False, norm="volume", noised_measurement=True)
-    size = sigma * operator.norm() ** 0.5
-
-    def noise_of(**state: Any) -> Tensor:
-        # The gradient by x0 is A^T n / |n|, negated; A is onto, so n follows up to its length.
-        shift = shift_of(step, p, truth, "sagittal", denoise=lambda v: 1.0 * v, sigma=sigma, **state)
-        return operator(shift) / operator.norm()
-
-    step.bind(p, IndependentNoise(0, "case"))
-    n = torch.stack([step._noise(truth, state_of(truth, stage=s, step=i)) for i in range(3) for s in ("a", "b")])
-    assert n.shape[1:] == operator.measurement_shape
-    assert float(n.mean()) == pytest.approx(0.0, abs=5 / n.numel() ** 0.5)
-    assert float(n.var()) == pytest.approx(1.0, abs=5 * (2 / n.numel()) ** 0.5)
-    assert float(torch.corrcoef(n.flatten(1)).fill_diagonal_(0).abs().max()) < 0.15
-    kept = step._noise(truth, state_of(truth))
-    direction = noise_of()
-    torch.testing.assert_close(direction, -kept / kept.norm(), rtol=1e-3, atol=1e-4)
-    # An estimate that explains the measurement with noise of that size, and 0.1 more: the 0.1 alone is left.
-    explains = truth + operator.adjoint(size * kept) / operator.norm()
-    left = operator(shift_of(step, p, explains + 0.1, "sagittal", denoise=lambda v: 1.0 * v, sigma=sigma))
-    assert float(left.std()) < 1e-3 * float(left.mean())
 
 
 def test_no_residual_is_no_guidance() -> None:
@@ -197,26 +164,10 @@ def test_no_residual_is_no_guidance() -> None:
         assert not bool(shift_of(DPSStep(norm=norm), p, x, "axial", denoise=lambda v: 1.0 * v).any())
 
 
-def test_the_noise_of_a_slice_does_not_depend_on_how_many_there_are() -> None:
-    """Thick slices read the volume's noise at their first voxel, whatever is left over behind the last of them."""
-    found = []
-    for slices in (11, 14, 19):
-        operator = SliceThickness(VolumeGeometry((4, 3, slices)), thickness=5.0)
-        step, x = DPSStep(noised_measurement=True), torch.zeros(operator.volume_shape)
-        noise = IndependentNoise(0, "case")
-        step.bind(Problem(operator, torch.zeros(operator.measurement_shape)), noise)
-        n = step._noise(x, state_of(x))
-        volume = noise.volume(operator.volume_shape, 2, stream="predictor-measurement")
-        assert torch.equal(n, volume[..., : 5 * n.shape[-1] : 5])
-        found.append(n[..., :2])
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-
-
 @pytest.mark.parametrize("norm", ["slice", "volume"])
 def test_the_scale_of_the_operator_does_not_matter(norm: str) -> None:
     x = draw(*SHAPE, seed=2)
-    one, seven = (shift_of(DPSStep(norm=norm, noised_measurement=True), dense(s), x) for s in (1.0, 7.0))
+    one, seven = (shift_of(DPSStep(norm=norm), dense(s), x) for s in (1.0, 7.0))
     torch.testing.assert_close(one, seven)
     fixed = [shift_of(DPSStep(norm=norm, relative=False), dense(s), x) for s in (1.0, 7.0)]
     torch.testing.assert_close(7 * fixed[0], fixed[1])
@@ -227,12 +178,6 @@ def test_nothing_measured_is_no_guidance() -> None:
     x = draw(*SHAPE, seed=2)
     for relative in (True, False):
         assert not bool(shift_of(DPSStep(relative=relative), p, x, "axial").any())
-
-
-def test_needs_a_noise_source_to_noise_a_measurement() -> None:
-    with pytest.raises(ConfigError, match=r"consistency#noised_measurement: needs a noise source"):
-        DPSStep(noised_measurement=True).bind(dense())
-    DPSStep().bind(dense())
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_a_smooth_phase_object_from_few_measurements() -> None:
     [
         {"name": "ddim", "steps": 3, "sigma_start": 0.5},
         {"name": "heun", "steps": 2, "S_churn": 1.0, "start": {"name": "admm_tv", "iterations": 2}, "sigma_start": 0.2},
-        {"name": "predictor_corrector", "steps": 3, "sigma_max": 0.5, "start": "measured", "unseen": "zero"},
+        {"name": "predictor_corrector", "steps": 3, "sigma_max": 0.5},
         {"name": "annealed", "steps": 2, "start": {"name": "cg_sense", "weight": 0.01}},
         {"name": "cg_sense"},
     ],

@@ -309,7 +309,7 @@ def test_a_failing_method_stops_no_other(
         (
             {"methods": [{"label": "a", "overrides": {"seed": 1}}]},
             ConfigError,
-            r"overrides#seed: not an option of one method.*set the cohort's seed",
+            r"overrides#seed: not an option here.*set the cohort's seed",
         ),
         ({"methods": [{"label": "A b"}, {"label": "a-b"}]}, ConfigError, r"methods#1#label: a label twice"),
         (

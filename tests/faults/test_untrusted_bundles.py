@@ -92,6 +92,16 @@ PAYLOADS: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }  # fmt: skip
 
+_KEY = "0 or torch.os.system('touch MARKER') or [1, 2][0"
+#: What MONAI itself makes of texts that look harmless: it puts keys into expressions, and finds classes by their names.
+DETOURS: dict[str, tuple[Any, Any]] = {
+    "a key that is put into an expression": ({"0": 0, _KEY: {"y": "$@#z]", "z": 1}}, f"{_KEY}::y"),
+    "a reader by its name": (
+        {"network_def": {"_target_": "LoadImage", "reader": "os.system", "command": "touch MARKER"}},
+        "network_def",
+    ),
+}
+
 
 @pytest.fixture
 def bundle(tmp_path: Path, make_bundle: Callable[..., Path]) -> Path:
@@ -110,7 +120,7 @@ def own_modules() -> Iterator[None]:
     sys.path[:] = path
 
 
-def armed(payload: dict[str, Any], marker: Path) -> dict[str, Any]:
+def armed(payload: Any, marker: Path) -> Any:
     return json.loads(json.dumps(payload).replace("MARKER", str(marker)))
 
 
@@ -144,6 +154,19 @@ def test_code_in_the_configuration_of_an_auxiliary_bundle_is_not_run(name: str, 
     assert report_on(bundle).exit_code == 4
     assert not marker.exists()
     run_unchecked(armed(payload, marker), wanted)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("name", DETOURS)
+def test_code_by_what_monai_makes_of_texts_is_not_run(name: str, bundle: Path, marker: Path) -> None:
+    payload, wanted = (armed(part, marker) for part in DETOURS[name])
+    merge(bundle, "inference.json", payload)
+    with pytest.raises(IntegrityError) as caught:
+        load_score_network(bundle)
+    assert caught.value.exit_code == 4
+    assert report_on(bundle).exit_code == 4
+    assert not marker.exists()
+    run_unchecked(payload, wanted)
     assert marker.exists()
 
 

@@ -19,7 +19,7 @@ import pytest
 from pydicom import dcmread
 
 from monai_diffrecon.engine.case_recorder import CaseRecorder
-from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
+from monai_diffrecon.errors import InputError, IntegrityError, PluginError
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.io.readers.dicom_series import DicomSeriesReader
 from monai_diffrecon.operators.slice_thickness import SliceThickness
@@ -139,5 +139,7 @@ def test_a_missing_slice_stops_the_run(run: Callable[..., Path], tmp_path: Path,
 
 
 def test_an_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="output_format: unknown choice; expected nifti or dicom or both"):
+    with pytest.raises(PluginError) as caught:
         CaseRecorder(tmp_path, track=False, tracking_uri=None, experiment="e", output_format="tiff")
+    assert caught.value.where == "output_format"
+    assert caught.value.expected == "dicom, nifti"

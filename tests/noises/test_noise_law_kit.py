@@ -68,6 +68,11 @@ def test_a_wrong_source_is_found(methods: dict[str, Any], message: str) -> None:
         check_noise(type("Broken", (IndependentNoise,), methods))
 
 
-def test_an_ordered_source_is_excused_from_the_order_and_the_case() -> None:
-    check_noise(type("Ordered", (IndependentNoise,), {"volume": memory_of_its_own, "ordered": True}))
-    check_noise(type("Ordered", (IndependentNoise,), {"volume": volume("seed", "step", "stream"), "ordered": True}))
+def test_a_source_that_is_not_resumable_is_excused_from_the_order_and_the_case() -> None:
+    check_noise(type("Ordered", (IndependentNoise,), {"volume": memory_of_its_own, "resumable": False}))
+    old_name = {"volume": memory_of_its_own, "ordered": True}
+    check_noise(type("Ordered", (IndependentNoise,), old_name))
+    keyed = {"volume": volume("seed", "step", "stream")}
+    check_noise(type("Ordered", (IndependentNoise,), {**keyed, "resumable": False}))
+    with pytest.raises(AssertionError, match="on the case"):
+        check_noise(type("Keyed", (IndependentNoise,), keyed))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffrecon_published.rotation_ct import RotationCT
 from monai_diffrecon.numerics import matrix_cache
 from monai_diffrecon.operators import _sparse_projector
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.operators.fan_ct import FanCT
 from monai_diffrecon.operators.parallel_ct import ParallelCT
-from monai_diffrecon.operators.rotation_ct import RotationCT
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.testing.operator_laws import check_operator
 

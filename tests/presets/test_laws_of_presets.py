@@ -53,7 +53,7 @@ def z_tv(rho: float, threshold: float, **more: Any) -> dict[str, Any]:
 
 def dps(zeta: float, plane: str, noised: bool) -> dict[str, Any]:
     more = {"norm": "batch", "batch_size": 6, "plane": plane, "noised_measurement": noised}
-    return {"name": "dps", "zeta": zeta, **more}
+    return {"name": "published_dps", "zeta": zeta, **more}
 
 
 #: Preset -> what of it depends on the family, as docs/methods.md has it.

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffrecon_published.sequential import Draw, SequentialNoise
 from monai_diffrecon.errors import ResumeMismatchError
 from monai_diffrecon.noises.independent import IndependentNoise
-from monai_diffrecon.noises.sequential import SequentialNoise
-from monai_diffrecon.protocols import Draw
 from monai_diffrecon.testing.noise_laws import check_noise
 
 SHAPE = (1, 5, 6, 7)
@@ -20,8 +19,8 @@ def generator(seed: int = 3) -> torch.Generator:
 
 
 def test_laws() -> None:
-    assert SequentialNoise.ordered
-    assert not IndependentNoise.ordered
+    assert not SequentialNoise.resumable
+    assert IndependentNoise.resumable
     check_noise(SequentialNoise)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon.numerics.rotation_geometry import (
+from diffrecon_published.rotation_geometry import (
     from_published_layout,
     padded_size,
     rotation_back_projection,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffrecon_published.rotation_ct import RotationCT
+from diffrecon_published.rotation_geometry import from_published_layout, to_published_layout
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, ResourceError
 from monai_diffrecon.numerics.planes import from_slices, to_slices
-from monai_diffrecon.numerics.rotation_geometry import from_published_layout, to_published_layout
-from monai_diffrecon.operators.rotation_ct import RotationCT
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 from monai_diffrecon.testing.operator_laws import OperatorLaws
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,22 +14,38 @@ from torch import Tensor
 from monai_diffrecon.errors import ResumeMismatchError
 from monai_diffrecon.numerics.noise import draw_normal
 from monai_diffrecon.numerics.planes import from_slices, to_slices
-from monai_diffrecon.protocols import Draw, NoiseSource
+from monai_diffrecon.protocols import NoiseSource
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One batch of slices of noise that a step will ask for.
+
+    Attributes:
+        stream: name of the stream.
+        first: first slice of the batch.
+        stop: slice after the last.
+    """
+
+    stream: str
+    first: int
+    stop: int
 
 
 class SequentialNoise(NoiseSource):
     """One generator, read in the order of the published code: to reproduce its numbers, and for nothing else.
 
-    With ``torch.manual_seed(seed)`` before the published sampler, and CPU float32, both draw the same numbers. What a
-    step will ask for is drawn batch of slices by batch of slices when the step announces it. The numbers depend on
-    the batches, and a run cannot be resumed: ``independent`` is the source to work with.
+    With ``torch.manual_seed(seed)`` before the published sampler, and CPU float32, both draw the same numbers. What
+    ``published_predictor_corrector`` asks for in a step is drawn batch of slices by batch of slices when it announces
+    the step. The numbers depend on the batches, and a run cannot be resumed: ``independent`` is the source to work
+    with.
 
     Args:
         seed: seed of the generator.
         case: name of the case; it does not change the numbers.
     """
 
-    ordered: ClassVar[bool] = True
+    resumable: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0, case: str = "") -> None:
         super().__init__(seed, case)
@@ -39,7 +56,13 @@ class SequentialNoise(NoiseSource):
         self._layout = ""
 
     def announce(self, draws: Sequence[Draw], step: int, *, shape: tuple[int, ...], plane: str) -> None:
-        """Draw what a step will ask for.
+        """Draw what a step will ask for, in the order of the published code.
+
+        Args:
+            draws: batches of slices in order.
+            step: the step.
+            shape: shape of the volume (C, X, Y, Z).
+            plane: plane of the slices.
 
         Raises:
             ResumeMismatchError: the steps before it were not drawn.

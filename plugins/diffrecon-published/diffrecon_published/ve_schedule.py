@@ -54,11 +54,6 @@ def ve_schedule(
     return VESchedule(tuple(map(float, sigma)), tuple(map(float, levels[index])), tuple(map(float, below)))
 
 
-def schedule_of(levels: tuple[float, ...]) -> VESchedule:
-    """Return the steps down a ladder of noise levels, which the networks see as it is; the last step falls to 0."""
-    return VESchedule(levels, levels, (*levels[1:], 0.0))
-
-
 def linspace32(start: float, end: float, steps: int) -> np.ndarray:
     """Return torch's float32 linspace, which the published codes index by."""
     import torch

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from monai_diffrecon.numerics.ve_schedule import INDEX_RULES, VESchedule, ve_schedule
+from diffrecon_published.ve_schedule import INDEX_RULES, VESchedule, ve_schedule
 
 
 def schedule(steps: int, rule: str, time_end: float = 1e-5) -> VESchedule:

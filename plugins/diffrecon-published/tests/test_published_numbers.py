@@ -39,7 +39,7 @@ TO_VOLUME = {"axial": (1, 2, 3, 0), "sagittal": (1, 0, 2, 3)}
 TO_SLICES = {"axial": (3, 0, 1, 2), "sagittal": (1, 0, 2, 3)}
 
 MBIR = {
-    "name": "predictor_corrector",
+    "name": "published_predictor_corrector",
     "sigma_min": S_MIN,
     "sigma_max": S_MAX,
     "order": "predictor_corrector",
@@ -52,7 +52,7 @@ MBIR = {
     "final_mean": False,
 }
 TPDM = {
-    "name": "predictor_corrector",
+    "name": "published_predictor_corrector",
     "sigma_min": S_MIN,
     "sigma_max": S_MAX,
     "order": "corrector_predictor",
@@ -82,7 +82,7 @@ def mbir_mri(rho: float, threshold: float) -> dict[str, Any]:
 
 
 def dps(zeta: float, plane: str, **options: Any) -> dict[str, Any]:
-    return {"name": "dps", "zeta": zeta, "plane": plane, "norm": "batch", "batch_size": 6, **options}
+    return {"name": "published_dps", "zeta": zeta, "plane": plane, "norm": "batch", "batch_size": 6, **options}
 
 
 def reconstruct(

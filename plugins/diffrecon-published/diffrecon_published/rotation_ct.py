@@ -10,16 +10,16 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.option_checks import check_integer, check_number
-from monai_diffrecon.numerics.ramp_filter import ramp_filter
-from monai_diffrecon.numerics.rotation_geometry import (
+from diffrecon_published.rotation_geometry import (
     ROTATION_VERSION,
     padded_size,
     rotation_back_projection,
     rotation_entries,
     rotation_matrix,
 )
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.numerics.option_checks import check_integer, check_number
+from monai_diffrecon.numerics.ramp_filter import ramp_filter
 from monai_diffrecon.numerics.scan_angles import MOST_VIEWS
 from monai_diffrecon.numerics.sparse import SparseMatrix
 from monai_diffrecon.operators._sparse_projector import SparseProjector
@@ -39,7 +39,7 @@ class RotationCT(SparseProjector):
     arXiv 2303.05754); for other work ``parallel_ct`` has lengths in mm and any detector. Slices are square, W x W,
     and their detector covers the diagonal with ``P = ceil(sqrt(2) W)`` bins, one pixel wide. A slice (C, X, Y) is
     the published image with rows along X, columns along Y, so the view at 0 degrees sums along X.
-    ``numerics.rotation_geometry`` has :func:`to_published_layout` for sinograms (Z, 1, P, views).
+    ``rotation_geometry`` has :func:`to_published_layout` for sinograms (Z, 1, P, views).
 
     ``adjoint`` is exact. What the published codes call A^T is :meth:`back_projection`, about ``pi / (2 views)``
     times as large; the published weights of regularizers and data terms belong to that scale.
