@@ -253,8 +253,8 @@ def main() -> None:
             shown[method], scores[method] = volume, m
             ssim = " | ".join(f"{m[f'ssim_{p}']:.4f}" for p in ("axial", "coronal", "sagittal"))
             name = f"{method}, {setting}" if setting else method
-            seconds = record["timings"]["seconds"]
-            lines.append(f"| {name} | {m['psnr']:.2f} | {ssim} | {record['network_calls']} | {seconds:.0f} |")
+            seconds = record["report"]["seconds"]
+            lines.append(f"| {name} | {m['psnr']:.2f} | {ssim} | {record['report']['network_calls']} | {seconds:.0f} |")
             print(lines[-1], flush=True)
         picture = args.picture.with_name(f"{args.picture.stem}_{kind}.png")
         montage(shown, truth, picture, title=title, metrics=scores)

@@ -123,7 +123,7 @@ def test_a_baseline_is_its_sampler(
     verify_record(tmp_path / "out" / "a_recon.provenance.json")
     record = json.loads((tmp_path / "out" / "a_recon.provenance.json").read_text())
     # What had no part in the result is not said to have had one.
-    assert (record["network_calls"], record["weights"]) == (0, {})
+    assert (record["report"]["network_calls"], record["weights"]) == (0, {})
     assert set(record["config"]) == {"operator", "consistency", "sampler"}
     assert record["config"]["consistency"] == {"name": "none"}
 

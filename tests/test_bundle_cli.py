@@ -110,7 +110,7 @@ def test_the_record_verifies_and_names_both_bundles(output: Path) -> None:
     assert list(record["weights"]) == ["axial 0.1.0", "coronal 0.1.0"]
     assert record["config"]["prior"]["name"] == "perpendicular"
     assert record["config"]["operator"]["thickness"] == pytest.approx(4.0, abs=1e-5)
-    assert len(record["residuals"]) == 3
+    assert len(record["report"]["steps"]) == 3
 
 
 def test_its_run_is_in_mlflow(root: Path, output: Path) -> None:

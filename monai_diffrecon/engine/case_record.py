@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from monai_diffrecon.engine.face_notice import face_notice
 from monai_diffrecon.engine.output_formats import write_formats
 from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import PosteriorSpread, Reconstruction
 from monai_diffrecon.errors import InputError, IntegrityError
@@ -45,6 +47,8 @@ def checkpoint_path(folder: Path, case: str) -> Path:
 class CaseRecord:
     """One case: its file names, run and checkpoint, formats beside NIfTI, a unit for volumes that do not say theirs.
 
+    It is a handler of the reconstruction engine as well: the numbers of each step are tracked while the case runs.
+
     Attributes:
         output: the file of the volume.
         written: the record, once it is written or was found to be of the same case.
@@ -66,6 +70,23 @@ class CaseRecord:
         self.output = folder / f"{name}_recon.nii.gz"
         self.writers = writers
         self.written: dict[str, Any] = {}
+        self._tracked: set[int] = set()
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a reconstruction engine, after the handler that computes the residual."""
+        engine.add_event_handler(StepEvents.STEP_COMPLETED, self._track_step)
+
+    def _track_step(self, engine: Any) -> None:
+        recon = engine.state.recon
+        if recon.case == self.name:  # else it is of a further sample, whose steps are not reported
+            residual = engine.state.metrics["residual"]
+            self._track_row({"step": recon.step, "sigma": engine.ladder[recon.step - 1], "residual": residual})
+
+    def _track_row(self, row: Mapping[str, float]) -> None:
+        step = int(row["step"])
+        if step not in self._tracked:
+            self._tracked.add(step)
+            self.run.log_metrics({k: row[k] for k in ("sigma", "residual")}, step=step)
 
     def kept(
         self, identity: Mapping[str, str], options: Mapping[str, Any] | None = None
@@ -156,14 +177,14 @@ class CaseRecord:
                 metrics={"reconstruction": metrics},
                 std=None if done.spread is None else done.spread.std,
             )
-        notices = report.notices
         if (face := face_notice(shown, done.geometry.spacing, self.anatomy)) is not None:
             logger.warning("case %s: %s", self.name, face)
             self.run.set_tags({"face": "true"})
-            notices += (face,)
-        if notices:
-            self.run.set_tags({"notices": "; ".join(notices)})
+            report = replace(report, notices=(*report.notices, face))
+        if report.notices:
+            self.run.set_tags({"notices": "; ".join(report.notices)})
         record = build_record(
+            replace(report, fallbacks=[*report.fallbacks, *self.run.problems]),
             output=self.output,
             volume=volume,
             phase=phase,
@@ -171,26 +192,11 @@ class CaseRecord:
             dicom=formats.pop("dicom", None),
             formats=formats,
             measurement_sha256=case.sha256,
-            weights=report.weights,
-            config=report.options,
-            seeds={"noise": report.seed},
-            fallbacks=[*report.fallbacks, *self.run.problems],
-            residuals=[row["residual"] for row in report.steps],
-            timings={
-                "seconds": report.seconds,
-                "start_seconds": report.start_seconds,
-                "denoiser_seconds": report.denoiser_seconds,
-            },
-            network_calls=report.network_calls,
-            distributions=report.distributions,
             options=options,
-            source={"reader": reader, "unit": report.unit, "sha256": report.source_sha256},
+            reader=reader,
             preparation=preparation,
-            inferer=report.inferer,
-            execution=report.execution,
             identity=identity,
             case=self.name,
-            notices=notices,
         )
         write_record(record_path(self.output), record)
         self.written = record
@@ -199,8 +205,8 @@ class CaseRecord:
         self.run.log_params({"versions": record["versions"]})
         if report.resumed_from is not None:
             self.run.set_tags({"resumed_from": report.resumed_from})
-        for row in report.steps:
-            self.run.log_metrics({k: row[k] for k in ("sigma", "residual")}, step=int(row["step"]))
+        for row in report.steps:  # of an interrupted run those before it was resumed
+            self._track_row(row)
         self.run.log_metrics(
             {
                 **metrics,

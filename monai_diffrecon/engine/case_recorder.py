@@ -20,7 +20,7 @@ from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.io.case_lock import case_lock
 from monai_diffrecon.numerics.option_checks import check_flag
 from monai_diffrecon.protocols import VolumeGeometry
-from monai_diffrecon.tracking.open_run import open_run
+from monai_diffrecon.tracking.export_run import TrackedRun
 
 
 class CaseRecorder:
@@ -63,8 +63,8 @@ class CaseRecorder:
         self.unit, self.anatomy = "HU" if hounsfield else "arbitrary", anatomy
         self._parent: Any = None
 
-    def _run(self, name: str, parent: str | None) -> Any:
-        return open_run(
+    def _run(self, name: str, parent: str | None) -> TrackedRun:
+        return TrackedRun(
             self.output_dir,
             name,
             track=self.track,

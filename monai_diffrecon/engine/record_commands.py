@@ -22,10 +22,10 @@ def verify(parser: argparse.ArgumentParser) -> Run:
 
     def run(arguments: argparse.Namespace) -> int:
         from monai_diffrecon.tracking.provenance import verify_record
-        from monai_diffrecon.tracking.provenance_schema import RECORD_SCHEMA
+        from monai_diffrecon.tracking.provenance_schema import record_schema
 
         if arguments.schema:
-            sys.stdout.write(json.dumps(RECORD_SCHEMA, indent=2, sort_keys=True) + "\n")
+            sys.stdout.write(json.dumps(record_schema(), indent=2, sort_keys=True) + "\n")
             return 0
         worst = 0
         for path in records_of(arguments.records):

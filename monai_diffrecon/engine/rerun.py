@@ -82,7 +82,7 @@ def rerun(
         IntegrityError: another scan, or other weights, than the record says.
     """
     said = read_record(record)
-    missing = [name for name in ("case", "inferer", "execution", "preparation") if name not in said]
+    missing = [name for name in ("case", "inferer", "execution", "preparation") if name not in said | said["report"]]
     if missing:
         raise InputError(
             "an earlier kind of record, which does not say enough",
@@ -107,7 +107,7 @@ def rerun(
     _check_scan(said, case.sha256)
     changed = _changed(said, device, inferer.sw_batch_size)
     threads = torch.get_num_threads()
-    torch.set_num_threads(int(said["execution"]["threads"]))
+    torch.set_num_threads(int(said["report"]["execution"]["threads"]))
     try:
         if output_dir is not None:
             return Rerun(_outputs(said, inferer, case, make_folder(output_dir)), changed)
@@ -184,9 +184,9 @@ def _changed(said: Mapping[str, Any], device: torch.device | str | None, batch: 
     changed = [f"{name} {before[name]} (now {now[name]})" for name in sorted(now) if before.get(name) != now[name]]
     here = circumstances(device, batch)
     for name in ("device", "instructions"):
-        if here[name] != said["execution"].get(name):
+        if here[name] != said["report"]["execution"].get(name):
             changed.append(f"{name} {said['execution'].get(name)} (now {here[name]})")
-    sizes = {int(size) for size in said["execution"].get("batch_sizes", {}).values()}
+    sizes = {int(size) for size in said["report"]["execution"].get("batch_sizes", {}).values()}
     if sizes - {batch}:
         changed.append("slices a network call were fewer on the way")
     return tuple(changed)

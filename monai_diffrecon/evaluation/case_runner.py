@@ -181,9 +181,9 @@ def _coverage(
 def _costs(record: dict[str, Any]) -> dict[str, float]:
     options = record["options"]
     costs = {
-        "seconds": record["timings"].get("seconds"),
-        "network_calls": record["network_calls"],
-        "denoiser_calls": options.get("denoiser_calls"),
+        "seconds": record["report"].get("seconds"),
+        "network_calls": record["report"]["network_calls"],
+        "denoiser_calls": record["report"].get("denoiser_calls", options.get("denoiser_calls")),
         "peak_memory": options.get("peak_memory_gb"),
         "data_residual": options.get("data_residual"),
     }

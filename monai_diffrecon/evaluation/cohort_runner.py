@@ -28,7 +28,7 @@ from monai_diffrecon.evaluation.tables import write_tables
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.option_checks import check_flag
-from monai_diffrecon.tracking.open_run import open_run
+from monai_diffrecon.tracking.export_run import TrackedRun
 from monai_diffrecon.tracking.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class CohortEvaluation:
                 values = [r.value("psnr") for r in self.rows if r.method == method.label and not r.failed]
                 values = [v for v in values if math.isfinite(v)]
                 if values:
-                    parent.log_metric(f"psnr/{method.folder}", sum(values) / len(values))
+                    parent.log_metrics({f"psnr/{method.folder}": sum(values) / len(values)})
             failed = [row for row in self.rows if row.failed]
             if failed:
                 raise common_kind([row.exit_code for row in failed])(
@@ -148,7 +148,7 @@ class CohortEvaluation:
                     )
 
     def _open(self, name: str, parent: str | None = None, tags: dict[str, Any] | None = None) -> Any:
-        return open_run(
+        return TrackedRun(
             self.output_dir,
             name,
             track=self.track,

@@ -20,11 +20,13 @@ from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.load_measurement import LoadVolumed
 from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
+from monai_diffrecon.engine.step_events import StepEvents
 from monai_diffrecon.errors import InputError, NumericalError, ResourceError
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.io.cases import list_cases
 from monai_diffrecon.io.measurement import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.tracking import export_run
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 
@@ -114,9 +116,9 @@ def test_every_case_has_its_record_and_pictures(cohort: Cohort) -> None:
         assert record["config"]["sampler"] == SAMPLER
         assert list(record["weights"]) == ["axial 0.1.0", "coronal 0.1.0"]
         assert record["versions"]["monai-diffrecon"] == record["versions"]["monai_diffrecon"]
-        assert len(record["residuals"]) == 4
-        assert record["residuals"][-1] < 0.1
-        assert record["network_calls"] == 2 * 2 + 2 * 2  # axial and coronal in turn, 12 and 13 slices in eights
+        assert len(record["report"]["steps"]) == 4
+        assert record["report"]["steps"][-1]["residual"] < 0.1
+        assert record["report"]["network_calls"] == 2 * 2 + 2 * 2  # axial, coronal: 12 and 13 slices in eights
         assert (cohort.output / f"{case}_montage.png").stat().st_size > 1000
         previews = sorted(p.name for p in (cohort.output / case / "preview").iterdir())
         assert previews == ["step_0002.png", "step_0004.png"]
@@ -152,6 +154,34 @@ def test_one_run_a_case_under_one_for_the_cohort(cohort: Cohort) -> None:
         assert artifacts == {f"{result['case']}_montage.png", f"{result['case']}_recon.provenance.json"}
 
 
+def test_the_curve_of_a_case_is_seen_while_it_runs_and_is_of_its_first_sample(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_run, "_FLUSH_SECONDS", 0.0)
+    seen: dict[str, list[list[int]]] = {"live": [], "live#sample1": []}
+
+    def curve() -> list[Any]:
+        run = next(run for run in cohort.runs() if run.info.run_name == "live")
+        assert run.info.status == ("RUNNING" if len(seen["live#sample1"]) < 4 else "FINISHED")
+        return list(cohort.client.get_metric_history(run.info.run_id, "residual"))
+
+    class Watch:
+        def attach(self, engine: Any) -> None:
+            engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
+
+        def __call__(self, engine: Any) -> None:
+            steps = [point.step for point in curve()]
+            seen[engine.state.recon.case].append(steps)
+
+    evaluator = cohort.evaluate([{"image": str(cohort.scans / f"{PATIENTS[0]}.nii.gz"), "case": "live"}])
+    evaluator.inferer.num_samples, evaluator.inferer.specs["sampler"] = 2, SAMPLER | {"name": "ddim"}
+    evaluator.inferer.handlers = (Watch(),)  # before the one that tracks
+    evaluator.run()
+    assert seen == {"live": [[], [1], [1, 2], [1, 2, 3]], "live#sample1": [[1, 2, 3, 4]] * 4}
+    steps = verify_record(cohort.output / "live_recon.provenance.json")["report"]["steps"]
+    assert [(point.step, point.value) for point in curve()] == [(row["step"], row["residual"]) for row in steps]
+
+
 def test_nothing_names_a_patient(cohort: Cohort) -> None:
     assert sorted(p.name for p in cohort.scans.iterdir()) == sorted(f"{p}.nii.gz" for p in PATIENTS)
     files = [path for path in cohort.output.rglob("*") if path.is_file()]
@@ -168,7 +198,7 @@ def test_a_case_that_fails_fails_its_run(cohort: Cohort, monkeypatch: pytest.Mon
     monkeypatch.setattr(cohort.score.network, "forward", lambda x, sigma: x / 0)
     with pytest.raises(NumericalError, match=r"network of the axial plane.*: step 1: .* axial slice 0.* sigma 0.2"):
         evaluator.run()
-    by_name = {run.info.run_name: run for run in cohort.runs()[3:]}
+    by_name = {run.info.run_name: run for run in cohort.runs()[-2:]}
     assert {name: run.info.status for name, run in by_name.items()} == {"cohort": "FAILED", "broken": "FAILED"}
     assert by_name["broken"].data.tags["error"] == "NumericalError"
     # No output, but the state before the step that failed.

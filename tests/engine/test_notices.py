@@ -61,8 +61,8 @@ def test_notices_are_logged_before_the_run_and_kept_in_the_record_and_mlflow(
     lines = [r.getMessage() for r in caplog.records]
     assert [line for line in lines if any(n in line for n in NOTICES)] == [f"case one: {n}" for n in NOTICES]
     record = json.loads((tmp_path / "out" / "one_recon.provenance.json").read_text())
-    assert record["notices"][: len(NOTICES)] == list(NOTICES)
+    assert record["report"]["notices"][: len(NOTICES)] == list(NOTICES)
     client = mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/out/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'monai_diffrecon'")
     tags = [run.data.tags.get("notices") for run in client.search_runs([experiment.experiment_id])]
-    assert "; ".join(record["notices"]) in tags
+    assert "; ".join(record["report"]["notices"]) in tags

@@ -24,8 +24,8 @@ from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
 from monai_diffrecon.evaluation.metrics import volume_metrics
 from monai_diffrecon.io.measurement import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.tracking.export_run import TrackedRun
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
-from monai_diffrecon.tracking.mlflow_run import TrackedRun
 from monai_diffrecon.tracking.provenance import verify_record
 
 PATIENTS = ("Doe_John_19700101", "Roe_Jane_19691231")
@@ -170,7 +170,7 @@ def test_several_cohorts_are_nested_under_one_run(
 ) -> None:
     folder = new_folder(tmp_path, make_bundle, empty_store)
     file = folder.write(cases=folder.content["cases"][1:], methods=folder.content["methods"][:1])
-    with TrackedRun(folder.output, run_name="all") as run:
+    with TrackedRun(folder.output, "all") as run:
         CohortEvaluation(file, folder.output, parent_run_id=run.run_id).run()
     by_name = {found.info.run_name: found for found in folder.runs()}
     assert by_name["cohort"].data.tags["mlflow.parentRunId"] == run.run_id

@@ -193,7 +193,7 @@ def test_a_small_disk_that_fills_up_midway_loses_no_step(
     assert code == 0, said
     record = whole(output)
     assert record is not None
-    assert record["execution"]["resumed"] == 1
+    assert record["report"]["execution"]["resumed"] == 1
     assert sha256_file(output / "a_recon.nii.gz") == undisturbed
     assert statuses(output) == {("a", "FAILED"), ("cohort", "FAILED"), ("a", "FINISHED"), ("cohort", "FINISHED")}
     assert not list(output.glob("*checkpoint*"))
@@ -209,7 +209,7 @@ def test_a_small_disk_without_room_for_checkpoints_ends_well(
     assert code == 0, said
     record = whole(output)
     assert record is not None
-    assert [f for f in record["fallbacks"] if "checkpoint" in f] == [
+    assert [f for f in record["report"]["fallbacks"] if "checkpoint" in f] == [
         f"no checkpoint after step {step}: the disk is full" for step in range(1, _STEPS)
     ]
     assert sha256_file(output / "a_recon.nii.gz") == undisturbed
@@ -297,7 +297,7 @@ def test_an_output_that_does_not_fit_is_not_there_and_made_by_the_next_run(
     run_here(job, tmp_path, resume="require")
     record = whole(tmp_path)
     assert record is not None
-    assert record["execution"]["resumed"] == 1
+    assert record["report"]["execution"]["resumed"] == 1
     assert not (tmp_path / "a_checkpoint.pt").exists()
 
 
@@ -307,7 +307,7 @@ def test_checkpoints_that_do_not_fit_cost_no_run(job: Any, tmp_path: Path, monke
     record = whole(tmp_path)
     assert record is not None
     lost = [f"no checkpoint after step {step}: the disk is full" for step in range(1, _STEPS + 1)]
-    assert record["fallbacks"] == lost
+    assert record["report"]["fallbacks"] == lost
     assert "a_recon.nii.gz" in done
 
 

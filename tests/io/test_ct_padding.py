@@ -92,7 +92,7 @@ def test_thick_slices_in_nifti(run: Callable[..., Path], tmp_path: Path, value: 
     assert a.shape == (N, N, THIN)
     assert torch.equal(a[~OUTSIDE], b[~OUTSIDE])
     assert bool((b[OUTSIDE] == value).all())
-    (notice,) = set(record(with_padding)["notices"]) - set(record(plain)["notices"])
+    (notice,) = set(record(with_padding)["report"]["notices"]) - set(record(plain)["report"]["notices"])
     assert f"{int(OUTSIDE.sum()) * 4} voxels" in notice
     assert f"{value:g}" in notice
     again = rerun(with_padding.with_name("padded_recon.provenance.json"), scan, bundle, device="cpu")

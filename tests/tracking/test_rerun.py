@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from monai_diffrecon import cli
 from monai_diffrecon.io.measurement import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.presets.overlays import overlay_path
-from monai_diffrecon.tracking.provenance_schema import RECORD_SCHEMA
+from monai_diffrecon.tracking.provenance_schema import record_schema
 
 SHAPE = (14, 13, 12)
 ROOT = Path(__file__).parents[2]
@@ -99,6 +100,19 @@ def test_a_rerun_gives_the_same_files(
     assert len(files) == {"samples": 7, "complex": 2}.get(name, 1)
 
 
+def test_a_record_of_schema_1_is_rerun(done: Done, record: Path, tmp_path: Path) -> None:
+    said = json.loads(record.read_text())
+    report = said.pop("report")
+    old = {name: report[name] for name in ("network_calls", "fallbacks", "execution", "notices")}
+    old |= {"timings": {"seconds": report["seconds"]}, "residuals": [row["residual"] for row in report["steps"]]}
+    said |= old | {"schema_version": "1"}
+    del said["record_sha256"]
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    path = tmp_path / record.name
+    path.write_text(json.dumps(said | {"record_sha256": hashlib.sha256(text.encode()).hexdigest()}))
+    assert done.rerun(path) == 0
+
+
 def test_the_new_files_are_kept_when_asked_for(done: Done, record: Path, tmp_path: Path) -> None:
     assert done.rerun(record, "--output", str(tmp_path / "again")) == 0
     (new,) = (tmp_path / "again").glob("*_recon.nii.gz")
@@ -162,9 +176,9 @@ def test_records_and_outputs_are_verified(record: Path, tmp_path: Path, capsys: 
 
 def test_a_run_records_where_and_how_it_was_done(done: Done, record: Path) -> None:
     said = json.loads(record.read_text())
-    assert said["execution"]["batch_sizes"] == {"axial": 8, "coronal": 8, "sagittal": 8}
-    assert said["execution"]["threads"] == torch.get_num_threads()
-    assert said["execution"]["resumed"] == 0
+    assert said["report"]["execution"]["batch_sizes"] == {"axial": 8, "coronal": 8, "sagittal": 8}
+    assert said["report"]["execution"]["threads"] == torch.get_num_threads()
+    assert said["report"]["execution"]["resumed"] == 0
     assert said["inferer"]["overlap"] == 0.25
     (step,) = said["preparation"]
     assert step["simulate"]["noise"] == 0.01
@@ -173,10 +187,10 @@ def test_a_run_records_where_and_how_it_was_done(done: Done, record: Path) -> No
 
 
 def test_the_published_schema_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    published = json.loads((ROOT / "docs/schemas/provenance-1.schema.json").read_text())
-    assert published == RECORD_SCHEMA
+    published = json.loads((ROOT / "docs/schemas/provenance-2.schema.json").read_text())
+    assert published == record_schema()
     assert cli.main(["verify", "--schema"]) == 0
-    assert json.loads(capsys.readouterr().out) == RECORD_SCHEMA
+    assert json.loads(capsys.readouterr().out) == record_schema()
 
 
 def test_what_a_tilt_correction_and_a_resampling_made_of_a_scan_is_made_again(done: Done) -> None:
@@ -190,6 +204,6 @@ def test_what_a_tilt_correction_and_a_resampling_made_of_a_scan_is_made_again(do
     record = done.reconstruct("tilted", **settings)
     said = json.loads(record.read_text())
     assert [list(step) for step in said["preparation"]] == [["correct_tilt"], ["resample"]]
-    assert any("12.7 degrees" in line for line in said["notices"])
-    assert any("0.8 mm to 1 mm along X" in line for line in said["notices"])
+    assert any("12.7 degrees" in line for line in said["report"]["notices"])
+    assert any("0.8 mm to 1 mm along X" in line for line in said["report"]["notices"])
     assert done.rerun(record, image=path) == 0

@@ -123,9 +123,9 @@ def run_case(
         done = inferer.reconstruct(
             case,
             case=case.name,
-            handlers=handlers,
+            handlers=[record, *handlers],
             checkpoint=record.checkpoint,
-            run_id=getattr(record.run, "run_id", None),
+            run_id=record.run.run_id,
         )
         done = replace(done, volume=changed(done.volume, done.geometry, case))
         options |= {} if costs is None else costs(done)
