@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement_file import write_measurement
+from monai_diffrecon.io.measurement.file import write_measurement
 from monai_diffrecon.io.nifti import write_volume
 from monai_diffrecon.protocols import (
     ConsistencyStep,

@@ -13,20 +13,19 @@ import torch
 from torch import nn
 
 from monai_diffrecon import registry
-from monai_diffrecon.bundle import ScoreNetwork
-from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
-from monai_diffrecon.engine.complex_plane_denoiser import MODES, planes_for
-from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.bundle.metadata import check_window
+from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
+from monai_diffrecon.engine.planes.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
+from monai_diffrecon.engine.planes.complex_plane_denoiser import MODES, planes_for
 from monai_diffrecon.engine.plugin_checks import copied
 from monai_diffrecon.engine.plugin_objects import Spec, object_notice, plugin_of, spec_of
-from monai_diffrecon.engine.posterior_samples import check_can_sample
-from monai_diffrecon.engine.problem.voxel_size import SpacingMend, check_borrowed_spacing
-from monai_diffrecon.engine.progress_bar import ProgressBar
+from monai_diffrecon.engine.posterior.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.voxel_size import SpacingMend, check_borrowed_spacing
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.score_metadata import check_window
-from monai_diffrecon.numerics.device_option import check_device
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
+from monai_diffrecon.errors.options import check_choice, check_device, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Sampler, ScorePrior
 
 #: Config id -> kind of the plugin there.

@@ -12,7 +12,7 @@ from typing import Any
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io.inner_folders import folders_with, name_one
-from monai_diffrecon.io.measurement_checks import check_measurement
+from monai_diffrecon.io.measurement.checks import check_measurement
 from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import DiffReconError
-from monai_diffrecon.plugin_contract import GIVEN
+from monai_diffrecon.registry.contract import GIVEN
 
 #: Keys with a meaning for MONAI in what has a ``_target_``.
 _OF_COMPONENTS = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from monai_diffrecon.numerics.option_checks import check_number
+from monai_diffrecon.errors.options import check_number
 from monai_diffrecon.protocols import ClassicalSampler, ConsistencyStep, Denoise, NoiseSource, SamplerState
 from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
-from monai_diffrecon.numerics.planes import from_slices, to_slices
-from monai_diffrecon.numerics.slice_batches import slice_norms
+from monai_diffrecon.numerics.planes import from_slices, slice_norms, to_slices
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
 from monai_diffrecon.sampling import corrected_estimate, fresh
 

@@ -11,13 +11,13 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
-from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.engine.unconditional_cases import UnconditionalCases
+from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
+from monai_diffrecon.engine.transforms.unconditional_cases import UnconditionalCases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
-from monai_diffrecon.io.measurement import geometry_of, to_tensor
+from monai_diffrecon.io.measurement.metatensor import geometry_of, to_tensor
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Measurement
 

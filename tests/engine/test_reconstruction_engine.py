@@ -14,11 +14,11 @@ from torch import Tensor
 
 from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
 from monai_diffrecon.consistency.none import NoConsistency
-from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
-from monai_diffrecon.engine.preview_pictures import PreviewPictures
-from monai_diffrecon.engine.progress_bar import ProgressBar
+from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.handlers.preview_pictures import PreviewPictures
+from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
+from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine, StepEvents
-from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.errors import ConfigError, NumericalError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.slice_thickness import SliceThickness
@@ -26,9 +26,9 @@ from monai_diffrecon.priors.perpendicular import PerpendicularPrior
 from monai_diffrecon.priors.slices import SlicesPrior
 from monai_diffrecon.protocols import ConsistencyStep, Problem, Sampler, SamplerState, ScorePrior, VolumeGeometry
 from monai_diffrecon.samplers.annealed import AnnealedSampler
+from monai_diffrecon.samplers.classical.initial import InitialEstimate
 from monai_diffrecon.samplers.ddim import DDIMSampler
 from monai_diffrecon.samplers.heun import HeunSampler
-from monai_diffrecon.samplers.initial import InitialEstimate
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 
 OPERATOR = SliceThickness(VolumeGeometry((12, 11, 12)), thickness=3.0)

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from monai_diffrecon import registry
+from monai_diffrecon.engine.cases.list_cases import list_cases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io import find_reader as module
-from monai_diffrecon.io.cases import list_cases
 from monai_diffrecon.io.find_reader import find_reader, read_scan
-from monai_diffrecon.io.hashing import sha256_file
-from monai_diffrecon.io.measurement import geometry_of
-from monai_diffrecon.io.measurement_file import write_measurement
+from monai_diffrecon.io.measurement.file import write_measurement
+from monai_diffrecon.io.measurement.file_reader import ContainerReader
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import write_volume
-from monai_diffrecon.io.readers.container import ContainerReader
-from monai_diffrecon.io.readers.nifti import NIfTIReader
+from monai_diffrecon.io.nifti_reader import NIfTIReader
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 GEOMETRY = geometry_of((4, 5, 6))
@@ -119,7 +119,7 @@ def test_cases_of_every_kind(scans: Path, tmp_path: Path, monkeypatch: pytest.Mo
     series.mkdir()
     (series / "marker").touch()
     readers = {"greedy": Greedy(), "container": ContainerReader()}
-    monkeypatch.setattr("monai_diffrecon.io.cases.readers_of", lambda spec: readers)
+    monkeypatch.setattr("monai_diffrecon.engine.cases.list_cases.readers_of", lambda spec: readers)
     options = {"output_dir": str(tmp_path / "out")}
     cases = list_cases(dataset_dir=str(scans), **options)
     assert [Path(c["image"]).name for c in cases] == ["scan.h5", "series", "volume.nii.gz"]

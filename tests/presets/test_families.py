@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from monai_diffrecon.bundle.inspection.require_trusted import require_trusted
 from monai_diffrecon.engine.problem.measured_operator import family_notice
-from monai_diffrecon.engine.whitened_operator import WhitenedOperator
+from monai_diffrecon.engine.problem.whitened_operator import WhitenedOperator
 from monai_diffrecon.errors import ConfigError, PluginError
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.operators.cartesian_mri_3d import CartesianMRI3D
 from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.operators.slice_thickness import SliceThickness
-from monai_diffrecon.plugin_contract import breach
 from monai_diffrecon.presets import by_family, family, family_of
+from monai_diffrecon.registry.contract import breach
 from monai_diffrecon.testing.dense_operator import DenseOperator
-from monai_diffrecon.trust.require_trusted import require_trusted
 
 GEOMETRY = geometry_of((6, 6, 4))
 

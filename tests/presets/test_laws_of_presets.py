@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.presets.family import family_of
 from monai_diffrecon.presets.overlays import METHODS, presets
 from monai_diffrecon.protocols import Operator, Problem

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from monai_diffrecon import cli
+from monai_diffrecon.bundle.importing.write_bundle import TEMPLATE
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.importing.write_bundle import TEMPLATE
 from monai_diffrecon.options.command_line import check_arguments
 from monai_diffrecon.presets.overlays import METHOD, METHODS, TASK, copy_methods, overlay_path, overlays, presets
 

@@ -16,10 +16,10 @@ from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.errors import ConfigError, NumericalError, ResumeMismatchError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
-from monai_diffrecon.priors.z_tv import ZTV
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
-from monai_diffrecon.samplers.admm_tv import ADMMTV
+from monai_diffrecon.regularizers.z_tv import ZTV
 from monai_diffrecon.samplers.annealed import AnnealedSampler
+from monai_diffrecon.samplers.classical.admm_tv import ADMMTV
 from monai_diffrecon.samplers.ddim import DDIMSampler
 from monai_diffrecon.samplers.heun import HeunSampler
 from monai_diffrecon.testing.dense_operator import DenseOperator

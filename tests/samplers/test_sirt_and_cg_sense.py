@@ -12,8 +12,8 @@ from monai_diffrecon.operators.cartesian_mri import CartesianMRI
 from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.protocols import Problem, VolumeGeometry
 from monai_diffrecon.samplers.annealed import AnnealedSampler
-from monai_diffrecon.samplers.cg_sense import CGSense
-from monai_diffrecon.samplers.sirt import SIRT
+from monai_diffrecon.samplers.classical.cg_sense import CGSense
+from monai_diffrecon.samplers.classical.sirt import SIRT
 from monai_diffrecon.testing.dense_operator import DenseOperator
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler, run

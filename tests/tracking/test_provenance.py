@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from monai_diffrecon import cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.run_report import RunReport
 from monai_diffrecon.errors import InputError, IntegrityError
-from monai_diffrecon.io.hashing import sha256_file, sha256_tensor
 from monai_diffrecon.io.nifti import write_volume
+from monai_diffrecon.numerics.hashing import sha256_file, sha256_tensor
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.tracking.provenance import build_record, record_path, verify_record, write_record
 from monai_diffrecon.tracking.provenance_schema import Report

@@ -10,10 +10,9 @@ from torch import Tensor
 from diffrecon_published.published_dps import PublishedDPSStep, StagedState
 from diffrecon_published.sequential import Draw, SequentialNoise
 from diffrecon_published.ve_schedule import INDEX_RULES, ve_schedule
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
-from monai_diffrecon.numerics.planes import to_slices
-from monai_diffrecon.numerics.projection import project_on_measured
-from monai_diffrecon.numerics.slice_batches import SPLITS, batch_means, batches
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.conjugate_gradient import project_on_measured
+from monai_diffrecon.numerics.planes import SPLITS, batch_means, batches, to_slices
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, SamplerState, ScorePrior
 from monai_diffrecon.samplers.predictor_corrector import PredictorCorrectorSampler
 
