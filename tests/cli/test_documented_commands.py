@@ -175,7 +175,7 @@ def test_the_commands_of_other_pages_are_understood(page: Path, monkeypatch: pyt
     if page.parents[2].name == "bundles":
         monkeypatch.chdir(ROOT)
     imported = "bundles/ct_axial/configs/inference.json"
-    template = str(Path(cli.__file__).parent / "bundle/importing/template/configs/inference.json")
+    template = str(Path(cli.__file__).parents[1] / "bundle/importing/template/configs/inference.json")
     for words in commands(blocks(page)):
         foresee([template if word == imported else word for word in words])
 

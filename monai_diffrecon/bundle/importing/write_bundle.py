@@ -26,7 +26,7 @@ from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.numerics.hashing import sha256_file
 
 #: The configs of the committed bundles, without a network.
-TEMPLATE = files("monai_diffrecon.importing") / "template"
+TEMPLATE = files("monai_diffrecon.bundle.importing") / "template"
 _METADATA = Path("configs", "metadata.json")
 
 

@@ -20,7 +20,7 @@ from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.engine.cases.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.cases.list_cases import list_cases
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.engine.transforms.load_measurement import LoadVolumed
 from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import InputError, NumericalError, ResourceError
