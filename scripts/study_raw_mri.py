@@ -180,7 +180,7 @@ class InProcess:
 def rivals(kind: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield (method, setting, sampler) of the classical grid."""
     for weight, iterations in CG_GRID[kind]:
-        sampler = {"name": "cg_sense", "weight": weight, "iterations": iterations}
+        sampler = {"name": "cg_least_squares", "weight": weight, "iterations": iterations}
         yield "CG-SENSE", f"weight {weight:g}, {iterations} iterations", sampler
     rho = TV_RHO[kind]
     for weight in TV_WEIGHTS[kind]:
@@ -204,11 +204,11 @@ def best_rivals(kind: str, truth: Tensor) -> dict[str, tuple[str, dict[str, Any]
 def ladders(kind: str, truth: Tensor) -> None:
     """Print a grid of starts and ladders."""
     reconstruct = InProcess(kind)
-    starts = ("initial", {"name": "cg_sense", "iterations": 10})
+    starts = ("initial", {"name": "cg_least_squares", "iterations": 10})
     few = {"consistency": {"name": "conjugate_gradient", "iterations": 5}}
     grid = [(start, ladder, options) for start in starts for ladder in LADDERS for options in (few, {})]
     for start, (high, low, steps), options in grid:
-        sampler = {"name": "annealed", "start": start, "sigma_start": high, "sigma_end": low, "steps": steps}
+        sampler = {"name": "pnp_hqs", "start": start, "sigma_start": high, "sigma_end": low, "steps": steps}
         started = time.perf_counter()
         volume, report = reconstruct(sampler, **options)
         m, seconds = volume_metrics(volume, truth), time.perf_counter() - started

@@ -52,7 +52,7 @@ def build_engine(
         prior.observe(operator)
         prior.bind(planes_for(operator, _plane_denoisers(inferer, network), scores, inferer.complex), noise)
         for plane in prior.planes:
-            composition.check_borrowed_spacing(
+            composition.check_shared_spacing(
                 scores, plane.plane, operator.geometry, inferer.spacing_tolerance, operator.thick_plane, mend
             )
     consistency = composition.build_consistency(specs["consistency"])

@@ -37,15 +37,16 @@ MOST_FINER = 1.5
 def as_spec(value: Any, where: str) -> Spec:
     """Return ``{"name": ..., **options}`` for a name, a spec, or a plugin handed in as an instance or a class.
 
+    Plugins and options are called by their names of today.
+
     Raises:
         ConfigError: neither.
     """
-    if isinstance(value, str):
-        return {"name": value}
-    if isinstance(value, dict) and isinstance(value.get("name"), str):
-        return dict(value)
-    if (spec := spec_of(value, _KIND_OF[where])) is not None:
-        return spec
+    spec = {"name": value} if isinstance(value, str) else value
+    if not (isinstance(spec, dict) and isinstance(spec.get("name"), str)):
+        spec = spec_of(value, _KIND_OF[where])
+    if spec is not None:
+        return spec if isinstance(spec, ObjectSpec) else dict(registry.current(_KIND_OF[where], spec))
     raise ConfigError("not a plugin", where=where, expected='a name or {"name": ..., options}', got=repr(value))
 
 
@@ -198,7 +199,7 @@ def _spacing_mend(wrong: Mapping[int, tuple[float, float]], thick: int | None) -
     return f"resample the image (--resample true), {otherwise}"
 
 
-def check_borrowed_spacing(
+def check_shared_spacing(
     scores: Sequence[ScoreNetwork],
     plane: str,
     geometry: VolumeGeometry,
@@ -206,7 +207,7 @@ def check_borrowed_spacing(
     thick_plane: str | None = None,
     mend: SpacingMend | None = None,
 ) -> None:
-    """Refuse a plane that borrows a network and whose voxels fit none of the networks.
+    """Refuse a plane that shares the network of another one and whose voxels fit none of the networks.
 
     Args:
         scores: the networks with their planes.

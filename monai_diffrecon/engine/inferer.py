@@ -119,7 +119,7 @@ class DiffReconInferer(Inferer):
         operator: Any,
         prior: Any = "slices",
         consistency: Any = "conjugate_gradient",
-        sampler: Any = "annealed",
+        sampler: Any = "pnp_hqs",
         auxiliaries: Sequence[ScoreNetwork] = (),
         *,
         noise: Any = "independent",
@@ -464,7 +464,9 @@ class DiffReconInferer(Inferer):
         y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
         noise_std = measured.noise_std if self.noise_std is None else float(self.noise_std)
         spec, geometry, notices = measured.operator, measured.geometry, measured.notices + self._object_notice
-        if spec is None:
+        if spec is not None:
+            spec = composition.as_spec(spec, "operator")
+        else:
             spec, geometry = composition.resolve_operator(self.specs["operator"], geometry)
             notices += composition.operator_notices(spec, measured.geometry)
         return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std, notices=notices)

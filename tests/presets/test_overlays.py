@@ -20,7 +20,7 @@ from monai_diffrecon.presets.overlays import METHOD, METHODS, TASK, copy_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = {"diffusion_mbir", "tpdm", "dds", "dds_tpdm", "ddnm", "diffpir", "iscs", "posterior"}
-CLASSICAL = {"fbp", "fdk", "cubic", "sirt", "cg_sense", "admm_tv"}
+CLASSICAL = {"fbp", "fdk", "cubic", "sirt", "cg_least_squares", "admm_tv"}
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ def test_record_says_where_the_measurement_came_from(tmp_path: Path) -> None:
     nothing = {"reader": None, "unit": None, "sha256": None}
     path, record = _write(tmp_path)
     assert record["source"] == nothing
-    path, record = _write(tmp_path, source={"reader": "container", "unit": "HU"})
-    assert record["source"] == nothing | {"reader": "container", "unit": "HU"}
+    path, record = _write(tmp_path, source={"reader": "measurement_file", "unit": "HU"})
+    assert record["source"] == nothing | {"reader": "measurement_file", "unit": "HU"}
     verify_record(path)
     with pytest.raises(IntegrityError, match="not a provenance record"):
         _write(tmp_path, source={"sha256": "abc"})

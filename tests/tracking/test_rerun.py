@@ -124,16 +124,16 @@ def test_other_weights_are_refused(
 def test_another_result_is_told(
     done: Done, record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from monai_diffrecon.samplers.annealed import AnnealedSampler
+    from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 
-    step = AnnealedSampler.step
+    step = PnPHQSSampler.step
 
     def changed(self: Any, *given: Any) -> Any:
         after = step(self, *given)
         after.x = after.x * 1.0001
         return after
 
-    monkeypatch.setattr(AnnealedSampler, "step", changed)
+    monkeypatch.setattr(PnPHQSSampler, "step", changed)
     assert done.rerun(record) == 4
     said = capsys.readouterr()
     assert "ANOTHER RESULT" in said.out
