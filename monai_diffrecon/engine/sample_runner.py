@@ -117,7 +117,7 @@ class SampleRunner:
             metrics.history = list(point.steps)
         self._limit_batches(engine)
         before = RunTotals(**vars(self.totals))
-        if index == 0:  # ladder and steps are those of the first sample, which is yet to end
+        if index == 0:  # sigma schedule and steps are those of the first sample, which is yet to end
             before.ladder, before.steps = (), []
         if self.checkpoint is not None:
             engine.add_event_handler(

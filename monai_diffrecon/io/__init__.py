@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from monai_diffrecon.io.readers.dicom_series import DicomSeriesReader
     from monai_diffrecon.io.readers.dxchange import DXchangeReader
     from monai_diffrecon.io.readers.measurement_file import MeasurementFileReader
-    from monai_diffrecon.io.readers.measurement_file import (
-        MeasurementFileReader as ContainerReader,  # former name, for one release
-    )
+    from monai_diffrecon.io.readers.measurement_file import MeasurementFileReader as ContainerReader  # former name
     from monai_diffrecon.io.readers.nifti import NIfTIReader
     from monai_diffrecon.io.writers.dicom_series import DicomSeriesWriter
     from monai_diffrecon.io.writers.nifti import NIfTIWriter

@@ -52,7 +52,7 @@ class ClassicalSampler(Sampler):
         return SamplerState(x=self.estimate(self.problem.measurement), sigma=0.0, seed=seed, case=case)
 
     def schedule(self, state: SamplerState) -> tuple[float, ...]:
-        """Return the ladder: no step."""
+        """Return the sigma schedule: no step."""
         return ()
 
     def step(

@@ -28,8 +28,8 @@ class DDIMSampler(LadderSampler):
             first level is added to an estimate.
         sigma_start: first noise level in network units, ``"max"``, or ``"estimate"``: the start's own error.
         sigma_end: last noise level in network units.
-        ladder: ``karras`` or ``geometric``.
-        ladder_rho: curvature of the Karras ladder.
+        ladder: the sigma schedule, ``karras`` or ``geometric``.
+        ladder_rho: curvature of the Karras schedule.
         estimate_factor: the estimated error of the start is multiplied by it.
 
     Raises:

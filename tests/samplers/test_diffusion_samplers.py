@@ -288,7 +288,7 @@ def test_faults() -> None:
     broken = Problem(p.operator, p.measurement * float("nan"))
     with pytest.raises(NumericalError, match="error of the start is not finite"):
         begin(PnPHQSSampler(), broken)
-    with pytest.raises(ResumeMismatchError, match="without a ladder"):
+    with pytest.raises(ResumeMismatchError, match="without a sigma schedule"):
         DDIMSampler().schedule(SamplerState(x=torch.zeros(SHAPE), sigma=1.0))
 
 
