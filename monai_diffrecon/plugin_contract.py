@@ -131,8 +131,9 @@ def with_present_options(cls: type, options: Mapping[str, Any]) -> dict[str, Any
     former: Mapping[str, str] = getattr(cls, "former_options", {})
     present: dict[str, Any] = {}
     for option, value in options.items():
-        name = former.get(option, option)
-        if name != option:
+        name = option
+        if option in former and option not in inspect.signature(cls).parameters:  # which a subclass may still have
+            name = former[option]
             warn_of_former(f"option of {cls.__name__}", option, name)
         present[name] = value
     return present

@@ -48,8 +48,8 @@ def check_sampler(
     """Check the laws.
 
     The sigma schedule does not rise, stays within the networks' range and within the state; every step counts itself,
-    keeps the volume's shape, type and finiteness, and leaves the state it was given alone, so that it can be repeated; a
-    run that was interrupted after any step, and continued from a copy of its state by new plugins, gives the same
+    keeps the volume's shape, type and finiteness, and leaves the state it was given alone, so that it can be repeated;
+    a run that was interrupted after any step, and continued from a copy of its state by new plugins, gives the same
     voxels, bit for bit.
 
     Args:
