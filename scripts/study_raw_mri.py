@@ -7,8 +7,8 @@
 
 A part of a brain is given a smooth phase and measured by 8 coils, and the files are written to ``outputs/raw_mri``.
 The command is run as a user runs it, once a row of the table. The classical rivals are tuned with the truth over a
-grid first. ``--schedules`` prints a grid of starts and sigma schedules for the networks instead: the task ``raw_mri`` was chosen
-by it on another subject.
+grid first. ``--schedules`` prints a grid of starts and sigma schedules for the networks instead: the task ``raw_mri``
+was chosen by it on another subject.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def test_a_mistyped_option_is_an_error_at_once(options: dict[str, Any], where: s
 
 def test_a_mistyped_plugin_is_an_error_at_once() -> None:
     with pytest.raises(PluginError, match="did you mean 'pnp_hqs'"):
-        inferer(sampler="anealed")
+        inferer(sampler="pnp_hq")
 
 
 def test_a_regularizer_is_no_prior() -> None:
