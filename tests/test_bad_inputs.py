@@ -248,13 +248,13 @@ CASES: dict[str, Case] = {
     "text renamed .h5": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
-        ("image: recognised by no reader", "container", "nifti", "--reader NAME"),
+        ("image: recognised by no reader", "measurement_file", "nifti", "--reader NAME"),
     ),
-    "text read as a container": Case(
+    "text read as a measurement file": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
         ("image: not an HDF5 file",),
-        options={"reader": "container"},
+        options={"reader": "measurement_file"},
     ),
     "unknown reader": Case(
         thin, PluginError, ("reader: unknown reader 'nifty'", "did you mean 'nifti'?"), options={"reader": "nifty"}

@@ -14,7 +14,7 @@ from monai_diffrecon.bundle.former_names import with_public_names
 from monai_diffrecon.bundle.inspection.require_trusted import require_trusted
 from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.errors.uncaught import chain_of
-from monai_diffrecon.options.known_ids import is_known, nearest
+from monai_diffrecon.options.known_ids import is_known, nearest, present_id
 from monai_diffrecon.presets.overlays import METHOD, TASK, overlay_path
 from monai_diffrecon.privacy.redaction import redact
 
@@ -62,7 +62,8 @@ def merged_config(
         id_, first = f"{at}overrides#{name}", str(name).partition("#")[0]
         if first in (refused or {}):
             raise ConfigError("not an option here", where=id_, mend=(refused or {})[first])
-        if not (isinstance(name, str) and is_known(known, name.replace("::", "#"))):
+        name = present_id(known, name.replace("::", "#")) if isinstance(name, str) else name
+        if not (isinstance(name, str) and is_known(known, name)):
             near = nearest(known, str(name))
             mend = None if near is None else f"did you mean {near!r}?"
             raise ConfigError("the bundle has no such id", where=id_, mend=mend)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from monai_diffrecon import registry
@@ -52,6 +52,11 @@ def find_plugin(name: str, kind: str | None = None) -> PluginInfo:
     found = [i for i in named if not distribution or i.distribution == registry.canonical(distribution)]
     if len(found) == 1:
         return found[0]
+    now = {k: registry.current_name(k, name) for k in (registry.KINDS if kind is None else (kind,))}
+    if moved := {k: present for k, present in now.items() if present != name}:
+        ((k, present),) = moved.items()
+        info = find_plugin(present, k)
+        return replace(info, summary=f"{info.summary} Formerly called {plain!r}.")
     if named:
         full = " or ".join(_full_name(i, named) for i in found or named)
         what = f"the name of {len(found)} plugins" if found else "not a plugin of that distribution"

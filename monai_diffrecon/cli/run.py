@@ -20,15 +20,16 @@ def run(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
         from importlib.util import find_spec
 
         from monai_diffrecon.errors.uncaught import users_error
-        from monai_diffrecon.options.command_line import check_arguments
+        from monai_diffrecon.options.command_line import check_arguments, with_present_ids
 
         if {"--help", "-h"} & {*arguments.words}:
             parser.print_help()
             return 0
         check_arguments(arguments.words)
+        words = with_present_ids(arguments.words)
         before = sys.argv
         found = find_spec("monai.bundle.__main__")
-        sys.argv = [str(found.origin if found else ""), "run", *arguments.words]
+        sys.argv = [str(found.origin if found else ""), "run", *words]
         try:
             runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
         except Exception as error:

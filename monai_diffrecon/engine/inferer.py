@@ -68,7 +68,7 @@ class DiffReconInferer(Inferer):
         operator: Any,
         prior: Any = "slices",
         consistency: Any = "conjugate_gradient",
-        sampler: Any = "annealed",
+        sampler: Any = "pnp_hqs",
         auxiliaries: Sequence[ScoreNetwork] = (),
         *,
         noise: Any = "independent",

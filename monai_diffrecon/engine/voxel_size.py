@@ -64,7 +64,7 @@ def _spacing_mend(wrong: Mapping[int, tuple[float, float]], thick: int | None) -
     return f"resample the image (--resample true), {_OR}"
 
 
-def check_borrowed_spacing(
+def check_shared_spacing(
     scores: Sequence[ScoreNetwork],
     plane: str,
     geometry: VolumeGeometry,
@@ -72,7 +72,7 @@ def check_borrowed_spacing(
     thick_plane: str | None = None,
     mend: SpacingMend | None = None,
 ) -> None:
-    """Refuse a plane that borrows a network and whose voxels fit none of the networks.
+    """Refuse a plane that shares the network of another one and whose voxels fit none of the networks.
 
     Args:
         scores: the networks with their planes.

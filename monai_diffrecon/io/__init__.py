@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
     from monai_diffrecon.io.dicom.series_writer import DicomSeriesWriter
     from monai_diffrecon.io.dxchange.reader import DXchangeReader
-    from monai_diffrecon.io.measurement.file_reader import ContainerReader
+    from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader
+    from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader as ContainerReader  # former name
     from monai_diffrecon.io.nifti_reader import NIfTIReader
     from monai_diffrecon.io.nifti_writer import NIfTIWriter
 else:

@@ -65,6 +65,7 @@ def read_scan(path: str | Path, spec: Any = AUTO, *, leaning: bool = False) -> t
 def readers_of(spec: Any = AUTO) -> dict[str, MeasurementReader]:
     """Return the readers that a spec allows, by name: all that are installed and not broken for ``auto``."""
     if spec != AUTO:
+        spec = registry.current("readers", spec)
         return {_name_of(spec): registry.build("readers", spec, where=_WHERE)}
     readers: dict[str, MeasurementReader] = {}
     for info in registry.available("readers"):

@@ -23,7 +23,7 @@ Denoise = Callable[[Tensor, float, SamplerState], Tensor]
 
 
 class Sampler(Plugin, ABC):
-    """Runs a ladder of noise levels from a start to the estimate.
+    """Runs a sigma schedule from a start to the estimate.
 
     The engine calls ``begin`` once, then ``step`` once for each entry of ``schedule``; the result is
     ``state.x``. Everything that decides the future of a run lives in the state, so ``step`` may be called on a
@@ -64,7 +64,7 @@ class Sampler(Plugin, ABC):
 
     @abstractmethod
     def schedule(self, state: SamplerState) -> tuple[float, ...]:
-        """Return the ladder: the noise level at which each step denoises, descending."""
+        """Return the sigma schedule: the noise level at which each step denoises, descending."""
 
     @abstractmethod
     def step(

@@ -8,10 +8,12 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from monai_diffrecon.errors import ConfigError, PluginError
 
@@ -33,9 +35,18 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 #: Kind of what a package ships as a folder -> what the folder holds. Their entry points name no class.
 FOLDERS = {"bundles": "bundles, or is one itself", "methods": "presets of methods, NAME.json"}
 
+#: Former names of our plugins, understood for one release: kind -> former name -> name.
+FORMER_NAMES: dict[str, dict[str, str]] = {
+    "samplers": {"annealed": "pnp_hqs", "cg_sense": "cg_least_squares"},
+    "operators": {"unmeasured": "unconditional"},
+    "readers": {"container": "measurement_file"},
+}
+
 #: Arguments that the framework gives to plugins, and that are no options.
 GIVEN = ("geometry", "network", "seed", "case")
 
+#: What was said of former names -> the warning filters that were in force then.
+_said: dict[str, Any] = {}
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -96,6 +107,36 @@ def literals(cls: type, option: str) -> tuple[str, ...]:
     """Return the words that a plugin option takes beside the names of plugins (``plugin_literals``)."""
     words: Mapping[str, tuple[str, ...]] = getattr(cls, "plugin_literals", {})
     return tuple(words.get(option, ()))
+
+
+def warn_of_former(what: str, former: str, name: str) -> None:
+    """Warn the user that something has another name now: once a process, and again where a test sets its own filters.
+
+    Args:
+        what: kind of what it is.
+        former: the name that was given.
+        name: the name of today.
+    """
+    text = f"the {what} {former!r} is now called {name!r}; the next release does not know the former name"
+    if _said.get(text) is not warnings.filters:
+        _said[text] = warnings.filters
+        warnings.warn(text, FutureWarning, stacklevel=2)
+
+
+def with_present_options(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with those that the class has renamed (``former_options``) under their names of today.
+
+    Of an option that is given under both names the latter counts, as of any that overlays give twice.
+    """
+    former: Mapping[str, str] = getattr(cls, "former_options", {})
+    present: dict[str, Any] = {}
+    for option, value in options.items():
+        name = option
+        if option in former and option not in inspect.signature(cls).parameters:  # which a subclass may still have
+            name = former[option]
+            warn_of_former(f"option of {cls.__name__}", option, name)
+        present[name] = value
+    return present
 
 
 def check_option_names(cls: type, options: Iterable[str], context: Iterable[str], where: str) -> None:

@@ -39,6 +39,8 @@ __all__ = [
     "canonical",
     "check_options",
     "create",
+    "current",
+    "current_name",
     "distribution_of",
     "folders",
     "load",
@@ -206,6 +208,32 @@ def folders(kind: str) -> tuple[tuple[str, Path], ...]:
     return tuple(found)
 
 
+def current_name(kind: str, name: str) -> str:
+    """Return what a plugin is called now, for a former name of ours; any other name as it is. Nothing is imported.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: name of the plugin, or ``distribution:name``.
+    """
+    distribution, _, plain = name.rpartition(":")
+    new, of = contract.FORMER_NAMES.get(kind, {}).get(plain), canonical(distribution)
+    if new is None or of not in ("", "monai-diffrecon"):
+        return name
+    if any(e.name == plain and of in ("", e.distribution) for e in _entries(kind)[0]):
+        return name  # a third party's, or of an installation that is to be renewed
+    return f"{distribution}:{new}" if distribution else new
+
+
+def current(kind: str, spec: Any) -> Any:
+    """Return a spec with plugins and options as they are called now, nested ones too; former names are warned of.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        spec: as in :func:`build`; what is none, or names no plugin, is returned as it is.
+    """
+    return _current(check_kind(kind), spec)
+
+
 def create(kind: str, name: str, /, **options: Any) -> Any:
     """Return a new plugin of this kind and name; options as in :func:`build`.
 
@@ -301,6 +329,7 @@ def _version(distribution: str) -> str:
 
 def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _Entry:
     """Return the one entry called ``name`` or ``distribution:name``."""
+    name = _present(kind, name)
     distribution, _, plain = name.rpartition(":")
     entries = _entries(kind)[0]
     named = [e for e in entries if e.name == plain]
@@ -330,6 +359,13 @@ def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _
     else:
         mend = "install the package that provides it (`diffrecon plugins` lists those found)"
     raise PluginError(f"unknown {role} {name!r}", where=where, expected=", ".join(known) or None, mend=mend)
+
+
+def _present(kind: str, name: str) -> str:
+    """Return :func:`current_name`, with a warning where it is another one."""
+    if (present := current_name(kind, name)) != name:
+        contract.warn_of_former(KINDS[kind][0], name, present)
+    return present
 
 
 def _load(kind: str, entry: _Entry, where: str) -> Any:
@@ -391,6 +427,7 @@ def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()
 def _check(kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Iterable[str] = ()) -> None:
     if not isinstance(spec, contract.bases(kind)):
         cls, options = _resolve(kind, spec, where, literals)
+        options = contract.with_present_options(cls, options)
         contract.check_option_names(cls, options, context, where)
         _map_nested(cls, options, where, _check)
 
@@ -406,6 +443,7 @@ def _build(
 
 def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any], where: str) -> Any:
     """Check the options against the constructor, build nested plugins, and call it."""
+    options = contract.with_present_options(cls, options)
     contract.check_option_names(cls, options, context, where)
     contract.check_required(cls, [*options, *context], where)
     nested = _map_nested(cls, options, where, _build)
@@ -419,6 +457,20 @@ def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any],
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         # A plugin's author may not know our exceptions.
         raise ConfigError(f"{cls.__name__} refused its options: {error}", where=where) from error
+
+
+def _current(kind: str, spec: Any, where: str = "", literals: tuple[str, ...] = ()) -> Any:
+    if isinstance(spec, str):
+        return _present(kind, spec)
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        return spec
+    options = {**spec, "name": _present(kind, spec["name"])}
+    try:
+        cls = load(kind, options["name"])
+    except PluginError:
+        return options  # whoever builds it says so
+    options = contract.with_present_options(cls, options)
+    return {**options, **_map_nested(cls, options, where, _current)}
 
 
 def _map_nested(

@@ -33,7 +33,7 @@ from monai_diffrecon.protocols import PlaneDenoiser, Problem, VolumeGeometry
 ROOT = Path(__file__).resolve().parents[2]
 SPACING = (1.0, 1.0, 1.0)
 START = {"name": "admm_tv", "iterations": 15}
-ANNEALED = {"name": "annealed", "start": START, "sigma_start": 0.1}
+PNP_HQS = {"name": "pnp_hqs", "start": START, "sigma_start": 0.1}
 FROM_NOISE = {"name": "ddim", "start": "noise", "sigma_start": 2.0}
 
 
@@ -155,8 +155,8 @@ def main() -> None:
         "PSNR of the magnitude / of the complex volume (each real component), dB; seconds.",
     ]
     for title, acceleration, maps, level, spec, rows in (
-        ("4 coils, 6 times faster, 2 % noise; annealed", 6.0, coil_maps(), 0.02, ANNEALED, ROWS),
-        ("1 coil, 4 times faster, no noise; annealed", 4.0, None, 0.0, ANNEALED, ROWS),
+        ("4 coils, 6 times faster, 2 % noise; pnp_hqs", 6.0, coil_maps(), 0.02, PNP_HQS, ROWS),
+        ("1 coil, 4 times faster, no noise; pnp_hqs", 4.0, None, 0.0, PNP_HQS, ROWS),
         (
             "4 coils, 6 times faster, 2 % noise; ddim from noise",
             6.0,
@@ -170,7 +170,7 @@ def main() -> None:
         PhaseOfStart.initial = problem.operator.initial(problem.measurement)
         lines += ["", f"| {title} | magnitude | complex | seconds |", "|---|---|---|---|"]
         print("\n".join(lines[-2:]), flush=True)
-        classical: list[tuple[str, Make | None]] = [("admm_tv", None)] if spec is ANNEALED else []
+        classical: list[tuple[str, Make | None]] = [("admm_tv", None)] if spec is PNP_HQS else []
         for label, make in [*classical, *rows]:
             started, prior = time.perf_counter(), None
             if make is not None:

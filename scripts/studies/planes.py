@@ -25,13 +25,13 @@ from monai_diffrecon.io.nifti import read_volume, write_volume
 ROOT = Path(__file__).resolve().parents[2]
 OTHER = {"axial": "coronal", "coronal": "axial"}
 TASKS = {"zsr": "z_super_resolution", "mri": "accelerated_mri", "ct": "sparse_view_ct"}
-BORROW = {"sagittal": "coronal"}
+SHARE = {"sagittal": "coronal"}
 
 
-def turns(k: int | str, *primary: str, borrow: bool = True) -> dict[str, Any]:
+def turns(k: int | str, *primary: str, share: bool = True) -> dict[str, Any]:
     """Return the spec of a perpendicular prior."""
     spec: dict[str, Any] = {"name": "perpendicular", "K": k, "primary": list(primary)}
-    return spec | ({"borrow": BORROW} if borrow else {})
+    return spec | ({"share": SHARE} if share else {})
 
 
 #: label, bundle, is the other bundle there, overrides
@@ -40,7 +40,7 @@ ROWS: dict[str, list[tuple[str, str, bool, dict[str, Any]]]] = {
         ("cubic", "axial", False, {"sampler": "cubic"}),
         ("axial alone", "axial", False, {}),
         ("coronal alone", "coronal", False, {}),
-        ("coronal, every 3rd step axial", "axial", True, {"prior": turns(3, "coronal", borrow=False)}),
+        ("coronal, every 3rd step axial", "axial", True, {"prior": turns(3, "coronal", share=False)}),
         ("coronal and sagittal in turn", "coronal", False, {"prior": turns(2, "coronal", "sagittal")}),
         ("coronal and sagittal, every 3rd axial", "axial", True, {"prior": turns(3, "coronal", "sagittal")}),
         ("coronal and sagittal, every 5th axial", "axial", True, {"prior": turns(5, "coronal", "sagittal")}),
@@ -53,7 +53,7 @@ ROWS["mri"] = ROWS["ct"] = [
     ("ADMM-TV start", "axial", False, {"start": True}),
     ("axial alone", "axial", False, {}),
     ("coronal alone", "coronal", False, {}),
-    ("axial and coronal in turn", "axial", True, {"prior": turns(2, "axial", borrow=False)}),
+    ("axial and coronal in turn", "axial", True, {"prior": turns(2, "axial", share=False)}),
     ("axial, coronal, axial, sagittal", "axial", True, {"prior": turns(2, "axial")}),
     ("axial, coronal, sagittal", "axial", True, {"prior": turns(2, "axial", "coronal", "sagittal")}),
     ("default", "axial", True, {}),

@@ -58,7 +58,7 @@ ABOUT = {
     "planes": (
         "Number of planes",
         "The same steps, start and consistency with the networks of one, two and three planes; the sagittal plane "
-        "borrows the coronal network.",
+        "shares the coronal network.",
     ),
     "z_tv": (
         "Weight of z-TV beside one plane",
@@ -176,7 +176,7 @@ def planes(case: Case) -> list[str]:
     rows = [
         Row("axial", "axial", False, {}),
         Row("coronal", "coronal", False, {}),
-        Row("axial and coronal in turn", "axial", True, {"prior": turns(2, "axial", borrow=False)}),
+        Row("axial and coronal in turn", "axial", True, {"prior": turns(2, "axial", share=False)}),
         Row("all three in turn", "axial", True, {"prior": turns(2, "axial", "coronal", "sagittal")}),
         Row("mean of all three at each step", "axial", True, {"prior": turns("average", "axial")}),
     ]

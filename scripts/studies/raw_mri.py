@@ -3,12 +3,12 @@
 """From raw k-space files to volumes by ``python -m monai.bundle run``: Cartesian (fastMRI) and radial (ISMRMRD).
 
     python scripts/studies/raw_mri.py [cartesian radial] [--output docs/results/raw_mri.md] [--picture FILE.png]
-    python scripts/studies/raw_mri.py --ladders --source other_subject.nii.gz --crop 24 28 90 136 152 24
+    python scripts/studies/raw_mri.py --schedules --source other_subject.nii.gz --crop 24 28 90 136 152 24
 
 A part of a brain is given a smooth phase and measured by 8 coils, and the files are written to ``outputs/raw_mri``.
 The command is run as a user runs it, once a row of the table. The classical rivals are tuned with the truth over a
-grid first. ``--ladders`` prints a grid of starts and ladders for the networks instead: the task ``raw_mri`` was chosen
-by it on another subject.
+grid first. ``--schedules`` prints a grid of starts and sigma schedules for the networks instead: the task ``raw_mri``
+was chosen by it on another subject.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ TITLES = {
 HEADING = """{source}, {size} voxels from {first}, with a smooth phase, measured by {coils} coils with noise of
 {noise:g} % of the bright voxels. Each row is one `python -m monai.bundle run` of the file
 (`scripts/studies/raw_mri.py`); coil maps are found by ESPIRiT. Metrics are of the magnitude, without rescaling: the
-truth is in the readers' units. The rivals have the best weight of a grid, judged by the truth. The ladder of the task
-`raw_mri` was chosen on another subject (open_ms_data, cross-sectional patient 19), from a Cartesian scan; its ten
+truth is in the readers' units. The rivals have the best weight of a grid, judged by the truth. The sigma schedule of
+the task `raw_mri` was chosen on another subject (open_ms_data, cross-sectional patient 19), from a Cartesian scan; its ten
 steps of conjugate gradients were first tried after a radial run of this very volume had fallen behind total variation,
 so the radial row is not fully blind. Seconds, of {threads} threads, are without reading the file and finding the coil
 maps."""
@@ -70,7 +70,7 @@ TV_ITERATIONS = {"iterations": 20, "cg_iterations": 3}
 TV_RHO = {"cartesian": 0.3, "radial": 0.01}
 
 #: First and last noise level, steps.
-LADDERS = ((0.1, 0.02, 8), (0.2, 0.02, 12), (0.2, 0.01, 12), (0.3, 0.01, 16))
+SCHEDULES = ((0.1, 0.02, 8), (0.2, 0.02, 12), (0.2, 0.01, 12), (0.3, 0.01, 16))
 
 
 def part_of(source: Path, crop: tuple[int, ...]) -> tuple[Tensor, np.ndarray]:
@@ -180,7 +180,7 @@ class InProcess:
 def rivals(kind: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield (method, setting, sampler) of the classical grid."""
     for weight, iterations in CG_GRID[kind]:
-        sampler = {"name": "cg_sense", "weight": weight, "iterations": iterations}
+        sampler = {"name": "cg_least_squares", "weight": weight, "iterations": iterations}
         yield "CG-SENSE", f"weight {weight:g}, {iterations} iterations", sampler
     rho = TV_RHO[kind]
     for weight in TV_WEIGHTS[kind]:
@@ -201,14 +201,14 @@ def best_rivals(kind: str, truth: Tensor) -> dict[str, tuple[str, dict[str, Any]
     return best
 
 
-def ladders(kind: str, truth: Tensor) -> None:
-    """Print a grid of starts and ladders."""
+def schedules(kind: str, truth: Tensor) -> None:
+    """Print a grid of starts and sigma schedules."""
     reconstruct = InProcess(kind)
-    starts = ("initial", {"name": "cg_sense", "iterations": 10})
+    starts = ("initial", {"name": "cg_least_squares", "iterations": 10})
     few = {"consistency": {"name": "conjugate_gradient", "iterations": 5}}
-    grid = [(start, ladder, options) for start in starts for ladder in LADDERS for options in (few, {})]
+    grid = [(start, schedule, options) for start in starts for schedule in SCHEDULES for options in (few, {})]
     for start, (high, low, steps), options in grid:
-        sampler = {"name": "annealed", "start": start, "sigma_start": high, "sigma_end": low, "steps": steps}
+        sampler = {"name": "pnp_hqs", "start": start, "sigma_start": high, "sigma_end": low, "steps": steps}
         started = time.perf_counter()
         volume, report = reconstruct(sampler, **options)
         m, seconds = volume_metrics(volume, truth), time.perf_counter() - started
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", choices=[*TITLES, []], default=[], help="which files; default: both")
     parser.add_argument("--source", type=Path, default=ROOT / "examples" / "colin27_t1.nii.gz")
     parser.add_argument("--crop", type=int, nargs=6, default=(24, 31, 142, 136, 152, 24), help="first voxel, size")
-    parser.add_argument("--ladders", action="store_true", help="a grid of starts and ladders")
+    parser.add_argument("--schedules", action="store_true", help="a grid of starts and sigma schedules")
     parser.add_argument("--output", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=FOLDER / "montage.png")
     args = parser.parse_args()
@@ -235,8 +235,8 @@ def main() -> None:
     lines: list[str] = []
     for kind in args.kinds or TITLES:
         title, truth = simulate(kind, magnitude, affine)
-        if args.ladders:
-            ladders(kind, truth)
+        if args.schedules:
+            schedules(kind, truth)
             continue
         rows = {"initial": ("", {"name": "initial"}), **best_rivals(kind, truth), "both planes": ("", None)}
         lines += [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from monai_diffrecon import __version__, errors, registry
-from monai_diffrecon.cli import main as cli
+from monai_diffrecon.cli.main import main as cli
 from monai_diffrecon.registry import PluginInfo
 
 GOOD = PluginInfo("z_tv", "priors", "monai-diffrecon", "0.1.0", "Total variation along z.")

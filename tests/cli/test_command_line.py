@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_diffrecon.cli import main as cli
+from monai_diffrecon.cli.main import main as cli
 from monai_diffrecon.errors import DiffReconError, InputError
 from monai_diffrecon.errors.uncaught import users_error
 from monai_diffrecon.options.command_line import check_arguments
@@ -111,7 +111,7 @@ def test_what_monai_would_end_in_a_traceback_is_refused_too(root: Path, name: st
         ["--sampler", "{'name': 'ddim', 'steps': 2}", "--sampler#eta", "0.5"],
         ["--sampler#start", "{'name': 'admm_tv'}", "--sampler#start#iterations", "3"],
         ["--consistency#iterations", "2", "--inferer#window", "[16,16]", "--dataloader#prefetch_factor", "None"],
-        ["--perpendicular#borrow#axial", "coronal", "--perpendicular#K", "2"],
+        ["--perpendicular#share#axial", "coronal", "--perpendicular#K", "2"],
         ["--network_def#_desc_", "text", "--evaluator#experiment", "mine"],
         ["run", "--init_id", "initialize", "--workflow_type", "infer"],
     ],

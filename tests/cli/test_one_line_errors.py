@@ -77,7 +77,7 @@ def error_of(config: dict[str, Any], name: str) -> BaseException:
 
 
 def test_a_mistyped_option_of_a_component_is_one_line() -> None:
-    config = {"inferer": {"_target_": INFERER, "score": None, "operator": "unmeasured", "sw_batchsize": 4}}
+    config = {"inferer": {"_target_": INFERER, "score": None, "operator": "unconditional", "sw_batchsize": 4}}
     code, text = end_of(PARSE.format(config=json.dumps(config), name="inferer"))
     assert code == 2
     line = text.splitlines()[-1]
@@ -92,7 +92,7 @@ def test_a_mistyped_option_of_a_component_is_one_line() -> None:
         ({"datalist": {"_target_": CASES, "imag": "scan.nii"}}, "datalist#imag", "did you mean 'image'?"),
         ({"datalist": {"_target_": CASES, "zzzz": 1}}, "datalist#zzzz", "leave it out"),
         ({"datalist": {"_target_": CASES, "a": "@b", "b": 1}, "b": 2}, "datalist#a", "has no such option"),
-        ({"inferer": {"_target_": INFERER, "operator": "unmeasured"}}, "inferer", "lacks an option; expected score"),
+        ({"inferer": {"_target_": INFERER, "operator": "unconditional"}}, "inferer", "lacks an option; expected score"),
         (
             {"pre": {"_target_": "Compose", "transforms": [{"_target_": LOADER, "keys": "image", "raeder": "auto"}]}},
             "pre#transforms#0#raeder",

@@ -15,7 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.cli import main as cli
+from monai_diffrecon.cli.main import main as cli
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError, PluginError
 from monai_diffrecon.io.measurement.file import read_measurement, write_measurement
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
@@ -108,7 +108,7 @@ def test_ct_from_volume_to_volume(
     path = Path(result["output"].replace(".nii.gz", ".provenance.json"))
     verify_record(path)
     record = json.loads(path.read_text())
-    assert record["source"] == {"reader": "container", "unit": "HU", "sha256": measured.source_sha256}
+    assert record["source"] == {"reader": "measurement_file", "unit": "HU", "sha256": measured.source_sha256}
     assert record["config"]["operator"] == {"name": "parallel_ct", "views": 20}  # the file's, not the config's
     files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
     assert all(PATIENT.encode() not in p.read_bytes() and "Doe" not in p.name for p in (*files, scan))
@@ -131,7 +131,7 @@ def test_mri_from_volume_to_volume(root: Path, tmp_path: Path, run: Callable[...
     assert float((volume - truth).norm() / truth.norm()) < 0.25
     record = json.loads((tmp_path / "out/a_recon.provenance.json").read_text())
     assert record["config"]["operator"]["mask"].startswith("sha256:")
-    assert record["source"] == {"reader": "container", "unit": "arbitrary", "sha256": None}
+    assert record["source"] == {"reader": "measurement_file", "unit": "arbitrary", "sha256": None}
 
 
 def test_a_volume_is_simulated_within_the_run_as_before_it(root: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
@@ -175,7 +175,7 @@ def test_nothing_is_overwritten_unless_asked(root: Path, tmp_path: Path, capsys:
         ("mr.nii.gz", [*CT, "--photons", "1e5"], "simulate_photons: photons are counted behind"),
         ("mr.nii.gz", [*CT, "--unit", "hu"], "simulate_unit: unknown choice"),
         ("mr.nii.gz", [*MRI, "--unit", "HU"], "operator CartesianMRI: a complex measurement of a volume in HU"),
-        ("mr.nii.gz", [*MRI, "--reader", "container"], "mr.nii.gz: not an HDF5 file"),
+        ("mr.nii.gz", [*MRI, "--reader", "measurement_file"], "mr.nii.gz: not an HDF5 file"),
         ("mr.nii.gz", [*MRI, "--output", "scan.nii"], "--output: not the name of a measurement file"),
     ],
 )
@@ -216,8 +216,8 @@ def test_bad_files_stop_the_run_in_one_line(root: Path, tmp_path: Path, run: Cal
     bad.write_bytes(scan.read_bytes()[:3000])
     assert "image: cannot be read as HDF5" in refusal(InputError)
     bad.write_bytes(b"not HDF5")
-    assert "image: recognised by no reader; expected a scan for container" in refusal(InputError)
-    assert "image: not an HDF5 file" in refusal(InputError, reader="container")
+    assert "image: recognised by no reader; expected a scan for dicom" in refusal(InputError)
+    assert "image: not an HDF5 file" in refusal(InputError, reader="measurement_file")
     bad.write_bytes(scan.read_bytes())
     with h5py.File(bad, "a") as file:
         file["data"][0, 0, 0] += 1

@@ -100,7 +100,7 @@ def run(folder: Path, output_format: Any) -> ReconstructionEvaluator:
     scan = folder / "Doe_John.h5"
     write_measurement(scan, Measurement(CartesianMRI(GEOMETRY, mask)(VOLUME), GEOMETRY, spec))
     cases = Dataset([{"image": str(scan), "case": "one"}], LoadMeasurementd(["image"]))
-    inferer = DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_sense", progress=False)
+    inferer = DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_least_squares", progress=False)
     loader = DataLoader(cases, batch_size=1, num_workers=0)
     output = str(folder / "out")
     evaluator = ReconstructionEvaluator(

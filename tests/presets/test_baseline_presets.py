@@ -99,7 +99,7 @@ def directly(operator: dict[str, Any], sampler: dict[str, Any], scale: float) ->
         ("z_super_resolution", "cubic", {"name": "initial"}),
         ("sparse_view_ct", "sirt", {"name": "sirt", "iterations": 50}),
         ("z_super_resolution", "sirt", {"name": "sirt", "iterations": 50}),
-        ("accelerated_mri", "cg_sense", {"name": "cg_sense", "iterations": 15}),
+        ("accelerated_mri", "cg_least_squares", {"name": "cg_least_squares", "iterations": 15}),
         ("sparse_view_ct", "admm_tv", {"name": "admm_tv", "rho": 0.1, "threshold": 0.01}),
         ("accelerated_mri", "admm_tv", {"name": "admm_tv", "rho": 0.3, "threshold": 0.03}),
     ],

@@ -34,7 +34,7 @@ OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "cartesian_mri": ("mri", {"acceleration": 2.0}),
     "cartesian_mri_3d": ("mri", {"acceleration": 2.0}),
     "noncartesian_mri": ("mri", {"spokes": 5}),
-    "unmeasured": ("none", {}),
+    "unconditional": ("none", {}),
 }
 NAMES = [preset.name for preset in presets()]
 TV = {"name": "admm_tv", "rho": 0.3, "threshold": 0.03}

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from monai_diffrecon.bundle.importing.write_bundle import TEMPLATE
-from monai_diffrecon.cli import main as cli
+from monai_diffrecon.cli.main import main as cli
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.options.command_line import check_arguments
 from monai_diffrecon.presets.overlays import METHOD, METHODS, TASK, copy_methods, overlay_path, overlays, presets
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = {"diffusion_mbir", "tpdm", "dds", "dds_tpdm", "ddnm", "diffpir", "iscs", "posterior"}
-CLASSICAL = {"fbp", "fdk", "cubic", "sirt", "cg_sense", "admm_tv"}
+CLASSICAL = {"fbp", "fdk", "cubic", "sirt", "cg_least_squares", "admm_tv"}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_diffrecon.bundle.former_names import former_names
 from monai_diffrecon.bundle.inspection.inspect_bundle import inspect_bundle, read_config
-from monai_diffrecon.bundle.inspection.named_plugins import NamedPlugin, named_plugins
+from monai_diffrecon.bundle.inspection.named_plugins import NamedPlugin, former_plugins, named_plugins
 from monai_diffrecon.bundle.inspection.policy import Refusal, policy_for
 from monai_diffrecon.bundle.inspection.require_trusted import refusals
 from monai_diffrecon.bundle.inspection.use import Use, one_line
@@ -37,7 +37,7 @@ class BundleReport:
         refused: what of that is refused, and why.
         plugins: the plugins that it names.
         fault: what is wrong with its metadata or weights, or None.
-        former: what it names by a module that may move, and the public name.
+        former: what it names by a module that may move, or by a former name, and the name to write.
     """
 
     name: str
@@ -130,6 +130,7 @@ def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
     block = _mapping(metadata, "diffrecon")
     # Configurations that are too large or too deep are not walked through.
     configs = [] if any(use.kind == "file" for use in uses) else _configs(root)
+    plugins = named_plugins(configs)
     return BundleReport(
         name=root.resolve().name,
         version=str(metadata.get("version", "?")),
@@ -138,9 +139,9 @@ def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
         sha256=digest,
         uses=uses,
         refused=tuple(refusals(uses, policy_for(trust, root))),
-        plugins=named_plugins(configs),
+        plugins=plugins,
         fault=fault,
-        former=tuple(sorted({pair for config in configs for pair in former_names(config)})),
+        former=tuple(sorted({pair for config in configs for pair in former_names(config)} | former_plugins(plugins))),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from monai_diffrecon.registry import available
+from monai_diffrecon.registry import available, current_name
 from monai_diffrecon.registry.contract import KINDS
 
 #: Config id that holds a plugin -> its kind.
@@ -44,6 +44,8 @@ def named_plugins(configs: Iterable[Any]) -> tuple[NamedPlugin, ...]:
     for name, kind in named:
         distribution, _, plain = name.rpartition(":")
         infos = [i for i in installed if i.name == plain and (not distribution or i.distribution == distribution)]
+        present = {k: n for k in KINDS if (n := current_name(k, name)) != name}
+        infos += [i for i in installed if i.kind in present and i.name == present[i.kind].rpartition(":")[2]]
         # A name of several kinds is the one that its place asks for.
         infos = [i for i in infos if i.kind == kind] or infos
         for each in {info.kind for info in infos}:
@@ -52,6 +54,12 @@ def named_plugins(configs: Iterable[Any]) -> tuple[NamedPlugin, ...]:
         if not infos and kind:
             found.add(NamedPlugin(name, kind, ()))
     return tuple(sorted(found, key=lambda p: (p.kind, p.name)))
+
+
+def former_plugins(plugins: Iterable[NamedPlugin]) -> set[tuple[str, str]]:
+    """Return what is named by a former name, and what it is called now."""
+    pairs = {(p.name, current_name(p.kind, p.name)) for p in plugins if p.kind}
+    return {(former, name) for former, name in pairs if former != name}
 
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, str]]:

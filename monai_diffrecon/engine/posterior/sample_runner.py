@@ -117,7 +117,7 @@ class SampleRunner:
         if point is not None:
             metrics.history = list(point.steps)
         self._limit_batches(engine)
-        # Ladder and steps are those of the first sample, which is yet to end.
+        # Sigma schedule and steps are those of the first sample, which is yet to end.
         before = self.totals if index else replace(self.totals, ladder=(), steps=[])
         if self.checkpoint is not None:
             engine.add_event_handler(

@@ -33,7 +33,7 @@ from monai_diffrecon.engine.problem.network_units import (
 from monai_diffrecon.engine.problem.outlier_hiding import hide_outliers
 from monai_diffrecon.engine.problem.phase_of_data import without_phase
 from monai_diffrecon.engine.problem.whitened_operator import WhitenedOperator
-from monai_diffrecon.engine.recipe import Recipe, weights_of
+from monai_diffrecon.engine.recipe import Recipe, as_spec, weights_of
 from monai_diffrecon.engine.resume.run_identity import run_identity
 from monai_diffrecon.engine.voxel_size import SpacingMend, check_spacing, spacing_mend
 from monai_diffrecon.io.measurement.metatensor import check_finite, from_tensor
@@ -106,6 +106,8 @@ class PosedCase:
         if spec is None:
             spec, geometry = resolve_operator(recipe.specs["operator"], geometry)
             notices += operator_notices(spec, measured.geometry)
+        else:
+            spec = as_spec(spec, "operator")
         return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std, notices=notices)
 
     @property

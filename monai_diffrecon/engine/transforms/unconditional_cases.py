@@ -46,7 +46,7 @@ class UnconditionalCases(Dataset):
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.\-]*", name, flags=re.ASCII):
             raise ConfigError("not a name of files", where="name", expected="letters, digits, '.', '_', '-'")
         geometry = VolumeGeometry((x, y, z), (dx, dy, dz))
-        empty = to_tensor(Measurement(torch.zeros(0), geometry, operator={"name": "unmeasured"}))
+        empty = to_tensor(Measurement(torch.zeros(0), geometry, operator={"name": "unconditional"}))
         cases: list[dict[str, Any]] = [{"image": empty, "case": f"{name}{i:03d}"} for i in range(count)]
         super().__init__(cases)
 

@@ -14,7 +14,7 @@ from monai_diffrecon.protocols import Measurement, MeasurementReader
 _BEGINNING = 1 << 16
 
 
-class ContainerReader(MeasurementReader):
+class MeasurementFileReader(MeasurementReader):
     """A measurement with its operator, noise, weights and unit in one HDF5 file, as ``diffrecon simulate`` writes it.
 
     It is known by its first bytes alone, so that a truncated one is still reported as what it is.

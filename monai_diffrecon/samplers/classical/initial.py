@@ -39,7 +39,7 @@ class InitialEstimate(ClassicalSampler):
                 where="sampler",
                 expected=f"an operator whose estimate is {self.kind}",
                 got=found or "one without a name",
-                mend='use the sampler "initial" without a kind, "cg_sense" or "admm_tv"',
+                mend='use the sampler "initial" without a kind, "cg_least_squares" or "admm_tv"',
             )
         super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
 

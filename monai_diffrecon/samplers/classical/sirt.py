@@ -107,5 +107,5 @@ def _refusal(operator: object, got: str) -> ConfigError:
         where="sampler sirt",
         expected="real sums of rows and columns, 0 or more",
         got=got,
-        mend='use the sampler "cg_sense" or "admm_tv"',
+        mend='use the sampler "cg_least_squares" or "admm_tv"',
     )

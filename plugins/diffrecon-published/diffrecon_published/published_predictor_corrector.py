@@ -30,7 +30,7 @@ class PublishedPredictorCorrectorSampler(PredictorCorrectorSampler):
         corrector_steps: Langevin steps at each level.
         sigma_max: first noise level in network units; None for the largest that the networks know.
         sigma_min: last noise level; None for the smallest.
-        ladder: ``geometric``, the papers' SDE, or ``karras``, which knows no time and no index.
+        ladder: the sigma schedule: ``geometric``, the papers' SDE, or ``karras``, which knows no time and no index.
         final_mean: the last update adds no noise.
         time_end: last time of the SDE; published: 1e-10 (DiffusionMBIR), 1e-5 (TPDM).
         index_rule: ``exact``, or ``trunc32``, the truncation in float32 of the published codes.
@@ -88,7 +88,7 @@ class PublishedPredictorCorrectorSampler(PredictorCorrectorSampler):
         """Learn the problem, the range of noise levels that the networks know (network units), and the prior.
 
         Raises:
-            ConfigError: the ladder would leave that range.
+            ConfigError: the sigma schedule would leave that range.
         """
         super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         self._first = self.levels[0]

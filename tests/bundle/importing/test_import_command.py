@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from monai_diffrecon.bundle.score_network import load_score_network
-from monai_diffrecon.cli import main as cli
+from monai_diffrecon.cli.main import main as cli
 from monai_diffrecon.errors import ConfigError
 
 Command = Callable[..., int]

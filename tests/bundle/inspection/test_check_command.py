@@ -63,7 +63,7 @@ def test_the_report_names_all(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert out.startswith("axial 0.1.0: axial plane\nweights models/model.pt: sha256 ")
     assert "inference.json#evaluator#_target_" in out
     assert "monai_diffrecon.ReconstructionEvaluator" in out
-    assert "samplers annealed monai-diffrecon" in " ".join(out.split())
+    assert "samplers pnp_hqs monai-diffrecon" in " ".join(out.split())
     assert "monai-diffrecon 0.1.0" in out
     assert out.splitlines()[-1].startswith("all ")
 

@@ -134,7 +134,7 @@ def test_targets_that_reach_too_far(target: str) -> None:
         *("Compose", "DataLoader", "EnsureTypeD", "EnsureTyped", "monai.transforms.ScaleIntensityRanged", "DiceLoss"),
         *("torch.optim.Adam", "torch.optim.lr_scheduler.StepLR", "torch.nn.Identity", "torch.utils.data.DataLoader"),
         *("ignite.engine.Engine", "monai.networks.nets.DiffusionModelUNet", "monai.transforms.compose.Compose"),
-        *("monai_diffrecon.engine.inferer.DiffReconInferer", "monai_diffrecon.samplers.annealed.AnnealedSampler"),
+        *("monai_diffrecon.engine.inferer.DiffReconInferer", "monai_diffrecon.samplers.pnp_hqs.PnPHQSSampler"),
     ],
 )
 def test_targets_that_bundles_need(target: str) -> None:

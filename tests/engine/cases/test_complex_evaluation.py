@@ -39,7 +39,7 @@ class Run:
     def __init__(self, root: Path, make_bundle: Callable[..., Path]) -> None:
         score = load_score_network(make_bundle(root / "axial"))
         inferer = DiffReconInferer(
-            score, OPERATOR, sampler={"name": "annealed", "steps": 2, "sigma_start": 0.1}, progress=False
+            score, OPERATOR, sampler={"name": "pnp_hqs", "steps": 2, "sigma_start": 0.1}, progress=False
         )
         simulate = SimulateMeasurementd(["image"], OPERATOR, noise=0.01)
         cases = [{"image": MetaTensor(complex_volume()), "case": "one"}]

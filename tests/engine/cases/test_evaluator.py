@@ -32,7 +32,7 @@ from monai_diffrecon.tracking.provenance import verify_record
 
 AFFINE = np.array([[1.0, 0, 0, -9], [0, np.cos(0.2), -np.sin(0.2), 5], [0, np.sin(0.2), np.cos(0.2), 2], [0, 0, 0, 1]])
 OPERATOR = {"name": "slice_thickness", "thickness": 3.0}
-SAMPLER = {"name": "annealed", "steps": 4, "sigma_start": 0.2}
+SAMPLER = {"name": "pnp_hqs", "steps": 4, "sigma_start": 0.2}
 PATIENTS = ("Canaryman_John_19700101", "Goldfinch_Jane_19691231")
 
 

@@ -140,7 +140,7 @@ def run(output: Path, image: MetaTensor, reference: MetaTensor, **options: Any) 
     inferer = DiffReconInferer(
         SCORE,
         "slice_thickness",
-        sampler={"name": "annealed", "steps": 1, "sigma_start": 0.2},
+        sampler={"name": "pnp_hqs", "steps": 1, "sigma_start": 0.2},
         spacing_tolerance=0.05,
         progress=False,
     )

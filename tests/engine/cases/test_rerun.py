@@ -17,7 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.cli import main as cli
+from monai_diffrecon.cli.main import main as cli
 from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.presets.overlays import overlay_path
@@ -138,16 +138,16 @@ def test_other_weights_are_refused(
 def test_another_result_is_told(
     done: Done, record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from monai_diffrecon.samplers.annealed import AnnealedSampler
+    from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 
-    step = AnnealedSampler.step
+    step = PnPHQSSampler.step
 
     def changed(self: Any, *given: Any) -> Any:
         after = step(self, *given)
         after.x = after.x * 1.0001
         return after
 
-    monkeypatch.setattr(AnnealedSampler, "step", changed)
+    monkeypatch.setattr(PnPHQSSampler, "step", changed)
     assert done.rerun(record) == 4
     said = capsys.readouterr()
     assert "ANOTHER RESULT" in said.out

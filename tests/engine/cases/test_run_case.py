@@ -38,7 +38,7 @@ from ..tiny_networks import SCORE
 
 SHAPE = (14, 13, 12)
 THICK = {"name": "slice_thickness", "thickness": 3.0}
-FEW = {"name": "annealed", "steps": 2, "sigma_start": 0.2}
+FEW = {"name": "pnp_hqs", "steps": 2, "sigma_start": 0.2}
 
 
 def truth(seed: int = 0) -> torch.Tensor:

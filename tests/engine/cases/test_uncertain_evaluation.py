@@ -92,7 +92,7 @@ def test_the_spread_is_in_the_unit_of_the_volume(score: ScoreNetwork) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"sampler": "annealed"}, r"several samples of annealed, which always gives the same volume; .* got 2"),
+        ({"sampler": "pnp_hqs"}, r"several samples of pnp_hqs, which always gives the same volume; .* got 2"),
         ({"sampler": "cubic"}, "several samples of cubic"),
         ({"noise": "sequential"}, "several samples from the noise sequential"),
         ({"num_samples": 0}, "inferer#num_samples: out of range"),

@@ -29,12 +29,12 @@ from monai_diffrecon.operators.cartesian_mri import CartesianMRI
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.priors.slices import SlicesPrior
 from monai_diffrecon.protocols import Problem, VolumeGeometry
-from monai_diffrecon.samplers.annealed import AnnealedSampler
+from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 
 from ..tiny_networks import SCORE
 
 SLICES = {"name": "slice_thickness", "thickness": 4.0, "target_spacing": 1.0}
-SAMPLER = {"name": "annealed", "steps": 2, "sigma_start": 0.2, "sigma_end": 0.05}
+SAMPLER = {"name": "pnp_hqs", "steps": 2, "sigma_start": 0.2, "sigma_end": 0.05}
 
 
 def inferer(network: nn.Module | None = None, **options: Any) -> DiffReconInferer:
@@ -54,7 +54,7 @@ def test_estimate_is_near_the_measured_peak() -> None:
     problem = Problem(operator, torch.rand(operator.measurement_shape, generator=torch.Generator().manual_seed(0)))
     prior = SlicesPrior()
     prior.bind([BatchedPlaneDenoiser(DirectDenoiser(SCORE.network), "axial")])
-    consistency, sampler = ConjugateGradientStep(2), AnnealedSampler(2, sigma_start=0.2, sigma_end=0.05, momentum=0.8)
+    consistency, sampler = ConjugateGradientStep(2), PnPHQSSampler(2, sigma_start=0.2, sigma_end=0.05, momentum=0.8)
     engine = ReconstructionEngine(problem, prior, consistency, sampler, IndependentNoise(0))
     estimate = estimate_memory(problem, network_memory(SCORE.network, operator.volume_shape[1:], batch_size=8))
     peak = PeakMemory()

@@ -19,7 +19,7 @@ from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.priors.slices import SlicesPrior
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
-from monai_diffrecon.samplers.annealed import AnnealedSampler
+from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 
 GEOMETRY = VolumeGeometry((12, 11, 12))
@@ -30,7 +30,7 @@ def engine(consistency: ConsistencyStep) -> ReconstructionEngine:
     truth = 0.5 + 0.25 * torch.randn(operator.volume_shape, generator=torch.Generator().manual_seed(0))
     prior = SlicesPrior()
     prior.bind([GaussianPrior()])
-    sampler = AnnealedSampler(4, sigma_start=0.3, momentum=0.5)
+    sampler = PnPHQSSampler(4, sigma_start=0.3, momentum=0.5)
     return ReconstructionEngine(Problem(operator, operator(truth)), prior, consistency, sampler, IndependentNoise(0))
 
 

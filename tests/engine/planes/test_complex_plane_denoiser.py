@@ -206,7 +206,7 @@ def test_the_posterior_mean_of_a_gaussian_prior(kind: type, maps: Tensor | None)
     weight = (std / scale / 0.25) ** 2
     consistency = {"name": "conjugate_gradient", "iterations": 200, "tolerance": 1e-7}
     consistency["gamma"] = weight / operator.norm()
-    sampler = {"name": "annealed", "steps": 1, "sigma_start": 1500.0, "sigma_end": 1500.0}
+    sampler = {"name": "pnp_hqs", "steps": 1, "sigma_start": 1500.0, "sigma_end": 1500.0}
     inferer = DiffReconInferer(SCORE, name, "slices", consistency, sampler, complex="channels", progress=False)
     done = inferer.reconstruct(measurement)
     columns = [operator(e.reshape(operator.volume_shape)).flatten() for e in torch.eye(120, dtype=torch.complex64)]
@@ -225,7 +225,7 @@ def test_a_smooth_phase_object_from_few_measurements() -> None:
     operator, x = CartesianMRI(geometry, **options), 300.0 * smooth_phase_object(40, 36, 8)
     measurement = measure(operator, {"name": "cartesian_mri", **options}, x, 3.0)
     score = replace(SCORE, network=Magnitudes())
-    sampler = {"name": "annealed", "steps": 6, "sigma_start": 0.15, "start": "initial"}
+    sampler = {"name": "pnp_hqs", "steps": 6, "sigma_start": 0.15, "start": "initial"}
     errors = {
         mode: rms(
             DiffReconInferer(score, "cartesian_mri", sampler=sampler, complex=mode, progress=False)
@@ -246,8 +246,8 @@ def test_a_smooth_phase_object_from_few_measurements() -> None:
         {"name": "ddim", "steps": 3, "sigma_start": 0.5},
         {"name": "heun", "steps": 2, "S_churn": 1.0, "start": {"name": "admm_tv", "iterations": 2}, "sigma_start": 0.2},
         {"name": "predictor_corrector", "steps": 3, "sigma_max": 0.5},
-        {"name": "annealed", "steps": 2, "start": {"name": "cg_sense", "weight": 0.01}},
-        {"name": "cg_sense"},
+        {"name": "pnp_hqs", "steps": 2, "start": {"name": "cg_least_squares", "weight": 0.01}},
+        {"name": "cg_least_squares"},
     ],
     ids=lambda spec: spec["name"],
 )

@@ -86,10 +86,10 @@ SCORE = ScoreNetwork(
     sha256="0" * 64,
     window=(24, 24),
 )
-BOTH = {"name": "perpendicular", "K": 2, "borrow": {"coronal": "axial", "sagittal": "axial"}}
+BOTH = {"name": "perpendicular", "K": 2, "share": {"coronal": "axial", "sagittal": "axial"}}
 METHODS: dict[str, dict[str, Any]] = {
-    "annealed": {
-        "sampler": {"name": "annealed", "steps": 2, "sigma_start": 0.2, "start": {"name": "admm_tv", "iterations": 3}},
+    "pnp_hqs": {
+        "sampler": {"name": "pnp_hqs", "steps": 2, "sigma_start": 0.2, "start": {"name": "admm_tv", "iterations": 3}},
         "prior": BOTH,
     },
     "dds": {
@@ -129,7 +129,7 @@ def test_every_size_is_reconstructed(shape: tuple[int, int, int], name: str) -> 
         assert done.volume.dtype == truth.dtype
         assert bool(torch.isfinite(torch.view_as_real(done.volume) if truth.is_complex() else done.volume).all())
         # Two steps from noise explain nothing; from a classical start the measurement must be explained.
-        assert method == "tpdm" or done.report.steps[-1]["residual"] < (0.1 if method == "annealed" else 0.5)
+        assert method == "tpdm" or done.report.steps[-1]["residual"] < (0.1 if method == "pnp_hqs" else 0.5)
 
 
 @pytest.mark.parametrize("kind", MASKS)

@@ -18,7 +18,7 @@ from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.run_report import PosteriorSpread
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.noises.independent import IndependentNoise
-from monai_diffrecon.operators.unmeasured import Unmeasured
+from monai_diffrecon.operators.unconditional import Unconditional
 from monai_diffrecon.priors.slices import SlicesPrior
 from monai_diffrecon.protocols import ConsistencyStep, Operator, Problem, SamplerState, VolumeGeometry
 from monai_diffrecon.samplers.heun import HeunSampler
@@ -160,7 +160,7 @@ def test_the_split_is_that_of_the_projector(keep: bool) -> None:
 
 
 def test_of_nothing_measured_nothing_is_seen() -> None:
-    operator = Unmeasured(SMALL)
+    operator = Unconditional(SMALL)
     _, spread = draw_samples(lambda i: normal(1, 4, 3, 2, seed=i), operator, 3)
     assert spread is not None
     assert torch.equal(spread.std_measured, torch.zeros(1, 4, 3, 2))
@@ -199,7 +199,7 @@ def test_intervals_of_eight_samples_cover_what_they_say() -> None:
 
 def test_one_sample_is_handed_through() -> None:
     x = normal(1, 4, 3, 2, seed=0)
-    volume, spread = draw_samples(lambda index: x, Unmeasured(SMALL), 1)
+    volume, spread = draw_samples(lambda index: x, Unconditional(SMALL), 1)
     assert volume is x
     assert spread is None
 
@@ -212,5 +212,5 @@ def test_the_same_sample_again_is_an_error_after_the_second() -> None:
         return torch.ones(1, 4, 3, 2)
 
     with pytest.raises(ConfigError, match=r"inferer#num_samples: .* the same sample again; expected 1"):
-        draw_samples(draw, Unmeasured(SMALL), 9)
+        draw_samples(draw, Unconditional(SMALL), 9)
     assert drawn == [0, 1]

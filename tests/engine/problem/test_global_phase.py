@@ -29,8 +29,8 @@ HEAD = (torch.sigmoid(20 * (1 - torch.hypot(X / 0.8, Y / 0.7))) * (1 + 0.3 * tor
 HEAD = 40 * HEAD.expand(1, *SHAPE).contiguous()
 SAMPLERS: dict[str, dict[str, Any]] = {
     "initial": {"name": "initial"},
-    "cg_sense": {"name": "cg_sense"},
-    "annealed": {"name": "annealed", "steps": 2, "sigma_start": 0.2},
+    "cg_least_squares": {"name": "cg_least_squares"},
+    "pnp_hqs": {"name": "pnp_hqs", "steps": 2, "sigma_start": 0.2},
 }
 ECHO = torch.ones(20, 18, dtype=torch.bool)
 ECHO[:7] = False
@@ -53,7 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def reconstruct(
-    y: Tensor, options: dict[str, Any], sampler: str = "cg_sense", **more: Any
+    y: Tensor, options: dict[str, Any], sampler: str = "cg_least_squares", **more: Any
 ) -> tuple[Reconstruction, Tensor]:
     spec = {"name": "cartesian_mri", **options}
     measurement = to_tensor(Measurement(y, geometry_of(SHAPE), operator=spec, **more))
@@ -72,12 +72,14 @@ def test_a_global_phase_changes_nothing(name: str, sampler: str) -> None:
         assert cmath.exp(1j * done.report.phase) == pytest.approx(cmath.exp(1j * phi), abs=1e-3)
         assert [line for line in done.report.notices if "global phase" in line]
         assert not [line for line in done.report.notices if "complex_volume" in line]
-        if sampler == "cg_sense" and name == "full":
+        if sampler == "cg_least_squares" and name == "full":
             assert (
-                data_residual(done, DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_sense").pose(measurement))
+                data_residual(
+                    done, DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_least_squares").pose(measurement)
+                )
                 < 1e-4
             )
-    if sampler == "cg_sense" and "full" in name:
+    if sampler == "cg_least_squares" and "full" in name:
         assert float((expected - HEAD).norm() / HEAD.norm()) < 1e-4
 
 
@@ -108,7 +110,7 @@ def test_a_volume_that_was_measured_within_the_run_keeps_its_sign() -> None:
     image = to_tensor(Measurement(HEAD - 100, geometry_of(SHAPE)))
     spec = {"name": "cartesian_mri", "mask": torch.ones(20, 18)}
     measured = SimulateMeasurementd(["image"], spec)({"image": image})["image"]
-    inferer = DiffReconInferer(SCORE, spec, sampler=SAMPLERS["cg_sense"], progress=False)
+    inferer = DiffReconInferer(SCORE, spec, sampler=SAMPLERS["cg_least_squares"], progress=False)
     done = inferer.reconstruct(measured)
     assert done.report.notices == ()
     assert float((done.volume - (HEAD - 100)).abs().max()) < 0.01

@@ -48,7 +48,7 @@ def test_notices_are_logged_before_the_run_and_kept_in_the_record_and_mlflow(
 ) -> None:
     cases = Dataset([{"image": str(scan), "case": "one"}], LoadMeasurementd(["image"]))
     operator = {"name": "slice_thickness"}
-    sampler = {"name": "annealed", "steps": 1, "sigma_start": 0.2}
+    sampler = {"name": "pnp_hqs", "steps": 1, "sigma_start": 0.2}
     evaluator = ReconstructionEvaluator(
         "cpu",
         DataLoader(cases, batch_size=1, num_workers=0),

@@ -28,8 +28,8 @@ from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Measurement, VolumeGeometry
 
 ROOT = Path(__file__).parents[3]
-SAMPLER = {"name": "annealed", "steps": 12, "sigma_start": 0.3, "sigma_end": 0.03, "momentum": 0.8}
-PLANES = {"name": "perpendicular", "K": 5, "primary": ["coronal", "sagittal"], "borrow": {"sagittal": "coronal"}}
+SAMPLER = {"name": "pnp_hqs", "steps": 12, "sigma_start": 0.3, "sigma_end": 0.03, "momentum": 0.8}
+PLANES = {"name": "perpendicular", "K": 5, "primary": ["coronal", "sagittal"], "share": {"sagittal": "coronal"}}
 MRI = {"name": "cartesian_mri", "mask_type": "poisson", "acceleration": 4}
 AFFINE = np.diag([1.0, 1.0, 5.0, 1.0])
 

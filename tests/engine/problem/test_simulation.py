@@ -115,8 +115,8 @@ def test_k_space_of_hounsfield_units_is_refused() -> None:
 def test_the_volume_is_in_hounsfield_units(intensity: dict[str, Any], photons: float | None) -> None:
     measured, _ = simulate(head(), GEOMETRY, Simulation(CT, photons=photons, unit="HU"))
     classical = reconstruct(measured, intensity, {"name": "admm_tv", "iterations": 30, "rho": 0.1})
-    annealed = {"name": "annealed", "steps": 3, "sigma_start": 0.02, "sigma_end": 0.01, "start": "admm_tv"}
-    learned = reconstruct(measured, intensity, annealed)
+    pnp_hqs = {"name": "pnp_hqs", "steps": 3, "sigma_start": 0.02, "sigma_end": 0.01, "start": "admm_tv"}
+    learned = reconstruct(measured, intensity, pnp_hqs)
     inside, outside = head() == 30.0, head() == -1000.0
     for done in (classical, learned):
         assert float(done.volume[inside].median()) == pytest.approx(30.0, abs=60.0)
@@ -134,7 +134,7 @@ def test_the_same_attenuation_without_the_unit_stays_attenuation() -> None:
     in_mu = reconstruct(replace(measured, unit="1/mm"), PERCENTILE, "initial").volume
     torch.testing.assert_close(attenuation_to_hu(in_mu), in_hu, rtol=1e-3, atol=1.0)
     with pytest.raises(ConfigError, match="a window in HU and a volume in attenuation"):
-        reconstruct(replace(measured, unit="1/mm"), WINDOW, {"name": "annealed", "steps": 1, "sigma_start": 0.1})
+        reconstruct(replace(measured, unit="1/mm"), WINDOW, {"name": "pnp_hqs", "steps": 1, "sigma_start": 0.1})
 
 
 def test_the_noise_of_photons_is_what_weights_and_level_say() -> None:

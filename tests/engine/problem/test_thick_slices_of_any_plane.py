@@ -24,9 +24,9 @@ from monai_diffrecon.protocols import PLANE_AXIS, Measurement, VolumeGeometry
 
 from ..tiny_networks import CORONAL, SCORE
 
-SAMPLER = {"name": "annealed", "steps": 5, "sigma_start": 0.3, "sigma_end": 0.03, "momentum": 0.8}
+SAMPLER = {"name": "pnp_hqs", "steps": 5, "sigma_start": 0.3, "sigma_end": 0.03, "momentum": 0.8}
 CONSISTENCY = {"name": "conjugate_gradient", "correlation": 0.7}
-PRIOR = {"name": "perpendicular", "K": 3, "primary": "auto", "borrow": {"sagittal": "coronal"}}
+PRIOR = {"name": "perpendicular", "K": 3, "primary": "auto", "share": {"sagittal": "coronal"}}
 THICKNESS, GAP = 4.0, 0.8
 
 
@@ -157,12 +157,12 @@ def test_the_planes_across_the_slices_are_primary(plane: str, across: str) -> No
 
 
 def test_without_thick_slices_the_first_plane_is_primary() -> None:
-    from monai_diffrecon.operators.unmeasured import Unmeasured
+    from monai_diffrecon.operators.unconditional import Unconditional
     from monai_diffrecon.priors.perpendicular import PerpendicularPrior
     from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 
     prior = PerpendicularPrior(K=3, primary="auto")
-    prior.observe(Unmeasured(VolumeGeometry((4, 4, 4))))
+    prior.observe(Unconditional(VolumeGeometry((4, 4, 4))))
     prior.bind([GaussianPrior(plane=p) for p in ("axial", "coronal")])
     assert [prior.planes[prior.planes_at(step)[0]].plane for step in range(3)] == ["axial", "axial", "coronal"]
 

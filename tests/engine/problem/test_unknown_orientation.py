@@ -38,7 +38,7 @@ def measurement(geometry: VolumeGeometry = GEOMETRY, **options: Any) -> Measurem
 
 def run(scan: Path, output: Path, **options: Any) -> ReconstructionEvaluator:
     cases = Dataset([{"image": str(scan), "case": "one"}], LoadMeasurementd(["image"]))
-    inferer = DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_sense", progress=False)
+    inferer = DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_least_squares", progress=False)
     loader = DataLoader(cases, batch_size=1, num_workers=0)
     evaluator = ReconstructionEvaluator("cpu", loader, SCORE.network, inferer, str(output), track=False, **options)
     evaluator.run()
@@ -92,7 +92,7 @@ def test_nifti_without_an_orientation_stays_so(tmp_path: Path) -> None:
 
 
 def refusal(score: Any, measured: Measurement) -> ConfigError:
-    inferer = DiffReconInferer(score, "slice_thickness", sampler={"name": "annealed", "steps": 1}, progress=False)
+    inferer = DiffReconInferer(score, "slice_thickness", sampler={"name": "pnp_hqs", "steps": 1}, progress=False)
     with pytest.raises(ConfigError, match="voxels of another size") as caught:
         inferer.reconstruct(to_tensor(measured))
     return caught.value

@@ -37,7 +37,7 @@ from ..tiny_networks import CORONAL, SCORE, tiny
 THICK = {"name": "slice_thickness", "thickness": 3.0}
 CT = {"name": "parallel_ct", "views": 9}
 MRI = {"name": "cartesian_mri", "acceleration": 3.0, "complex_volume": True}
-ANNEALED = {"name": "annealed", "steps": 6, "sigma_start": 0.2, "momentum": 0.8}
+PNP_HQS = {"name": "pnp_hqs", "steps": 6, "sigma_start": 0.2, "momentum": 0.8}
 DDIM = {"name": "ddim", "steps": 6, "sigma_start": 0.5, "eta": 0.85}
 ADMM = {"name": "admm", "regularizers": [{"name": "z_tv"}]}
 ITERATE = {"name": "admm_iterate", "rho": 0.026, "regularizers": [{"name": "z_tv", "threshold": 0.004}]}
@@ -52,7 +52,7 @@ def measured(operator: dict[str, Any]) -> Tensor:
 
 
 def inferer(operator: dict[str, Any] = THICK, **options: Any) -> DiffReconInferer:
-    arguments: dict[str, Any] = {"sampler": ANNEALED, "progress": False, "auxiliaries": [CORONAL]}
+    arguments: dict[str, Any] = {"sampler": PNP_HQS, "progress": False, "auxiliaries": [CORONAL]}
     arguments |= {"prior": {"name": "perpendicular", "K": 2}}
     return DiffReconInferer(SCORE, operator, **{**arguments, **options})
 
@@ -96,11 +96,11 @@ def interrupted(
         pytest.param(THICK, {"sampler": {"name": "heun", "steps": 6, "S_churn": 10.0}}, id="heun with churn"),
         pytest.param(THICK, {"sampler": CORRECTOR, "consistency": ITERATE}, id="DiffusionMBIR"),
         pytest.param(THICK, {"sampler": CORRECTOR, "consistency": {"name": "dps", "zeta": 1.0}}, id="TPDM"),
-        pytest.param(THICK, {"sampler": {**ANNEALED, "start": ADMM_TV}}, id="start at total variation"),
+        pytest.param(THICK, {"sampler": {**PNP_HQS, "start": ADMM_TV}}, id="start at total variation"),
         pytest.param(THICK, {"sampler": ADMM_TV}, id="ADMM-TV"),
         pytest.param(CT, {"sampler": {"name": "sirt", "iterations": 6}}, id="SIRT"),
         pytest.param(CT, {"sampler": DDIM, "consistency": ADMM}, id="CT"),
-        pytest.param(MRI, {"sampler": {**ANNEALED, "sigma_start": "estimate"}}, id="complex MRI"),
+        pytest.param(MRI, {"sampler": {**PNP_HQS, "sigma_start": "estimate"}}, id="complex MRI"),
         pytest.param(MRI, {"complex": "channels"}, id="complex channels"),
     ],
 )
@@ -150,7 +150,7 @@ def test_what_changed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert caught.value.exit_code == 3
         assert path.read_bytes() == before
 
-    refused(inferer(sampler={**ANNEALED, "steps": 7}), r"config\.sampler\.steps \(6, now 7\)")
+    refused(inferer(sampler={**PNP_HQS, "steps": 7}), r"config\.sampler\.steps \(6, now 7\)")
     refused(inferer(consistency=ADMM), r"config\.consistency\.name \(conjugate_gradient, now admm\)")
     refused(inferer(seed=5), r"seed \(0, now 5\)")
     refused(inferer(overlap=0.5), r"inferer\.overlap \(0\.25, now 0\.5\)")
@@ -293,7 +293,7 @@ def test_the_state_before_a_value_that_is_no_number_is_kept(tmp_path: Path) -> N
     path, scan = tmp_path / "checkpoint.pt", measured(THICK)
     broken = replace(SCORE, network=Breaking(4))
     with pytest.raises(NumericalError) as caught:
-        DiffReconInferer(broken, THICK, sampler=ANNEALED, progress=False).reconstruct(
+        DiffReconInferer(broken, THICK, sampler=PNP_HQS, progress=False).reconstruct(
             scan, checkpoint=RunCheckpoint(path)
         )
     assert caught.value.exit_code == 5

@@ -37,7 +37,7 @@ def test_images_and_measurements_go_through_the_loader(scans: Path) -> None:
     np.testing.assert_allclose(image.geometry.spacing, (1, 2, 3))
     assert measured.operator == {"name": "parallel_ct", "views": 3}
     assert (measured.data.shape, measured.unit, measured.noise_std) == ((3, 10, 6), "HU", 0.1)
-    assert [batch["image_reader"] for batch in loader] == [["nifti"], ["container"]]
+    assert [batch["image_reader"] for batch in loader] == [["nifti"], ["measurement_file"]]
 
 
 def test_nothing_else_travels_along(scans: Path) -> None:
@@ -48,8 +48,8 @@ def test_nothing_else_travels_along(scans: Path) -> None:
 
 
 def test_a_reader_by_name(scans: Path) -> None:
-    load = LoadMeasurementd(["image"], reader={"name": "container"})
-    assert load({"image": str(scans / "Doe.h5")})["image_reader"] == "container"
+    load = LoadMeasurementd(["image"], reader={"name": "measurement_file"})
+    assert load({"image": str(scans / "Doe.h5")})["image_reader"] == "measurement_file"
     with pytest.raises(InputError, match=r"^image: not an HDF5 file"):
         load({"image": str(scans / "Doe.nii")})
     with pytest.raises(KeyError):

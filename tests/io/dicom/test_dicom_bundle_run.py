@@ -83,7 +83,7 @@ def test_the_derived_series_lies_where_the_scan_lay(output: Path, dicom: Any) ->
         assert (float(ds.SliceThickness), float(ds.SpacingBetweenSlices)) == pytest.approx((1.0, 1.0), abs=1e-6)
         assert (ds.Columns, ds.Rows, ds.Modality, ds.ScanningSequence) == (16, 14, "MR", "GR")
         assert (ds.PatientID, ds.PatientIdentityRemoved) == ("a", "YES")
-        assert "operator slice_thickness, prior slices, sampler annealed" in ds.DerivationDescription
+        assert "operator slice_thickness, prior slices, sampler pnp_hqs" in ds.DerivationDescription
 
 
 def test_the_header_s_thickness_and_gap_were_used(output: Path) -> None:

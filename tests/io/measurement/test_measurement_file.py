@@ -18,7 +18,7 @@ import torch
 from monai_diffrecon import __version__
 from monai_diffrecon.errors import DiffReconError, InputError, IntegrityError
 from monai_diffrecon.io.measurement.file import read_measurement, write_measurement
-from monai_diffrecon.io.measurement.file_reader import ContainerReader
+from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.protocols import Measurement
 
@@ -97,7 +97,7 @@ def test_little_is_needed(tmp_path: Path) -> None:
 
 
 def test_it_is_known_by_its_first_bytes(path: Path, tmp_path: Path) -> None:
-    reader = ContainerReader()
+    reader = MeasurementFileReader()
     assert reader.recognises(path)
     (tmp_path / "truncated.h5").write_bytes(path.read_bytes()[:2000])
     assert reader.recognises(tmp_path / "truncated.h5")
@@ -331,7 +331,7 @@ def test_the_example_of_the_documents_runs(tmp_path: Path, monkeypatch: pytest.M
     (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "measurement_files.md", "exec"), {})
-    assert ContainerReader().recognises(tmp_path / "scan.h5")
+    assert MeasurementFileReader().recognises(tmp_path / "scan.h5")
 
 
 def test_the_documents_name_every_part(path: Path) -> None:

@@ -234,7 +234,7 @@ def test_wrong_options_say_where(relay: None, shrink: None, spec: dict[str, obje
     [
         ("samplers", {"name": "admm_tv", "rho": -1}, "sampler#rho"),
         ("samplers", {"name": "ddim", "start": {"name": "admm_tv", "rho": -1}}, "sampler#start#rho"),
-        ("samplers", {"name": "annealed", "start": "ddim"}, "sampler#start"),
+        ("samplers", {"name": "pnp_hqs", "start": "ddim"}, "sampler#start"),
         ("consistency", admm({"name": "z_tv", "threshold": -1}), "#regularizers#0#threshold"),
         ("consistency", admm("z_tv", {"name": "wavelet_l1", "level": 0}), "#regularizers#1#level"),
         ("priors", {"name": "perpendicular", "K": -1}, "prior#K"),

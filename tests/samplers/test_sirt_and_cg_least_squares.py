@@ -11,9 +11,9 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.operators.cartesian_mri import CartesianMRI
 from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.protocols import Problem, VolumeGeometry
-from monai_diffrecon.samplers.annealed import AnnealedSampler
-from monai_diffrecon.samplers.classical.cg_sense import CGSense
+from monai_diffrecon.samplers.classical.cg_least_squares import CGLeastSquares
 from monai_diffrecon.samplers.classical.sirt import SIRT
+from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 from monai_diffrecon.testing.dense_operator import DenseOperator
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler, run
@@ -79,21 +79,21 @@ def test_sirt_on_projections() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(("rows", "weight"), [(60, 0.0), (10, 0.02), (60, 0.5)])
-def test_cg_sense_solves_the_normal_equations(dtype: torch.dtype, rows: int, weight: float) -> None:
+def test_cg_least_squares_solves_the_normal_equations(dtype: torch.dtype, rows: int, weight: float) -> None:
     p = dense(rows, dtype)
     A, norm = p.operator.matrix, p.operator.norm()
     expected = torch.linalg.solve(A.mH @ A + weight * norm * torch.eye(N, dtype=dtype), A.mH @ p.measurement)
-    got = result(CGSense(80, weight=weight, tolerance=1e-12), p).reshape(-1)
+    got = result(CGLeastSquares(80, weight=weight, tolerance=1e-12), p).reshape(-1)
     torch.testing.assert_close(got, expected, atol=1e-8, rtol=0)
 
 
-def test_cg_sense_without_a_weight_gives_the_smallest_solution() -> None:
+def test_cg_least_squares_without_a_weight_gives_the_smallest_solution() -> None:
     p = dense(10, torch.complex128)
-    got = result(CGSense(40, tolerance=1e-12), p).reshape(-1)
+    got = result(CGLeastSquares(40, tolerance=1e-12), p).reshape(-1)
     torch.testing.assert_close(got, torch.linalg.pinv(p.operator.matrix) @ p.measurement, atol=1e-8, rtol=0)
 
 
-def test_cg_sense_of_coils_beats_zero_filling() -> None:
+def test_cg_least_squares_of_coils_beats_zero_filling() -> None:
     geometry = VolumeGeometry((24, 24, 2))
     X, Y, _ = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in geometry.shape), indexing="ij")
     centres = ((1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -103,25 +103,31 @@ def test_cg_sense_of_coils_beats_zero_filling() -> None:
     )
     x = ((X**2 + Y**2 < 0.7) * torch.exp(1j * Y)).to(torch.complex64)[None]
     p = Problem(operator, operator(x))
-    error = [float((e - x).abs().square().sum()) for e in (operator.initial(p.measurement), result(CGSense(40), p))]
+    error = [
+        float((e - x).abs().square().sum()) for e in (operator.initial(p.measurement), result(CGLeastSquares(40), p))
+    ]
     assert error[1] < 0.25 * error[0]
 
 
-@pytest.mark.parametrize("make", [lambda: SIRT(3), lambda: SIRT(3, nonnegative=True), lambda: CGSense(3, weight=0.1)])
+@pytest.mark.parametrize(
+    "make", [lambda: SIRT(3), lambda: SIRT(3, nonnegative=True), lambda: CGLeastSquares(3, weight=0.1)]
+)
 def test_laws(make) -> None:
     check_sampler(make, positive(), GaussianPrior().denoise, NoConsistency)
     start = make()
     start.prepare(positive(), sigma_min=1e-3, sigma_max=1.0)
     torch.testing.assert_close(start.estimate(positive().measurement), result(make(), positive()), rtol=0, atol=0)
     assert not make().calls_network
-    check_sampler(lambda: AnnealedSampler(2, start=make()), positive(), GaussianPrior().denoise, NoConsistency)
+    check_sampler(lambda: PnPHQSSampler(2, start=make()), positive(), GaussianPrior().denoise, NoConsistency)
 
 
 def test_sirt_refuses_what_has_no_sums() -> None:
     complex_volume = dense(10, torch.complex128)
     kspace = CartesianMRI(GEOMETRY, acceleration=2.0)
     for p in (complex_volume, Problem(kspace, torch.zeros(kspace.measurement_shape, dtype=torch.complex64))):
-        with pytest.raises(ConfigError, match=r'sampler sirt: needs an operator.*got complex numbers.*"cg_sense"'):
+        with pytest.raises(
+            ConfigError, match=r'sampler sirt: needs an operator.*got complex numbers.*"cg_least_squares"'
+        ):
             result(SIRT(), p)
     with pytest.raises(ConfigError, match="sums that are negative"):
         result(SIRT(), dense(10, torch.float64))
@@ -134,9 +140,9 @@ def test_sirt_refuses_what_has_no_sums() -> None:
         (SIRT, "relaxation", 2.0),
         (SIRT, "relaxation", 0.0),
         (SIRT, "nonnegative", "yes"),
-        (CGSense, "iterations", 1.5),
-        (CGSense, "weight", -1.0),
-        (CGSense, "tolerance", 2.0),
+        (CGLeastSquares, "iterations", 1.5),
+        (CGLeastSquares, "weight", -1.0),
+        (CGLeastSquares, "tolerance", 2.0),
     ],
 )
 def test_wrong_options(cls: type, option: str, value: object) -> None:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Conjugate gradients on the normal equations: the classical rival of parallel imaging."""
+"""Least squares by conjugate gradients on the normal equations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.protocols import ClassicalSampler
 
 
-class CGSense(ClassicalSampler):
+class CGLeastSquares(ClassicalSampler):
     """``argmin_x 1/2 ||A x - y||^2 + weight/2 ||A^T A|| ||x||^2`` by conjugate gradients from 0.
 
-    Iterative SENSE (Pruessmann et al. 2001, Magn. Reson. Med. 46(4), 638) for any linear operator, real or complex;
-    few iterations regularize too.
+    For any linear operator, real or complex; few iterations regularize too. With a multi-coil MRI operator it is the
+    iterative SENSE (CG-SENSE) of Pruessmann et al. 2001, Magn. Reson. Med. 46(4), 638.
 
     Args:
         iterations: most iterations, 1 or more.

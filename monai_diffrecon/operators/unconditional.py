@@ -9,7 +9,7 @@ from torch import Tensor
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
 
-class Unmeasured(Operator):
+class Unconditional(Operator):
     """No measurement at all, for unconditional samples; an empty one of shape (0,).
 
     Args:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Annealed plug-and-play: denoise and correct at falling noise levels, add nothing."""
+"""Plug-and-play half-quadratic splitting: denoise and correct at falling noise levels, add nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class AnnealedSampler(LadderSampler):
-    """The best estimate rather than a sample: half-quadratic splitting with a falling noise level.
+class PnPHQSSampler(LadderSampler):
+    """Plug-and-play half-quadratic splitting (PnP-HQS): the best estimate rather than a sample.
 
     Each step is ``x <- D(x, sigma)``, then the consistency step; nothing is added, so the error falls instead of
-    being drawn anew (plug-and-play HQS: Zhang et al. 2021, arXiv 2008.13751, algorithm 1). Start at a classical
+    being drawn anew (Zhang et al. 2021, arXiv 2008.13751, algorithm 1). Start at a classical
     reconstruction with sigma near its own error.
 
     ``momentum`` denoises ``x + momentum (x - x_before)`` instead of ``x``, which gets as far in fewer steps where one
