@@ -54,11 +54,11 @@ TITLES = {
 HEADING = """{source}, {size} voxels from {first}, with a smooth phase, measured by {coils} coils with noise of
 {noise:g} % of the bright voxels. Each row is one `python -m monai.bundle run` of the file
 (`scripts/studies/raw_mri.py`); coil maps are found by ESPIRiT. Metrics are of the magnitude, without rescaling: the
-truth is in the readers' units. The rivals have the best weight of a grid, judged by the truth. The sigma schedule of
-the task `raw_mri` was chosen on another subject (open_ms_data, cross-sectional patient 19), from a Cartesian scan; its ten
-steps of conjugate gradients were first tried after a radial run of this very volume had fallen behind total variation,
-so the radial row is not fully blind. Seconds, of {threads} threads, are without reading the file and finding the coil
-maps."""
+truth is in the readers' units. The rivals have the best weight of a grid, judged by the truth. The sigma
+schedule of the task `raw_mri` was chosen on another subject (open_ms_data, cross-sectional patient 19), from a
+Cartesian scan; its ten steps of conjugate gradients were first tried after a radial run of this very volume had fallen
+behind total variation, so the radial row is not fully blind. Seconds, of {threads} threads, are without reading the
+file and finding the coil maps."""
 READERS = {"cartesian": "fastmri", "radial": "ismrmrd"}
 #: Weights relative to ||A^T A||, which for radial samples is that of the crowded centre of k-space.
 CG_GRID = {

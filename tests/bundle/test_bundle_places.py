@@ -14,7 +14,7 @@ import pytest
 
 from monai_diffrecon import registry
 from monai_diffrecon.bundle.places import VARIABLE, find_bundle
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.presets.overlays import METHOD, METHODS, overlay_path, overlays
 

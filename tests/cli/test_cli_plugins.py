@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from monai_diffrecon import __version__, errors, registry
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.registry import PluginInfo
 
 GOOD = PluginInfo("z_tv", "priors", "monai-diffrecon", "0.1.0", "Total variation along z.")
@@ -132,5 +132,5 @@ def test_both_ways_to_call_it(command: list[str]) -> None:
 
 def test_listing_stays_quick() -> None:
     """Not by the clock: what would make it slow is not imported."""
-    code = "import sys; from monai_diffrecon import cli; cli.main(['plugins']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from monai_diffrecon.cli import main as cli; cli.main(['plugins']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import DiffReconError, InputError
 from monai_diffrecon.errors.uncaught import users_error
 from monai_diffrecon.options.command_line import check_arguments

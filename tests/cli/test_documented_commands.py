@@ -23,7 +23,7 @@ import torch
 
 from diffrecon_ncsnpp.ncsnpp import NCSNpp
 from diffrecon_ncsnpp.ncsnpp_layout import published_shapes
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import DiffReconError
 from monai_diffrecon.errors.uncaught import users_error
 from monai_diffrecon.options.command_line import check_arguments

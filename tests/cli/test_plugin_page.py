@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from monai_diffrecon import registry
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.cli.plugins import PluginOption, find_plugin, plugin_options
 from monai_diffrecon.errors import PluginError
 from monai_diffrecon.registry import PluginInfo

@@ -15,7 +15,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError, PluginError
 from monai_diffrecon.io.measurement.file import read_measurement, write_measurement
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import DiffReconError
 from monai_diffrecon.errors.uncaught import users_error
 from monai_diffrecon.io.nifti_reader import NIfTIReader

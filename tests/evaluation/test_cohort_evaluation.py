@@ -16,7 +16,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError, NumericalError

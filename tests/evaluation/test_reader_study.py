@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError
 from monai_diffrecon.evaluation.reader_study.pack import export_pack
 from monai_diffrecon.evaluation.reader_study.results import unseal

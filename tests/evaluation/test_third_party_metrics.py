@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.comparison.builtin_metrics import MAE, PSNR, SSIM
 from monai_diffrecon.comparison.case_metrics import case_metrics
 from monai_diffrecon.comparison.volume_metrics import volume_metrics

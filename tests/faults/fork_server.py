@@ -27,7 +27,7 @@ import torch
 
 import monai_diffrecon.engine.cases.evaluator
 import monai_diffrecon.evaluation.cohort.runner
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.errors import DiffReconError
 from monai_diffrecon.errors.uncaught import chain_of

@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.cases.list_cases import list_cases
 from monai_diffrecon.errors import DiffReconError, InputError, NumericalError
 from monai_diffrecon.errors.uncaught import chain_of

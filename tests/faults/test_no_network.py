@@ -17,7 +17,7 @@ from typing import Any
 import monai.bundle
 import pytest
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.cases.list_cases import list_cases
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.errors.uncaught import users_error

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from monai_diffrecon.bundle.importing.write_bundle import TEMPLATE
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.options.command_line import check_arguments
 from monai_diffrecon.presets.overlays import METHOD, METHODS, TASK, copy_methods, overlay_path, overlays, presets
@@ -84,7 +84,7 @@ def test_the_path_is_printed_alone_and_without_torch(bundle: Path, capsys: pytes
     assert capsys.readouterr().out == f"{METHODS / 'dds.json'}\n"
     assert cli.main(["methods", "--path", "dds", "--bundle", str(bundle)]) == 0
     assert capsys.readouterr().out == f"{bundle / 'configs/methods/dds.json'}\n"
-    code = "import sys; from monai_diffrecon import cli; cli.main(['methods']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from monai_diffrecon.cli import main as cli; cli.main(['methods']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 

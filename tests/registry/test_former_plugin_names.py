@@ -24,8 +24,9 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 import monai_diffrecon as dr
-from monai_diffrecon import cli, registry
+from monai_diffrecon import registry
 from monai_diffrecon.bundle.config import merged_config
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.run_report import RunReport
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.nifti import write_volume

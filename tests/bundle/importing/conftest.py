@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from monai_diffrecon import registry
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 
 STRIPES = '''
 import torch

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from monai_diffrecon.bundle.score_network import load_score_network
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError
 
 Command = Callable[..., int]
@@ -185,5 +185,7 @@ def test_values_are_json_or_words() -> None:
 
 
 def test_the_parser_stays_light() -> None:
-    code = "import sys; from monai_diffrecon import cli; cli.build_parser(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from monai_diffrecon.cli import main as cli; cli.build_parser(); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,7 +20,7 @@ import torch
 from monai.bundle import verify_metadata, verify_net_in_out
 
 from monai_diffrecon.bundle.score_network import load_score_network
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.hashing import sha256_file
 

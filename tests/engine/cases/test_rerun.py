@@ -17,7 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.cli.main import main as cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.presets.overlays import overlay_path
