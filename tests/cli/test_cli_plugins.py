@@ -132,5 +132,7 @@ def test_both_ways_to_call_it(command: list[str]) -> None:
 
 def test_listing_stays_quick() -> None:
     """Not by the clock: what would make it slow is not imported."""
-    code = "import sys; from monai_diffrecon.cli import main as cli; cli.main(['plugins']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from monai_diffrecon.cli import main as m; m.main(['plugins']); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

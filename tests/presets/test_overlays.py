@@ -84,7 +84,9 @@ def test_the_path_is_printed_alone_and_without_torch(bundle: Path, capsys: pytes
     assert capsys.readouterr().out == f"{METHODS / 'dds.json'}\n"
     assert cli.main(["methods", "--path", "dds", "--bundle", str(bundle)]) == 0
     assert capsys.readouterr().out == f"{bundle / 'configs/methods/dds.json'}\n"
-    code = "import sys; from monai_diffrecon.cli import main as cli; cli.main(['methods']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from monai_diffrecon.cli import main as m; m.main(['methods']); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 
