@@ -363,7 +363,8 @@ def test_cases_that_cannot_be_sampled(options: dict[str, Any], where: str) -> No
         *(({"overlap": v}, "inferer#overlap") for v in (1.0, -0.1, "0.25", None, float("nan"))),
         *(({"noise_std": v}, "inferer#noise_std") for v in (-1.0, "auto", [0.1], float("inf"))),
         *(({"spacing_tolerance": v}, "inferer#spacing_tolerance") for v in (-1, "5%", None)),
-        *(({"window": v}, "inferer#window") for v in (64, "64x64", [64], [64, 64, 64], [64, 0], [64, 1.5], {})),
+        *(({"window": v}, "inferer#window") for v in (64, "64x64", [64, 64, 64], {})),
+        *(({"window": v}, "inferer#window#1") for v in ([64], [64, 0], [64, 1.5])),
         *(({"device": v}, "inferer#device") for v in ("gpu", "", ["cpu"], {})),
     ],
     ids=repr,
@@ -373,3 +374,16 @@ def test_an_option_of_the_wrong_type_is_refused_before_a_scan_is_read(options: d
         inferer(**options)
     assert caught.value.where == where
     assert "expected" in str(caught.value)
+
+
+def test_an_option_that_is_set_later_counts_and_is_checked() -> None:
+    changed = inferer()
+    changed.seed = 7
+    assert (changed.seed, changed.recipe.seed) == (7, 7)
+    with pytest.raises(ConfigError) as caught:
+        changed.seed = -1
+    assert (caught.value.where, changed.seed) == ("seed", 7)
+    changed.specs = {**changed.specs, "sampler": "cubic"}
+    assert not changed.recipe.calls_network
+    with pytest.raises(TypeError):
+        changed.specs["sampler"] = "heun"
