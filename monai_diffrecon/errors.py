@@ -65,7 +65,7 @@ def _joined(what: str | None, where: str | None, expected: str | None, got: str 
         line += f"; expected {expected}"
     if got is not None:
         line += f"{',' if expected is not None else ';'} got {got}"
-    return line + (f". To mend: {mend}" if mend else "")
+    return line + (f". Fix: {mend}" if mend else "")
 
 
 class InputError(DiffReconError):

@@ -157,7 +157,7 @@ def test_nothing_is_overwritten_unless_asked(root: Path, tmp_path: Path, capsys:
     scan.write_text("mine")
     assert simulate(root, "mr.nii.gz", scan, *MRI) == 2
     assert (
-        capsys.readouterr().err == "error: mr.h5: the file exists. To mend: name another, or replace it with --force\n"
+        capsys.readouterr().err == "error: mr.h5: the file exists. Fix: name another, or replace it with --force\n"
     )
     assert scan.read_text() == "mine"
     assert simulate(root, "mr.nii.gz", scan, *MRI, "--force") == 0
