@@ -296,8 +296,8 @@ def main() -> None:
         "",
         f"`scripts/validate_bundles.py`, {torch.get_num_threads()} threads. These subjects are not in the training "
         "data; the default settings were chosen on them. No noise is added. 3D ADMM-TV uses the weight, constraint and "
-        "number of iterations that are best by the ground truth. Calls are network calls per slice. Sampling a whole volume "
-        "takes long; samples for 5 mm slices are in [docs/studies/uncertainty.md](../studies/uncertainty.md).",
+        "number of iterations that are best by the ground truth. Calls are network calls per slice. Sampling a whole "
+        "volume takes long; samples for 5 mm slices are in [docs/studies/uncertainty.md](../studies/uncertainty.md).",
         "",
     ]
     if args.output is not None:
