@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what a bundle's metadata say of its score network."""
+"""Checks of a bundle's metadata about its score network."""
 
 from __future__ import annotations
 

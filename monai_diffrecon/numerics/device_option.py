@@ -20,5 +20,7 @@ def check_device(device: torch.device | str | None, where: str) -> torch.device 
     except (RuntimeError, TypeError):
         there = False
     if not there:
-        raise ConfigError("no such device", where=where, expected="cpu, or cuda:0 where CUDA is", got=repr(device))
+        raise ConfigError(
+            "no such device", where=where, expected="cpu, or cuda:0 if CUDA is available", got=repr(device)
+        )
     return device

@@ -34,12 +34,14 @@ def ladder(name: str, steps: int, sigma_start: float, sigma_end: float, *, rho: 
         ConfigError: unknown name, no step, or levels that do not fall.
     """
     if name not in LADDERS:
-        raise ConfigError("unknown ladder", where="sampler#ladder", expected=" or ".join(LADDERS), got=repr(name))
+        raise ConfigError(
+            "unknown sigma schedule", where="sampler#ladder", expected=" or ".join(LADDERS), got=repr(name)
+        )
     if steps < 1:
         raise ConfigError("too few steps", where="sampler#steps", expected="1 or more", got=steps)
     if not sigma_start >= sigma_end > 0:
         raise ConfigError(
-            "a ladder must fall",
+            "noise levels must decrease",
             where="sampler",
             expected="sigma_start >= sigma_end > 0",
             got=f"sigma_start {sigma_start:g}, sigma_end {sigma_end:g}",

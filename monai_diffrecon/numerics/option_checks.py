@@ -60,7 +60,7 @@ def check_flag(value: object, where: str) -> bool:
     """
     if isinstance(value, bool | int | str) and str(value) in _FLAGS:
         return _FLAGS[str(value)]
-    raise ConfigError("not a truth value", where=where, expected="true or false", got=repr(value))
+    raise ConfigError("not a boolean", where=where, expected="true or false", got=repr(value))
 
 
 def check_choice(value: object, where: str, choices: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of what turns a foreign checkpoint into a network of ours."""
+"""Contract of importers of published checkpoints."""
 
 from __future__ import annotations
 

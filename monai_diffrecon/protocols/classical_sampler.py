@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of the methods that need no network."""
+"""Contract of classical methods, which need no network."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ClassicalSampler(Sampler):
         """
         if problem.operator.family == "none":
             raise ConfigError(
-                "a classical estimate, and nothing is measured",
+                "a classical estimate needs a measurement",
                 where="sampler",
-                expected="an operator that measures",
+                expected="an operator with a measurement",
                 got=type(problem.operator).__name__,
                 mend="use a diffusion sampler, such as heun",
             )

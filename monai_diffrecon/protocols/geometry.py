@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a volume lies in space."""
+"""Position and orientation of a volume."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of what reads a scan from disk."""
+"""Contract of readers of scans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MeasurementReader(Plugin, ABC):
     """Reads one kind of file or folder. Every option of the constructor has a default.
 
     Attributes:
-        leaning: set by whoever straightens images whose slices lean (gantry tilt); else these are refused.
+        leaning: set by callers that correct a sheared (gantry-tilted) stack; otherwise it is refused.
     """
 
     leaning: bool = False

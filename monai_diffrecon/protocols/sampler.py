@@ -21,10 +21,10 @@ Denoise = Callable[[Tensor, float, SamplerState], Tensor]
 
 
 class Sampler(Plugin, ABC):
-    """Runs a ladder of noise levels from a start to the estimate.
+    """Runs a schedule of noise levels from a start to the estimate.
 
     The engine calls ``begin`` once, then ``step`` once for each entry of ``schedule``; the result is
-    ``state.x``. Everything that decides the future of a run lives in the state, so ``step`` may be called on a
+    ``state.x``. Everything that determines the rest of a run is stored in the state, so ``step`` may be called on a
     restored state, after ``prepare``.
 
     Attributes:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of what writes a volume in one format."""
+"""Contract of writers of volumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monai_diffrecon.protocols.plugin import Plugin
 
 @dataclass(frozen=True)
 class VolumeOrigin:
-    """What a file may tell of a volume beside voxels and geometry; nothing of it identifies a patient.
+    """Metadata that may be written besides voxels and geometry; none of it identifies a patient.
 
     Attributes:
         case: pseudonym of the case.
@@ -39,7 +39,7 @@ class VolumeWriter(Plugin, ABC):
     """Writes a volume in one format. Every option of the constructor has a default.
 
     Attributes:
-        suffix: suffix of the file, such as ``.nrrd``; empty for a format of several files, which fill a folder.
+        suffix: suffix of the file, such as ``.nrrd``; empty for a format with several files in a folder.
     """
 
     suffix: ClassVar[str] = ""

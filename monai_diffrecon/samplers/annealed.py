@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Annealed plug-and-play: denoise and correct at falling noise levels, add nothing."""
+"""Annealed plug-and-play: denoise and correct at decreasing noise levels, without adding noise."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 
 
 class AnnealedSampler(LadderSampler):
-    """The best estimate rather than a sample: half-quadratic splitting with a falling noise level.
+    """A single best estimate, not a sample: half-quadratic splitting with decreasing noise levels.
 
-    Each step is ``x <- D(x, sigma)``, then the consistency step; nothing is added, so the error falls instead of
-    being drawn anew (plug-and-play HQS: Zhang et al. 2021, arXiv 2008.13751, algorithm 1). Start at a classical
+    Each step is ``x <- D(x, sigma)``, then the data consistency step. No noise is added, so the error falls instead of
+    being redrawn (plug-and-play HQS: Zhang et al. 2021, arXiv 2008.13751, algorithm 1). Start at a classical
     reconstruction with sigma near its own error.
 
-    ``momentum`` denoises ``x + momentum (x - x_before)`` instead of ``x``, which gets as far in fewer steps where one
+    ``momentum`` denoises ``x + momentum (x - x_before)`` instead of ``x``, which needs fewer steps where one
     correction moves the volume little, as between thick slices (accelerated plug-and-play: Kamilov, Mansour and
     Wohlberg 2017, doi 10.1109/LSP.2017.2763583, there with the growing weights of FISTA).
 
@@ -31,7 +31,7 @@ class AnnealedSampler(LadderSampler):
         ladder: ``karras`` or ``geometric``.
         ladder_rho: curvature of the Karras ladder.
         estimate_factor: the estimated error of the start is multiplied by it.
-        momentum: how far each iterate is carried on along its last move before it is denoised, 0 to 1.
+        momentum: extrapolation of each iterate along its last change before it is denoised, 0 to 1.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.

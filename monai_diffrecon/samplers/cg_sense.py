@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Conjugate gradients on the normal equations: the classical rival of parallel imaging."""
+"""Conjugate gradients on the normal equations: the classical baseline of parallel imaging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CGSense(ClassicalSampler):
     """``argmin_x 1/2 ||A x - y||^2 + weight/2 ||A^T A|| ||x||^2`` by conjugate gradients from 0.
 
     Iterative SENSE (Pruessmann et al. 2001, Magn. Reson. Med. 46(4), 638) for any linear operator, real or complex;
-    few iterations regularize too.
+    few iterations also regularize.
 
     Args:
         iterations: most iterations, 1 or more.

@@ -22,7 +22,7 @@ class DDIMSampler(LadderSampler):
     Args:
         steps: number of levels, 1 or more.
         eta: share of fresh noise, 0 (deterministic) to 1.
-        direction: the noise that is kept is what the ``network`` says, or what is left beside the ``corrected``
+        direction: the remaining noise is that estimated by the ``network``, or the difference to the ``corrected``
             estimate.
         start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method; noise of the
             first level is added to an estimate.

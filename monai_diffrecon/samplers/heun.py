@@ -17,7 +17,7 @@ from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 class HeunSampler(LadderSampler):
     """A sample by EDM's stochastic sampler of second order (Karras et al. 2022, arXiv 2206.00364, algorithm 2).
 
-    The slope is ``(x - x0hat) / sigma`` with the corrected clean estimate x0hat. Two denoiser calls a step, except
+    The slope is ``(x - x0hat) / sigma`` with the corrected clean estimate x0hat. Two denoiser calls per step, except
     the last.
 
     Args:
@@ -67,7 +67,9 @@ class HeunSampler(LadderSampler):
         self.churn_to = float("inf") if S_tmax is None else check_number(S_tmax, "sampler#S_tmax", low=0.0)
         self.churn_std = check_number(S_noise, "sampler#S_noise", low=0.0)
         if self.churn_to < self.churn_from:
-            raise ConfigError("no level is churned", where="sampler#S_tmax", expected="S_tmin or more", got=S_tmax)
+            raise ConfigError(
+                "no noise level gets churn", where="sampler#S_tmax", expected="S_tmin or more", got=S_tmax
+            )
 
     def step(
         self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource

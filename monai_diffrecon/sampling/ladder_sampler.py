@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Base of the samplers that descend a ladder: where they start, and the noise levels of their steps."""
+"""Base of samplers with a sigma schedule: their start, and the noise levels of their steps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SLACK = 1e-6
 
 
 class LadderSampler(Sampler, ABC):
-    """Base of the samplers that call a network at each level of a ladder.
+    """Base of samplers that call a network at each level of a sigma schedule.
 
-    A subclass implements ``step``. It inherits these options, or names those that it offers in a constructor of its
-    own; without ``start`` among them it also sets ``plugin_options = {}``. The ladder is part of the state, so that a
+    A subclass implements ``step``. It inherits these options, or names its options in a constructor of its
+    own; without ``start`` among them it also sets ``plugin_options = {}``. The schedule is part of the state, so that a
     restored run need not estimate it again.
 
     Args:
@@ -36,8 +36,8 @@ class LadderSampler(Sampler, ABC):
         steps: number of levels, 1 or more.
         ladder: ``karras`` or ``geometric``.
         ladder_rho: curvature of the Karras ladder.
-        estimate_factor: the estimated error is multiplied by it: the bootstrap does not see what the start has
-            lost already.
+        estimate_factor: the estimated error is multiplied by it: the bootstrap cannot estimate what the start has
+            already lost.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
@@ -69,7 +69,7 @@ class LadderSampler(Sampler, ABC):
             self.sigma_start = check_number(sigma_start, "sampler#sigma_start", low=self.sigma_end)
         if self.start == "noise" and self.sigma_start == "estimate":
             raise ConfigError(
-                "noise has no error to estimate",
+                "the error cannot be estimated for a start from noise",
                 where="sampler#sigma_start",
                 expected='a number or "max" with start "noise"',
                 got='"estimate"',
@@ -90,7 +90,7 @@ class LadderSampler(Sampler, ABC):
         for name, level in (("sigma_end", self.sigma_end), ("sigma_start", self.sigma_start)):
             if not isinstance(level, str) and not sigma_min * (1 - _SLACK) <= level <= sigma_max * (1 + _SLACK):
                 raise ConfigError(
-                    "a noise level that the networks do not know",
+                    "a noise level outside the networks' range",
                     where=f"sampler#{name}",
                     expected=f"{sigma_min:g} to {sigma_max:g}",
                     got=f"{level:g}",
@@ -129,7 +129,7 @@ class LadderSampler(Sampler, ABC):
         """
         levels = state.memory.get("sampler", {}).get("ladder")
         if levels is None:
-            raise ResumeMismatchError("a state without a ladder", where=f"sampler {type(self).__name__}")
+            raise ResumeMismatchError("a state without a sigma schedule", where=f"sampler {type(self).__name__}")
         return tuple(float(level) for level in levels)
 
     def levels_at(self, state: SamplerState) -> tuple[float, float]:
@@ -156,10 +156,10 @@ class LadderSampler(Sampler, ABC):
         error = self.estimate_factor * bootstrap_error(reconstruct, simulate, x)
         if not error < float("inf"):
             raise NumericalError(
-                "the error of the start is not finite",
+                "the error of the start estimate is not finite",
                 where="sampler#start",
                 got=error,
-                mend="look at the measurement, or set sampler#sigma_start to a number",
+                mend="check the measurement, or set sampler#sigma_start to a number",
             )
         return min(max(error, self.sigma_end), self.sigma_max)
 
@@ -170,7 +170,7 @@ def _checked_start(start: object) -> str | ClassicalSampler:
     if isinstance(start, str) and start in ("noise", "initial"):
         return start
     raise ConfigError(
-        "not a start",
+        "not a valid start",
         where="sampler#start",
         expected='"noise", "initial", or a classical sampler with estimate(measurement), such as admm_tv',
         got=type(start).__name__ if isinstance(start, Sampler) else repr(start),

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Tell a dataset which epoch it is in."""
+"""Pass the epoch number to a dataset."""
 
 from __future__ import annotations
 

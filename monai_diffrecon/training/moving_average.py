@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Moving average of the weights that survives a resumption."""
+"""Moving average of the weights that can be resumed."""
 
 from __future__ import annotations
 

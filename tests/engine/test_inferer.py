@@ -158,7 +158,7 @@ def test_a_second_plane() -> None:
     assert done.report.network_calls == 2 * 2 + 2
     with pytest.raises(ConfigError, match=r"works with 2 to 3 planes.*auxiliary_bundle"):
         voxels(inferer(prior=prior))
-    with pytest.raises(ConfigError, match="two networks of one plane"):
+    with pytest.raises(ConfigError, match="two networks for the same plane"):
         voxels(inferer(prior=prior, auxiliaries=[replace(CORONAL, plane="axial")]))
 
 

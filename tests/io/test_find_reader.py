@@ -80,7 +80,7 @@ def test_what_no_reader_recognises(scans: Path) -> None:
     with pytest.raises(InputError) as caught:
         find_reader(scans / "notes.txt")
     text = str(caught.value)
-    assert text.startswith("notes.txt: recognised by no reader; expected a scan for container, dicom, ")
+    assert text.startswith("notes.txt: not recognized by any reader; expected a scan for container, dicom, ")
     assert "--reader NAME" in text
     assert "Doe" not in text
     with pytest.raises(InputError, match=r"^none.nii: no such file or folder"):

@@ -209,7 +209,7 @@ def test_wrong_options(options: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"thickness": 4.9}, ConfigError, "operator#thickness: the image has slices at another distance"),
+        ({"thickness": 4.9}, ConfigError, "operator#thickness: the image has another slice spacing"),
         ({"gap": 5.0}, ConfigError, "operator#thickness"),
         ({"target_spacing": 0}, ConfigError, "operator#target_spacing"),
         ({"target_spacing": 6.0}, InputError, "thinner than the target"),

@@ -178,7 +178,7 @@ def test_bootstrap_error_counts_the_foreground_only() -> None:
         ({"iterations": True}, "sampler#iterations"),
         ({"cg_iterations": 2.5}, "sampler#cg_iterations"),
         ({"boundary": "zero"}, "sampler#boundary"),
-        ({"isotropic": "no"}, "sampler#isotropic: not a truth value"),
+        ({"isotropic": "no"}, "sampler#isotropic: not a boolean"),
         ({"nonnegative": 2}, "sampler#nonnegative"),
     ],
 )

@@ -302,7 +302,7 @@ def test_faults() -> None:
         (AnnealedSampler, {"steps": 10.0}, "sampler#steps"),
         (AnnealedSampler, {"start": "fbp"}, "sampler#start"),
         (AnnealedSampler, {"start": DDIMSampler()}, "sampler#start.*got DDIMSampler"),
-        (AnnealedSampler, {"start": "noise"}, "noise has no error to estimate"),
+        (AnnealedSampler, {"start": "noise"}, "the error cannot be estimated for a start from noise"),
         (AnnealedSampler, {"sigma_start": "auto"}, "sampler#sigma_start"),
         (AnnealedSampler, {"sigma_start": 0.001}, "sampler#sigma_start"),
         (AnnealedSampler, {"sigma_end": 0.0}, "sampler#sigma_end"),
@@ -311,7 +311,7 @@ def test_faults() -> None:
         (DDIMSampler, {"ladder_rho": 0}, "sampler#ladder_rho"),
         (DDIMSampler, {"eta": 1.1}, "sampler#eta"),
         (HeunSampler, {"S_churn": -1}, "sampler#S_churn"),
-        (HeunSampler, {"S_tmin": 2.0, "S_tmax": 1.0}, "sampler#S_tmax: no level is churned"),
+        (HeunSampler, {"S_tmin": 2.0, "S_tmax": 1.0}, "sampler#S_tmax: no noise level gets churn"),
         (HeunSampler, {"S_noise": float("inf")}, "sampler#S_noise"),
     ],
 )
