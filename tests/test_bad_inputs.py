@@ -209,7 +209,7 @@ CASES: dict[str, Case] = {
     "an image where k-space is needed": Case(
         thin,
         InputError,
-        ("the measurement of CartesianMRI does not say the geometry", "--simulate true"),
+        ("the measurement of CartesianMRI does not state the geometry", "--simulate true"),
         task="accelerated_mri",
         options={"simulate": False},
     ),

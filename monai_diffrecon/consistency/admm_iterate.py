@@ -21,8 +21,8 @@ class ADMMIterateStep(ConsistencyStep):
     """One ADMM iteration with one conjugate-gradient step on the noisy iterate (DiffusionMBIR, arXiv 2211.10655).
 
     ``x`` moves from the iterate towards the solution of ``(B A + rho K^T K) x = B y + rho K^T (z - w)``, then
-    ``z = prox(K x + w)`` and ``w += K x - z`` (algorithm 1). z and w start at 0 and persist over all steps: the sampler's
-    steps are ADMM's iterations. B is the adjoint, or the published back-projection.
+    ``z = prox(K x + w)`` and ``w += K x - z`` (algorithm 1). z and w start at 0 and persist over all steps: the
+    sampler's steps are ADMM's iterations. B is the adjoint, or the published back-projection.
 
     The method needs thousands of small steps, because z depends on the noisier previous iterate. For few steps
     use ``admm``, which acts on the clean estimate.

@@ -24,8 +24,8 @@ class ConjugateGradientStep(ConsistencyStep):
     With few iterations, x stays near x0 in the null space of the operator, even with gamma = 0.
 
     The correction ``x - x0`` is a combination of the operator's rows. For thick slices these are boxes, whose edges
-    show as seams. With a ``correlation`` L the norm of the correction is that of an error that is smooth along one axis,
-    ``gamma/2 ||L^-1 (x - x0)||^2``: ``x = x0 + L u``, and u by conjugate gradients on ``A L``.
+    show as seams. With a ``correlation`` L the norm of the correction is that of an error that is smooth along one
+    axis, ``gamma/2 ||L^-1 (x - x0)||^2``: ``x = x0 + L u``, and u by conjugate gradients on ``A L``.
 
     Args:
         iterations: most iterations, 1 or more.

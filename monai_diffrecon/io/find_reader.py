@@ -105,7 +105,7 @@ def _choose(path: Path, spec: Any) -> tuple[str, MeasurementReader]:
             "not a scan, but a folder of scans",
             where=path.name,
             expected="one scan",
-            got=f"{len(inner)} subfolders with scans",
+            got=f"{len(inner)} folders with scans",
             mend=name_one(path, inner),
         )
     elsewhere = sorted((n, d) for (kind, n), d in registry.KNOWN_PROVIDERS.items() if kind == "readers")

@@ -260,7 +260,7 @@ def test_a_measurement_brings_its_operator() -> None:
 
 
 def test_an_operator_whose_measurement_is_no_image_needs_its_geometry() -> None:
-    with pytest.raises(InputError, match="does not say the geometry"):
+    with pytest.raises(InputError, match="does not state the geometry"):
         voxels(inferer(operator={"name": "parallel_ct", "views": 8}), torch.ones(1, 8, 20, 5))
 
 

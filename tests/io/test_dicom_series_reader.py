@@ -119,7 +119,7 @@ def test_thickness_and_gap_reach_the_operator(mr: Path, dicom: Any, tmp_path: Pa
         assert operator.measurement_shape[1:] == geometry.shape
         assert operator.measured_geometry().gaps == pytest.approx((0, 0, 1), abs=1e-4)
     assert SliceThickness.resolve_options(image.geometry, gap=0.5)["thickness"] == pytest.approx(3.5)
-    with pytest.raises(ConfigError, match="at another distance"):
+    with pytest.raises(ConfigError, match="another slice spacing"):
         SliceThickness.resolve_options(image.geometry, thickness=4.0)
     touching = dicom.save(tmp_path / "touching", dicom.make_series(dicom.stored(), SliceThickness="4.003"))
     assert DicomSeriesReader().read(touching).geometry.gaps == (0.0, 0.0, 0.0)
@@ -249,7 +249,7 @@ REFUSALS: dict[str, tuple[Callable[[list[Any], Any], None], str]] = {
     "shape": (_change(4, Rows=9, Columns=8), "mixed shapes"),
     "thickness": (_change(4, SliceThickness=2.0), "mixed thicknesses"),
     "localizer": (_change(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer slices; .* got 1 of 5 files"),
-    "mosaic": (_change(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "slices side by side"),
+    "mosaic": (_change(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "several slices in one image"),
     "rgb": (_change(SamplesPerPixel=3, PhotometricInterpretation="RGB"), "not one channel; .* got RGB, 3 values"),
     "inverted": (_change(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1: inverted values"),
     "position": (

@@ -98,7 +98,7 @@ def test_the_package_that_reads_it_is_named(scans: Path, monkeypatch: pytest.Mon
 
 def test_what_two_readers_recognise(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, greedy=Greedy(), nifti=NIfTIReader())
-    with pytest.raises(InputError, match=r"^volume.nii.gz: recognised by several readers: greedy, nifti. .* --reader "):
+    with pytest.raises(InputError, match=r"^volume.nii.gz: recognized by several readers: greedy, nifti. .* --reader "):
         find_reader(scans / "volume.nii.gz")
 
 

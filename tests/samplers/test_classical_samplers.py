@@ -137,7 +137,9 @@ def test_the_steps_are_the_estimate() -> None:
 
 def test_interpolation_needs_an_operator_that_interpolates() -> None:
     p = problem()
-    with pytest.raises(ConfigError, match=r"sampler: the operator has another .* is interpolation, got one without"):
+    with pytest.raises(
+        ConfigError, match=r"sampler: the operator has a different .* is interpolation, got one without"
+    ):
         run(CubicInterpolation(), p, GaussianPrior().denoise, NoConsistency())
     p.operator.initial_kind = "interpolation"
     got = run(CubicInterpolation(), p, GaussianPrior().denoise, NoConsistency())

@@ -288,9 +288,9 @@ def test_faults() -> None:
     with pytest.raises(ConfigError, match="sampler#sigma_start: a noise level"):
         begin(DDIMSampler(sigma_start=80.0), p)
     broken = Problem(p.operator, p.measurement * float("nan"))
-    with pytest.raises(NumericalError, match="error of the start is not finite"):
+    with pytest.raises(NumericalError, match="error of the start estimate is not finite"):
         begin(AnnealedSampler(), broken)
-    with pytest.raises(ResumeMismatchError, match="without a ladder"):
+    with pytest.raises(ResumeMismatchError, match="without a sigma schedule"):
         DDIMSampler().schedule(SamplerState(x=torch.zeros(SHAPE), sigma=1.0))
 
 
