@@ -56,9 +56,9 @@ HEADING = """{source}, {size} voxels from {first}, with a smooth phase, measured
 (`scripts/study_raw_mri.py`); coil sensitivity maps are estimated with ESPIRiT. Metrics are computed on the
 magnitude, without rescaling: the ground truth is in the readers' units. Baselines use the best weight of a grid,
 selected with the ground truth. The sigma schedule of the task `raw_mri` was chosen on a Cartesian scan of another
-subject (open_ms_data, cross-sectional patient 19). Its ten conjugate gradient steps were introduced after a radial run of this
-volume had fallen behind total variation, so the radial row is not fully blind. Seconds ({threads} threads) exclude
-reading the file and estimating the coil maps."""
+subject (open_ms_data, cross-sectional patient 19). Its ten conjugate gradient steps were introduced after a radial run
+of this volume had fallen behind total variation, so the radial row is not fully blind. Seconds
+({threads} threads) exclude reading the file and estimating the coil maps."""
 READERS = {"cartesian": "fastmri", "radial": "ismrmrd"}
 #: Weights relative to ||A^T A||, which for radial samples is that of the crowded centre of k-space.
 CG_GRID = {

@@ -137,7 +137,8 @@ def test_a_measurement_names_no_other_file(tmp_path: Path, value: object) -> Non
 
 def test_a_volume_far_larger_than_its_measurement(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="too large; expected at most 1048576 voxels for 240 entries, got 1250000000000"
+        InputError,
+        match="too large for its measurement; expected at most 1048576 voxels for 240 entries, got 1250000000000",
     ):
         write_measurement(tmp_path / "scan.h5", measurement((500_000, 500_000, 5)))
 
