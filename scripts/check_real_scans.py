@@ -22,7 +22,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from monai_diffrecon.engine.composition import build_operator
+from monai_diffrecon.engine.problem.measured_operator import build_operator
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.straight import corrected_tilt
 

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.evaluation.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
-from monai_diffrecon.evaluation.metrics import volume_metrics
+from monai_diffrecon.comparison.volume_metrics import volume_metrics
+from monai_diffrecon.evaluation.cohort.case_row import CaseRow
+from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
 from monai_diffrecon.io.atomic import atomic_write, write_json
-from monai_diffrecon.io.measurement import affine_of, geometry_of
+from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
-from monai_diffrecon.tracking.open_run import open_run
+from monai_diffrecon.tracking.export_run import TrackedRun
 
 ROOT = Path(__file__).resolve().parent.parent
 BRAIN, BODY = ("brain_mr_t1_axial", "brain_mr_t1_coronal"), ("body_ct_axial", "body_ct_coronal")
@@ -259,7 +259,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     store = f"sqlite:///{args.work.resolve()}/mlflow.db"
     texts: dict[str, list[str]] = {}
-    with open_run(args.work, "validation", track=True, experiment="validation", tracking_uri=store) as run:
+    with TrackedRun(args.work, "validation", track=True, experiment="validation", tracking_uri=store) as run:
         for name in args.tasks:
             task, folder = TASKS[name], args.work / name
             folder.mkdir(exist_ok=True)

@@ -4,8 +4,10 @@
 
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +16,17 @@ LINT = [sys.executable, "-c", "from importlinter.cli import lint_imports_command
 
 def lint(cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(LINT, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_no_circle_of_imports() -> None:
+    """Files are in an order in which each imports only those before it, for types too."""
+    graph = grimp.build_graph("monai_diffrecon", cache_dir=None)
+    imports = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    order = list(TopologicalSorter(imports).static_order())  # raises a CycleError that names the circle
+    assert order.index("monai_diffrecon.errors") < order.index("monai_diffrecon.engine.inferer")
+    imports["monai_diffrecon.errors"].add("monai_diffrecon.engine.inferer")
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(imports).static_order())
 
 
 def test_contracts_hold() -> None:
@@ -35,6 +48,7 @@ def test_contracts_hold() -> None:
         ("samplers/rogue.py", "def f():\n    import monai.networks", "The lower layers stay free of monai"),
         ("testing/rogue.py", "import monai_diffrecon.engine", "The test kit for plugin authors needs no engine"),
         ("engine/rogue.py", "import monai_diffrecon.testing", "Nothing imports the test kit"),
+        ("engine/rogue.py", "import monai_diffrecon.engine.ring", "No circles"),
     ],
 )
 def test_each_contract_can_fail(tmp_path: Path, module: str, line: str, broken: str) -> None:
@@ -47,7 +61,8 @@ def test_each_contract_can_fail(tmp_path: Path, module: str, line: str, broken: 
             (package / part.name / "__init__.py").touch()
         elif part.suffix == ".py":
             (package / part.name).touch()
-    (package / "registry.py").write_text("import entrypoints\n")
+    (package / "registry" / "registry.py").write_text("import entrypoints\n")
+    (package / "engine" / "ring.py").write_text("import monai_diffrecon.engine.rogue\n" if "ring" in line else "")
     (package / module).write_text(line + "\n")
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     result = lint(tmp_path)

@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from monai_diffrecon.engine.out_of_memory import is_out_of_memory
+from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory
 from monai_diffrecon.errors import DiffReconError, PluginError
+from monai_diffrecon.protocols import ConsistencyStep, Plugin, SamplerState
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Plugin)
+
+_HOOKS = ("on_estimate", "on_iterate", "on_result")
 
 
 def named_call(call: Callable[[], T], where: str) -> T:
@@ -79,3 +84,53 @@ def check_like(out: object, x: Tensor, where: str) -> Tensor:
 
 def _kind(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)} on {x.device}"
+
+
+def copied(plugin: P) -> P:
+    """Return a shallow copy of a plugin, and of the plugins it holds.
+
+    What a run binds to it stays in the copy: the plugin can be used again, and in two runs at the same time.
+    """
+    return _copied(plugin, {})
+
+
+def _copied(value: Any, known: dict[int, Any]) -> Any:
+    if type(value) in (list, tuple):
+        inner = [_copied(item, known) for item in value]
+        return value if all(a is b for a, b in zip(inner, value, strict=True)) else type(value)(inner)
+    if not isinstance(value, Plugin):
+        return value
+    if id(value) not in known:
+        known[id(value)] = own = copy.copy(value)
+        vars(own).update({name: _copied(inner, known) for name, inner in vars(value).items()})
+    return known[id(value)]
+
+
+def watched(step: ConsistencyStep, corrected: Callable[[Tensor, str], None]) -> ConsistencyStep:
+    """Return a copy of a consistency step that checks what its hooks return; the step itself stays as it is.
+
+    The copy is of a subclass that overrides the hooks that the class has, and no other: samplers ask for that.
+
+    Args:
+        step: the step.
+        corrected: told of each volume that a hook returned, and of the hook's name.
+    """
+    cls: type[ConsistencyStep] = type(step)
+    where = f"consistency {cls.__name__}"
+
+    def hook(name: str) -> Callable[[ConsistencyStep, Tensor, SamplerState], Tensor]:
+        inner = getattr(cls, name)
+
+        def call(self: ConsistencyStep, x: Tensor, state: SamplerState) -> Tensor:
+            done = checked_call(lambda x: inner(self, x, state), x, f"{where}, {name}")
+            corrected(done, name)
+            return done
+
+        return call
+
+    members: dict[str, Any] = {n: hook(n) for n in _HOOKS if getattr(cls, n) is not getattr(ConsistencyStep, n)}
+    if cls.guidance is not ConsistencyStep.guidance:
+        members["guidance"] = lambda self, *given: named_call(lambda: cls.guidance(self, *given), f"{where}, guidance")
+    own = copied(step)
+    own.__class__ = type(cls.__name__, (cls,), members)
+    return own

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from monai_diffrecon import registry
+from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.protocols import Plugin
 
 Spec = dict[str, Any]
@@ -65,6 +66,37 @@ def object_notice(specs: Mapping[str, Spec]) -> tuple[str, ...]:
         f"{names}: given as an object; the run cannot be resumed, nor repeated from its record (a registered class, "
         "given by its name, can)",
     )
+
+
+def distributions_of(composition: Mapping[str, Any], scores: Sequence[ScoreNetwork] = ()) -> set[str]:
+    """Return the distributions whose plugins take part, nested ones included.
+
+    Args:
+        composition: config id (``operator``, ``prior``, ...) -> spec.
+        scores: networks, for their denoisers.
+    """
+    kind_of = {where: kind for kind, (where, _) in registry.KINDS.items()}
+    specs = [(kind_of[where], spec) for where, spec in composition.items()]
+    specs += [("denoisers", score.denoiser) for score in scores]
+    found: set[str] = set()
+    while specs:
+        kind, spec = specs.pop()
+        if isinstance(spec, ObjectSpec):
+            continue
+        name = spec if isinstance(spec, str) else spec["name"]
+        options: Mapping[str, Any] = {} if isinstance(spec, str) else spec
+        found.add(registry.distribution_of(kind, name))
+        cls = registry.load(kind, name)
+        for option, nested_kind in cls.plugin_options.items():
+            value = options.get(option)
+            words = getattr(cls, "plugin_literals", {}).get(option, ())
+            inner = value if isinstance(value, list | tuple) else [value]
+            specs += [(nested_kind, v) for v in inner if _is_named(v) and v not in words]
+    return found
+
+
+def _is_named(spec: object) -> bool:
+    return isinstance(spec, str) or (isinstance(spec, dict) and isinstance(spec.get("name"), str))
 
 
 def _objects(value: Any) -> Iterator[str]:

@@ -10,12 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, EventEnum
 from torch import Tensor
 
-from monai_diffrecon.engine.memory_relief import MemoryRelief
-from monai_diffrecon.engine.plugin_checks import check_like, checked_call, named_call
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.memory.out_of_memory import MemoryRelief
+from monai_diffrecon.engine.plugin_checks import check_like, checked_call, copied, named_call, watched
 from monai_diffrecon.errors import NumericalError, PluginError
 from monai_diffrecon.protocols import (
     ConsistencyStep,
@@ -26,7 +25,21 @@ from monai_diffrecon.protocols import (
     ScorePrior,
 )
 
-_HOOKS = ("on_estimate", "on_iterate", "on_result")
+
+class StepEvents(EventEnum):
+    """Fired by the reconstruction engine; ``engine.state`` holds what each says.
+
+    DENOISED: the score prior was called; ``engine.state.estimate`` is the clean estimate.
+    CORRECTED: a hook of the consistency step was called; ``engine.state.corrected`` is what it returned, and
+        ``engine.state.hook`` its name.
+    CONSISTENT: the step's measurement was enforced and the iterate updated.
+    STEP_COMPLETED: the step is over and ``engine.state.recon`` is the sampler state after it.
+    """
+
+    DENOISED = "denoised"
+    CORRECTED = "corrected"
+    CONSISTENT = "consistent"
+    STEP_COMPLETED = "step_completed"
 
 
 class ReconstructionEngine(Engine):
@@ -37,7 +50,8 @@ class ReconstructionEngine(Engine):
     the last step that was completed with all its handlers: what a checkpoint holds.
 
     A step that runs out of memory is tried again in less of it (:class:`MemoryRelief`). Plugins that break their
-    contract are named.
+    contract are named. Consistency step and sampler are copies: what is handed in stays as it is, and may be used
+    again, at the same time too.
 
     Args:
         problem: the inverse problem, in network units.
@@ -60,8 +74,8 @@ class ReconstructionEngine(Engine):
     ) -> None:
         super().__init__(self._step)
         self.register_events(*StepEvents)
-        self.problem, self.prior, self.consistency = problem, prior, consistency
-        self.sampler, self.noise = sampler, noise
+        self.problem, self.prior, self.noise = problem, prior, noise
+        self.consistency, self.sampler = watched(consistency, self._corrected), copied(sampler)
         self.ladder: tuple[float, ...] = ()
         self.denoiser_calls = 0
         self.denoiser_seconds = 0.0
@@ -89,7 +103,6 @@ class ReconstructionEngine(Engine):
             ResourceError: memory does not suffice, whatever is done.
         """
         started = time.perf_counter()
-        self._watch_hooks()
         self.recon = self._with_relief(lambda: self._begin(seed, case, resume))
         self.ladder = self.sampler.schedule(self.recon)
         self.start_seconds = time.perf_counter() - started
@@ -217,23 +230,6 @@ class ReconstructionEngine(Engine):
         self._fire(StepEvents.DENOISED)
         return estimate
 
-    def _watch_hooks(self) -> None:
-        """Check what the hooks that a consistency step overrides return, each time they are called."""
-        cls = type(self.consistency)
-        for name in _HOOKS:
-            if getattr(cls, name) is not getattr(ConsistencyStep, name):
-                hook = getattr(cls, name).__get__(self.consistency)
-                vars(self.consistency)[name] = self._watched(hook, name, f"consistency {cls.__name__}")
-        if cls.guidance is not ConsistencyStep.guidance:
-            guidance = cls.guidance.__get__(self.consistency)
-            where = f"consistency {cls.__name__}, guidance"
-            vars(self.consistency)["guidance"] = lambda *given: named_call(lambda: guidance(*given), where)
-
-    def _watched(self, hook: Callable[..., object], name: str, where: str) -> Callable[[Tensor, SamplerState], Tensor]:
-        def call(x: Tensor, state: SamplerState) -> Tensor:
-            corrected = checked_call(lambda x: hook(x, state), x, f"{where}, {name}")
-            self.state.corrected, self.state.hook = corrected, name
-            self._fire(StepEvents.CORRECTED)
-            return corrected
-
-        return call
+    def _corrected(self, x: Tensor, hook: str) -> None:
+        self.state.corrected, self.state.hook = x, hook
+        self._fire(StepEvents.CORRECTED)

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-from monai_diffrecon.engine.posterior_samples import PosteriorSpread
-from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.protocols import VolumeGeometry
 
 
@@ -24,7 +23,7 @@ class RunReport:
         denoiser_seconds: wall time inside the score prior.
         denoiser_calls: passes over all slices of a plane.
         network_calls: batches of slices that went through a network.
-        ladder: noise levels, network units; of the first sample, as are the steps.
+        ladder: the sigma schedule, network units; of the first sample, as are the steps.
         steps: one row a step: step, sigma, residual.
         scale: physical units of one network unit.
         offset: physical value of network zero.
@@ -68,7 +67,7 @@ class RunReport:
 
 @dataclass
 class RunTotals:
-    """What the runs of several samples cost together; ladder and steps are those of the first."""
+    """What the runs of several samples cost together; sigma schedule and steps are those of the first."""
 
     start_seconds: float = 0.0
     denoiser_seconds: float = 0.0
@@ -77,15 +76,49 @@ class RunTotals:
     ladder: tuple[float, ...] = ()
     steps: list[dict[str, float]] = field(default_factory=list)
 
-    def add(self, engine: ReconstructionEngine, steps: list[dict[str, float]]) -> None:
-        """Count one more run."""
-        if not self.ladder:
-            self.ladder, self.steps = engine.ladder, steps
-        self.start_seconds += engine.start_seconds
-        self.denoiser_seconds += engine.denoiser_seconds
-        self.denoiser_calls += engine.denoiser_calls
-        planes = engine.prior.planes if engine.prior is not None else ()
-        self.network_calls += sum(getattr(plane, "network_calls", 0) for plane in planes)
+    def __add__(self, other: RunTotals) -> RunTotals:
+        """Return the totals with one more sample's."""
+        first = self if self.ladder else other
+        return RunTotals(
+            self.start_seconds + other.start_seconds,
+            self.denoiser_seconds + other.denoiser_seconds,
+            self.denoiser_calls + other.denoiser_calls,
+            self.network_calls + other.network_calls,
+            first.ladder,
+            first.steps,
+        )
+
+
+@dataclass(frozen=True)
+class PosteriorSpread:
+    """How far samples lie from their mean, voxel by voxel.
+
+    The deviation d of each sample is split into ``A^+ A d``, which a measurement without noise would have fixed, and
+    the rest, which the operator A does not see: there only the prior speaks.
+
+    Attributes:
+        count: number of samples.
+        std: standard deviation (n - 1), (C, X, Y, Z), real, in the volume's unit.
+        std_measured: that of the part that A sees.
+        std_null: that of the part that A does not see.
+        samples: the samples themselves, or none.
+    """
+
+    count: int
+    std: Tensor
+    std_measured: Tensor
+    std_null: Tensor
+    samples: tuple[Tensor, ...] = ()
+
+    def in_units(self, scale: float, convert: Callable[[Tensor], Tensor]) -> PosteriorSpread:
+        """Return the same in other units: lengths times ``scale``, samples by ``convert``."""
+        return replace(
+            self,
+            std=self.std * scale,
+            std_measured=self.std_measured * scale,
+            std_null=self.std_null * scale,
+            samples=tuple(convert(sample) for sample in self.samples),
+        )
 
 
 @dataclass

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from monai_diffrecon.numerics.option_checks import check_choice, check_number
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
+from monai_diffrecon.errors.options import check_choice, check_number
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, SamplerState
 from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DDIMSampler(LadderSampler):
     """A sample by decomposed diffusion: the clean estimate is corrected, then noised to the next level.
 
@@ -20,46 +21,21 @@ class DDIMSampler(LadderSampler):
     whose zeta is ``eta^2``).
 
     Args:
-        steps: number of levels, 1 or more.
         eta: share of fresh noise, 0 (deterministic) to 1.
         direction: the remaining noise is that estimated by the ``network``, or the difference to the ``corrected``
             estimate.
-        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method; noise of the
-            first level is added to an estimate.
-        sigma_start: first noise level in network units, ``"max"``, or ``"estimate"``: the start's own error.
-        sigma_end: last noise level in network units.
-        ladder: ``karras`` or ``geometric``.
-        ladder_rho: curvature of the Karras ladder.
-        estimate_factor: the estimated error of the start is multiplied by it.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
     """
 
-    def __init__(
-        self,
-        steps: int = 20,
-        *,
-        eta: float = 0.85,
-        direction: str = "network",
-        start: str | Sampler = "noise",
-        sigma_start: float | str = "max",
-        sigma_end: float = 0.01,
-        ladder: str = "karras",
-        ladder_rho: float = 7.0,
-        estimate_factor: float = 1.5,
-    ) -> None:
-        super().__init__(
-            start=start,
-            sigma_start=sigma_start,
-            sigma_end=sigma_end,
-            steps=steps,
-            ladder=ladder,
-            ladder_rho=ladder_rho,
-            estimate_factor=estimate_factor,
-        )
-        self.eta = check_number(eta, "sampler#eta", low=0.0, high=1.0)
-        self.direction = check_choice(direction, "sampler#direction", ("network", "corrected"))
+    eta: float = 0.85
+    direction: str = "network"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.eta = check_number(self.eta, "sampler#eta", low=0.0, high=1.0)
+        self.direction = check_choice(self.direction, "sampler#direction", ("network", "corrected"))
 
     def step(
         self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource

@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_number
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Sampler, SamplerState
+from monai_diffrecon.errors.options import check_number
+from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, SamplerState
 from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class HeunSampler(LadderSampler):
     """A sample by EDM's stochastic sampler of second order (Karras et al. 2022, arXiv 2206.00364, algorithm 2).
 
@@ -21,54 +23,29 @@ class HeunSampler(LadderSampler):
     the last.
 
     Args:
-        steps: number of levels, 1 or more.
         S_churn: amount of noise added and removed again over the whole run; 0 is deterministic.
         S_tmin: smallest noise level at which noise is added.
         S_tmax: largest noise level at which noise is added; None for no limit.
         S_noise: standard deviation of the added noise.
-        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method; noise of the
-            first level is added to an estimate.
-        sigma_start: first noise level in network units, ``"max"``, or ``"estimate"``: the start's own error.
-        sigma_end: last noise level in network units.
-        ladder: ``karras`` or ``geometric``.
-        ladder_rho: curvature of the Karras ladder.
-        estimate_factor: the estimated error of the start is multiplied by it.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
     """
 
-    def __init__(
-        self,
-        steps: int = 20,
-        *,
-        S_churn: float = 0.0,  # noqa: N803 - the paper's names
-        S_tmin: float = 0.0,  # noqa: N803
-        S_tmax: float | None = None,  # noqa: N803
-        S_noise: float = 1.0,  # noqa: N803
-        start: str | Sampler = "noise",
-        sigma_start: float | str = "max",
-        sigma_end: float = 0.01,
-        ladder: str = "karras",
-        ladder_rho: float = 7.0,
-        estimate_factor: float = 1.5,
-    ) -> None:
-        super().__init__(
-            start=start,
-            sigma_start=sigma_start,
-            sigma_end=sigma_end,
-            steps=steps,
-            ladder=ladder,
-            ladder_rho=ladder_rho,
-            estimate_factor=estimate_factor,
-        )
-        self.churn = check_number(S_churn, "sampler#S_churn", low=0.0)
-        self.churn_from = check_number(S_tmin, "sampler#S_tmin", low=0.0)
-        self.churn_to = float("inf") if S_tmax is None else check_number(S_tmax, "sampler#S_tmax", low=0.0)
-        self.churn_std = check_number(S_noise, "sampler#S_noise", low=0.0)
-        if self.churn_to < self.churn_from:
+    S_churn: float = 0.0
+    S_tmin: float = 0.0
+    S_tmax: float | None = None
+    S_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.S_churn = check_number(self.S_churn, "sampler#S_churn", low=0.0)
+        self.S_tmin = check_number(self.S_tmin, "sampler#S_tmin", low=0.0)
+        self.S_noise = check_number(self.S_noise, "sampler#S_noise", low=0.0)
+        self.churn_to = math.inf if self.S_tmax is None else check_number(self.S_tmax, "sampler#S_tmax", low=0.0)
+        if self.churn_to < self.S_tmin:
             raise ConfigError(
-                "no noise level gets churn", where="sampler#S_tmax", expected="S_tmin or more", got=S_tmax
+                "no noise level gets churn", where="sampler#S_tmax", expected="S_tmin or more", got=self.S_tmax
             )
 
     def step(
@@ -80,7 +57,7 @@ class HeunSampler(LadderSampler):
         state = fresh(state, sigma=sigma)
         if sigma > level:
             n = noise.volume(tuple(state.x.shape), state.step, dtype=state.x.dtype).to(state.x.device)
-            raised = state.x + (sigma**2 - level**2) ** 0.5 * self.churn_std * n
+            raised = state.x + (sigma**2 - level**2) ** 0.5 * self.S_noise * n
             state = replace(state, x=raised)
         x = state.x
         _, estimate, shift = corrected_estimate(state, denoise, consistency)
@@ -99,9 +76,9 @@ class HeunSampler(LadderSampler):
 
     def _churned(self, sigma: float, steps: int) -> float:
         """Return the noise level after churn, at most what the networks know."""
-        if not (self.churn > 0.0 and self.churn_from <= sigma <= self.churn_to):
+        if not (self.S_churn > 0.0 and self.S_tmin <= sigma <= self.churn_to):
             return sigma
-        return max(sigma, min(sigma * (1.0 + min(self.churn / steps, 2.0**0.5 - 1.0)), self.sigma_max))
+        return max(sigma, min(sigma * (1.0 + min(self.S_churn / steps, 2.0**0.5 - 1.0)), self.sigma_max))
 
 
 def _minus(x: Tensor, shift: Tensor | None) -> Tensor:

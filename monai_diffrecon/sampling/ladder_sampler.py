@@ -1,41 +1,72 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Base of samplers with a sigma schedule: their start, and the noise levels of their steps."""
+"""Base of the samplers with a sigma schedule: where they start, and the noise levels of their steps."""
 
 from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, DiffReconError, NumericalError, ResumeMismatchError
-from monai_diffrecon.numerics.error_estimate import bootstrap_error
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
 from monai_diffrecon.protocols import ClassicalSampler, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
+
+
+def bootstrap_error(
+    reconstruct: Callable[[Tensor], Tensor],
+    simulate: Callable[[Tensor], Tensor],
+    estimate: Tensor,
+    *,
+    background: float = 0.05,
+) -> float:
+    """Return the error (root mean square of each real component) of a reconstruction, by a parametric bootstrap.
+
+    The estimate is taken for the truth, measured, and reconstructed again: what that loses is about what the first
+    reconstruction lost (Efron and Tibshirani 1993, section 6.5). It is too small by what is already missing from the
+    estimate, which is why callers multiply it by a factor. Background, which any method gets right, would dilute it.
+
+    Args:
+        reconstruct: measurement -> volume (C, X, Y, Z).
+        simulate: volume -> measurement, with noise like that of the real one.
+        estimate: the reconstruction of the real measurement.
+        background: voxels with a smaller magnitude, in intensity units, do not count, unless there are no others.
+    """
+    again = reconstruct(simulate(estimate))
+    squares = (again - estimate).abs().square()
+    foreground = estimate.abs() > background
+    if bool(foreground.any()):
+        squares = squares[foreground]
+    return float(squares.mean().sqrt()) / (2.0**0.5 if again.is_complex() else 1.0)
+
 
 #: Noise levels of a configuration file are rounded; those of a network are not.
 _SLACK = 1e-6
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LadderSampler(Sampler, ABC):
-    """Base of samplers that call a network at each level of a sigma schedule.
+    """Base of the samplers that call a network at each noise level of a sigma schedule.
 
-    A subclass implements ``step``. It inherits these options, or names its options in a constructor of its
-    own; without ``start`` among them it also sets ``plugin_options = {}``. The schedule is part of the state, so that a
+    A subclass implements ``step``. It inherits these options; to add some or to change a default it is a dataclass
+    like this one, with its checks in ``__post_init__``. Or it names all that it offers in a constructor of its own,
+    and sets ``plugin_options = {}`` when ``start`` is not among them. The schedule is part of the state, so that a
     restored run need not estimate it again.
 
     Args:
-        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method.
+        steps: number of levels, 1 or more.
+        start: ``"noise"``, ``"initial"`` (the operator's classical estimate), or a classical method; noise of the
+            first level is added to an estimate by samplers that renoise.
         sigma_start: first noise level in network units; ``"max"``, the largest the networks know; or
             ``"estimate"``, the start's own error by a parametric bootstrap.
         sigma_end: last noise level in network units.
-        steps: number of levels, 1 or more.
-        ladder: ``karras`` or ``geometric``.
-        ladder_rho: curvature of the Karras ladder.
+        ladder: the sigma schedule, ``karras`` or ``geometric``.
+        ladder_rho: curvature of the Karras schedule.
         estimate_factor: the estimated error is multiplied by it: the bootstrap cannot estimate what the start has
             already lost.
 
@@ -46,27 +77,24 @@ class LadderSampler(Sampler, ABC):
     plugin_options: ClassVar[dict[str, str]] = {"start": "samplers"}
     plugin_literals: ClassVar[dict[str, tuple[str, ...]]] = {"start": ("noise", "initial")}
 
-    #: The iterate carries noise of the ladder's level, so noise is added to an estimated start.
+    #: The iterate carries noise of the schedule's level, so noise is added to an estimated start.
     renoises: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        start: str | Sampler = "noise",
-        sigma_start: float | str = "max",
-        sigma_end: float = 0.01,
-        steps: int = 20,
-        ladder: str = "karras",
-        ladder_rho: float = 7.0,
-        estimate_factor: float = 1.5,
-    ) -> None:
-        self.start = _checked_start(start)
-        self.sigma_end = check_number(sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
-        self.sigma_start: float | str
-        if isinstance(sigma_start, str):
-            self.sigma_start = check_choice(sigma_start, "sampler#sigma_start (or a number)", ("max", "estimate"))
+    steps: int = field(default=20, kw_only=False)
+    start: str | ClassicalSampler = "noise"
+    sigma_start: float | str = "max"
+    sigma_end: float = 0.01
+    ladder: str = "karras"
+    ladder_rho: float = 7.0
+    estimate_factor: float = 1.5
+
+    def __post_init__(self) -> None:
+        self.start = _checked_start(self.start)
+        self.sigma_end = check_number(self.sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
+        if isinstance(self.sigma_start, str):
+            self.sigma_start = check_choice(self.sigma_start, "sampler#sigma_start (or a number)", ("max", "estimate"))
         else:
-            self.sigma_start = check_number(sigma_start, "sampler#sigma_start", low=self.sigma_end)
+            self.sigma_start = check_number(self.sigma_start, "sampler#sigma_start", low=self.sigma_end)
         if self.start == "noise" and self.sigma_start == "estimate":
             raise ConfigError(
                 "the error cannot be estimated for a start from noise",
@@ -75,16 +103,16 @@ class LadderSampler(Sampler, ABC):
                 got='"estimate"',
                 mend='set sampler#start to "initial" or to a classical method',
             )
-        self.steps = check_integer(steps, "sampler#steps", low=1)
-        self.ladder = check_choice(ladder, "sampler#ladder", LADDERS)
-        self.ladder_rho = check_number(ladder_rho, "sampler#ladder_rho", low=0.0, open_low=True)
-        self.estimate_factor = check_number(estimate_factor, "sampler#estimate_factor", low=0.0, open_low=True)
+        self.steps = check_integer(self.steps, "sampler#steps", low=1)
+        self.ladder = check_choice(self.ladder, "sampler#ladder", LADDERS)
+        self.ladder_rho = check_number(self.ladder_rho, "sampler#ladder_rho", low=0.0, open_low=True)
+        self.estimate_factor = check_number(self.estimate_factor, "sampler#estimate_factor", low=0.0, open_low=True)
 
     def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
         """Learn the problem and the range of noise levels that the networks know (network units).
 
         Raises:
-            ConfigError: the ladder would leave that range.
+            ConfigError: the sigma schedule would leave that range.
         """
         super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         for name, level in (("sigma_end", self.sigma_end), ("sigma_start", self.sigma_start)):
@@ -103,7 +131,7 @@ class LadderSampler(Sampler, ABC):
                 raise
 
     def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:
-        """Return the start with its ladder."""
+        """Return the start with its sigma schedule."""
         operator, y = self.problem.operator, self.problem.measurement
         x: Tensor | None = None
         if self.start != "noise":
@@ -122,7 +150,7 @@ class LadderSampler(Sampler, ABC):
         return SamplerState(x=x, sigma=levels[0], seed=seed, case=case, memory=memory)
 
     def schedule(self, state: SamplerState) -> tuple[float, ...]:
-        """Return the ladder that ``begin`` put into the state.
+        """Return the sigma schedule that ``begin`` put into the state.
 
         Raises:
             ResumeMismatchError: the state is not one of this sampler.

@@ -1,19 +1,25 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The only place that imports MLflow."""
+"""MLflow as it is used here: quiet, with bounded waits, its errors in one line."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import sqlite3
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.tracking.store_file import check_store, make_store, relocate, store_file
+from monai_diffrecon.errors import ConfigError, InputError, ResourceError
+from monai_diffrecon.privacy.redaction import redact
+from monai_diffrecon.tracking.store_file import check_address, check_store, make_store, relocate, store_file
+
+MAX_KEY, _MAX_TAG, _MAX_TEXT = 250, 5000, 300
 
 #: MLflow's settings unless the user has set them: a server that is down costs about ten seconds, not twenty minutes.
 SETTINGS = {
@@ -61,10 +67,12 @@ def open_client(output_dir: Path, tracking_uri: str | None) -> Any:
     """Return an ``MlflowClient`` for a store, ``sqlite:///<output_dir>/mlflow.db`` unless given.
 
     Raises:
+        InputError: the default store cannot be in ``output_dir``, whose path does not fit into its address.
         sqlite3.Error: the database is locked or damaged.
         OSError: the folder cannot be written.
     """
     if tracking_uri is None:
+        check_address(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         tracking_uri = f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
     mlflow = mlflow_module()
@@ -90,9 +98,22 @@ def check_client(client: Any) -> None:
         check_store(file)
 
 
-def is_missing(error: Any) -> bool:
-    """Return whether an ``MlflowException`` says that the store does not know a run of this id."""
-    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+def find_run(client: Any, run_id: str) -> Any:
+    """Return a run.
+
+    Raises:
+        InputError: it is not in the store.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(
+            "no such run in the MLflow store", where="run_id", got=run_id, mend="drop the id to start a new run"
+        ) from None
 
 
 def experiment_id(client: Any, name: str, output_dir: Path) -> str:
@@ -123,3 +144,61 @@ def experiment_id(client: Any, name: str, output_dir: Path) -> str:
             mend="restore it, or name another",
         )
     return str(found.experiment_id)
+
+
+def refused(error: Exception, own: BaseException | None = None) -> ResourceError:
+    """Return the error of one line for whatever MLflow, its database or the network raised; see :func:`root_of`."""
+    root = root_of(error, own)
+    lines = str(root if isinstance(root, OSError | sqlite3.OperationalError) else error).strip().splitlines()
+    return ResourceError(
+        f"MLflow refused ({type(root).__name__})",
+        where="tracking",
+        got=redact(lines[0])[:_MAX_TEXT] if lines else type(error).__name__,
+        mend="check the store, or switch tracking off",
+    )
+
+
+def root_of(error: BaseException, own: BaseException | None = None) -> BaseException:
+    """Return what is at the root of an error: MLflow wraps whatever it meets in one class of its own.
+
+    Args:
+        error: what MLflow raised.
+        own: an error of the user's that was under way, which is the cause of none.
+    """
+    chain = [error]
+    while True:
+        deeper = chain[-1].__cause__ or chain[-1].__context__
+        # A look-up that was tried on the way is no cause either.
+        if deeper is None or deeper is own or deeper in chain or isinstance(deeper, KeyError | AttributeError):
+            return chain[-1]
+        chain.append(deeper)
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested parameters as text by dotted name; a list stays one value unless it holds mappings."""
+    flat: dict[str, str] = {}
+    for name, value in params.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{key}.")
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            flat |= flatten({str(k): v for k, v in enumerate(value)}, f"{key}.")
+        else:
+            flat[key] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def tag_rows(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags without paths, as text."""
+    return {key_text(name): cut(redact(value), _MAX_TAG) for name, value in tags.items()}
+
+
+def key_text(name: str) -> str:
+    """Return a name of MLflow's alphabet."""
+    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)[:MAX_KEY]
+
+
+def cut(value: Any, limit: int) -> str:
+    """Return a value as text of at most ``limit`` characters."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -11,20 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.atomic import full_suffix, write_json
-from monai_diffrecon.io.dicom_writer import series_sha256
-from monai_diffrecon.io.hashing import sha256_file, sha256_path, sha256_tensor
+from monai_diffrecon.io.dicom.writer import series_sha256
 from monai_diffrecon.io.nifti import read_volume
-from monai_diffrecon.tracking.provenance_schema import RECORD_SCHEMA, SCHEMA_VERSION
-from monai_diffrecon.tracking.redaction import redact
+from monai_diffrecon.numerics.hashing import sha256_file, sha256_path, sha256_tensor
+from monai_diffrecon.privacy.redaction import redact
+from monai_diffrecon.tracking.provenance_schema import RECORDS, SCHEMA_VERSION, Report
 from monai_diffrecon.tracking.versions import versions_of
 
 
@@ -35,60 +36,37 @@ def record_path(output: str | Path) -> Path:
 
 
 def build_record(
+    report: Any,
     *,
     output: str | Path,
     measurement_sha256: str,
-    config: Mapping[str, Any],
     volume: Tensor | None = None,
     phase: str | Path | None = None,
     spread: Mapping[str, str | Path] | None = None,
     dicom: str | Path | None = None,
     formats: Mapping[str, Path] | None = None,
-    weights: Mapping[str, str] | None = None,
-    seeds: Mapping[str, int] | None = None,
     options: Mapping[str, Any] | None = None,
-    fallbacks: Sequence[str] = (),
-    residuals: Sequence[float] = (),
-    timings: Mapping[str, float] | None = None,
-    network_calls: int = 0,
-    distributions: Iterable[str] = (),
-    source: Mapping[str, str | None] | None = None,
+    reader: str | None = None,
     preparation: Sequence[Mapping[str, Any]] = (),
-    inferer: Mapping[str, Any] | None = None,
-    execution: Mapping[str, Any] | None = None,
     identity: Mapping[str, str] | None = None,
-    notices: Sequence[str] = (),
     case: str | None = None,
-    key: str | bytes | None = None,
 ) -> dict[str, Any]:
     """Return the record of a written output.
 
     Args:
+        report: the report of the run (:class:`~monai_diffrecon.engine.run_report.RunReport`).
         output: the written NIfTI file.
         measurement_sha256: hash of the measurement (:func:`sha256_tensor`).
-        config: merged configuration, recorded with its paths taken out.
         volume: (1, X, Y, Z) what was meant to be written as float32; the file is read back and compared.
         phase: the written phase of a complex volume, beside the output, whose magnitude that is.
         spread: what was written of several samples beside the output, which is their mean: name (``std``, ...) -> file.
         dicom: folder of the DICOM series that was written of it, beside the output or below.
         formats: name of a further format -> the file, or the folder, that was written of it.
-        weights: bundle name -> sha256 of its weights.
-        seeds: name -> seed.
-        options: what the command was called with, where that is not in ``config``.
-        fallbacks: what had to be done differently.
-        residuals: relative data residual after each step.
-        timings: name -> seconds.
-        network_calls: batches that went through a network.
-        distributions: plugin distributions that took part, by name.
-        source: where the measurement came from: ``reader``, ``unit`` of the volume, ``sha256`` of the file; each may
-            be None.
+        options: what the command was called with, where that is not in the report.
+        reader: name of what read the measurement.
         preparation: what was done to what was read before it was reconstructed, in order.
-        inferer: options of the inferer that are no plugins.
-        execution: where it ran: threads, device, instruction set, slices a network call.
         identity: all that decides on the voxels; its hash is recorded.
-        notices: what who shares the output should know.
         case: pseudonym of the case, part of the noise's key.
-        key: names paths by keyed hashes (see :func:`redact`); None only takes them out.
 
     Raises:
         IntegrityError: the file does not hold ``volume``.
@@ -98,26 +76,21 @@ def build_record(
     voxels = sha256_tensor(read_volume(output)[0])
     if volume is not None:
         _require_same("the file does not hold the volume", output.name, sha256_tensor(volume.float()), voxels)
-    clean = redact(config, key)
+    config, did = redact(report.options), redact({name: getattr(report, name) for name in Report.model_fields})
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": {"python": platform.python_version(), **versions_of(distributions)},
+        "versions": {"python": platform.python_version(), **versions_of(report.distributions)},
         "measurement_sha256": measurement_sha256,
-        "weights": redact(weights or {}, key),
-        "config": clean,
-        "config_sha256": _canonical_sha256(clean),
-        "seeds": {name: int(seed) for name, seed in (seeds or {}).items()},
-        "options": redact(options or {}, key),
-        "fallbacks": redact(list(fallbacks), key),
-        "residuals": redact([float(r) for r in residuals]),
-        "timings": {name: redact(round(float(s), 3)) for name, s in (timings or {}).items()},
-        "network_calls": int(network_calls),
-        "preparation": redact([dict(step) for step in preparation], key),
-        "inferer": redact(inferer or {}, key),
-        "execution": redact(execution or {}, key),
-        "notices": redact(list(notices), key),
-        "source": {name: (source or {}).get(name) for name in ("reader", "unit", "sha256")},
+        "weights": redact(report.weights),
+        "config": config,
+        "config_sha256": _canonical_sha256(config),
+        "seeds": {"noise": int(report.seed)},
+        "options": redact(options or {}),
+        "preparation": redact([dict(step) for step in preparation]),
+        "inferer": redact(report.inferer),
+        "source": {"reader": reader, "unit": report.unit, "sha256": report.source_sha256},
+        "report": did | {name: round(did[name], 3) for name in did if name.endswith("seconds")},
         "output": {"file": output.name, "sha256": sha256_file(output), "voxels_sha256": voxels},
     }
     if case is not None:
@@ -158,13 +131,15 @@ def identity_sha256(identity: Mapping[str, str]) -> str:
 def read_record(path: str | Path) -> dict[str, Any]:
     """Return a record that is what was written; its outputs are not looked at.
 
+    One of schema 1 is returned as one of today, with a report that says as much as it did.
+
     Raises:
         InputError: no such record.
         IntegrityError: it is damaged or of another version.
     """
     path = Path(path)
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError("no such record", where=path.name) from None
     except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
@@ -173,7 +148,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     rest = {name: value for name, value in record.items() if name != "record_sha256"}
     _require_same("the record was changed", path.name, record["record_sha256"], _canonical_sha256(rest))
     _require_same("its config was changed", path.name, record["config_sha256"], _canonical_sha256(record["config"]))
-    return record
+    return _with_report(record) if record["schema_version"] == "1" else record
 
 
 def outputs_in(folder: str | Path) -> set[Path]:
@@ -257,18 +232,30 @@ def _require_same(what: str, where: str, expected: str, got: str) -> None:
         )
 
 
-def _validate(record: Any, where: str) -> None:
-    import jsonschema
+def _with_report(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of schema 1 with what it says of the run where records have it today."""
+    moved = ("network_calls", "fallbacks", "execution", "notices")
+    report: dict[str, Any] = {name: record.pop(name) for name in moved if name in record}
+    report |= record.pop("timings") | {"steps": [{"residual": residual} for residual in record.pop("residuals")]}
+    return record | {"report": report}
 
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _validate(record: Any, where: str) -> None:
     version = record.get("schema_version") if isinstance(record, Mapping) else None
-    if version != SCHEMA_VERSION:
-        raise IntegrityError(
-            "a record of another version", where=where, expected=f"schema_version {SCHEMA_VERSION!r}", got=repr(version)
-        )
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(RECORD_SCHEMA).iter_errors(record))
-    if error is not None:
+    if not isinstance(version, str) or version not in RECORDS:
+        known = " or ".join(f"schema_version {name!r}" for name in RECORDS)
+        raise IntegrityError("a record of another version", where=where, expected=known, got=repr(version)[:100])
+    try:
+        RECORDS[version].model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
         raise IntegrityError(
             "not a provenance record",
-            where=f"{where}#{'/'.join(map(str, error.absolute_path))}",
-            got=error.message[:200],
-        )
+            where=f"{where}#{'/'.join(map(str, first['loc']))}",
+            expected=first["msg"][:200],
+            got=redact(repr(first["input"]))[:100],
+        ) from None

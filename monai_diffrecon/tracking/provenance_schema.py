@@ -1,132 +1,171 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON schema of provenance records."""
+"""What a provenance record consists of; its JSON schema is made from this."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-#: Version of the record; readers refuse others.
-SCHEMA_VERSION = "1"
+from pydantic import BaseModel, ConfigDict, Field
 
-_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_NUMBER_OR_NULL = {"type": ["number", "null"]}
-_FILE = {
-    "type": "object",
-    "required": ["file", "sha256"],
-    "additionalProperties": False,
-    "properties": {"file": {"type": "string", "pattern": r"^[^/\\]+$"}, "sha256": _SHA256},
-}
+#: Version of the records that are written.
+SCHEMA_VERSION = "2"
 
-_RELATIVE = {"type": "string", "pattern": r"^(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*$"}
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
+Relative = Annotated[str, Field(pattern=r"^(?!\.\.?(/|$))[^/\\]+(/(?!\.\.?(/|$))[^/\\]+)*$")]
+Count = Annotated[int, Field(ge=0)]
 
-_LATER = {"source", "case", "preparation", "inferer", "execution", "identity_sha256", "notices"}
 
-PROPERTIES: dict[str, Any] = {
-    "schema_version": {"const": SCHEMA_VERSION},
-    "created": {
-        "description": "UTC, ISO 8601",
-        "type": "string",
-        "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$",
-    },
-    "versions": {
-        "description": "distribution -> version; null when it is not installed",
-        "type": "object",
-        "required": ["python", "torch", "monai", "monai_diffrecon"],
-        "additionalProperties": {"type": ["string", "null"]},
-    },
-    "measurement_sha256": _SHA256,
-    "weights": {"description": "bundle -> sha256", "type": "object", "additionalProperties": _SHA256},
-    "config": {"description": "merged configuration, without paths", "type": "object"},
-    "config_sha256": {**_SHA256, "description": "of the configuration as canonical JSON"},
-    "seeds": {"type": "object", "additionalProperties": {"type": "integer"}},
-    "options": {"description": "what the command was called with", "type": "object"},
-    "fallbacks": {"description": "what was done differently", "type": "array", "items": {"type": "string"}},
-    "residuals": {
-        "description": "relative data residual after each step; null when not finite",
-        "type": "array",
-        "items": _NUMBER_OR_NULL,
-    },
-    "timings": {"description": "seconds", "type": "object", "additionalProperties": _NUMBER_OR_NULL},
-    "network_calls": {"type": "integer", "minimum": 0},
-    "source": {
-        "description": "where the measurement came from; null where that is not known",
-        "type": "object",
-        "required": ["reader", "unit", "sha256"],
-        "additionalProperties": False,
-        "properties": {
-            "reader": {"type": ["string", "null"]},
-            "unit": {"description": "of the volume's intensity", "type": ["string", "null"]},
-            "sha256": {"description": "of the file or volume", "type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"},
-        },
-    },
-    "case": {"description": "pseudonym of the case, part of the noise's key", "type": "string"},
-    "preparation": {
-        "description": "what was done, in order, {name: options}: "
-        "correct_tilt, floor_padding, resample, simulate, resample_reference",
-        "type": "array",
-        "items": {"type": "object", "minProperties": 1, "maxProperties": 1},
-    },
-    "inferer": {"description": "options of the inferer that are no plugins", "type": "object"},
-    "execution": {
-        "description": "where it ran: threads, device, instruction set, slices a network call, times it was resumed",
-        "type": "object",
-    },
-    "identity_sha256": {**_SHA256, "description": "of all that decides on the voxels, as canonical JSON"},
-    "notices": {
-        "description": "what who shares the output should know",
-        "type": "array",
-        "items": {"type": "string"},
-    },
-    "output": {
-        "type": "object",
-        "required": ["file", "sha256", "voxels_sha256"],
-        "additionalProperties": False,
-        "properties": {
-            "file": {"description": "name of the file beside the record", "type": "string", "pattern": r"^[^/\\]+$"},
-            "sha256": _SHA256,
-            "voxels_sha256": {**_SHA256, "description": "of (1, X, Y, Z) float32 in RAS+ order"},
-            "phase": {"description": "of a complex volume, whose magnitude the output is", **_FILE},
-            "spread": {
-                "description": "of several samples, whose mean the output is: std, std_null, sample000 and so on",
-                "type": "object",
-                "additionalProperties": _FILE,
-            },
-            "formats": {
-                "description": "the same in further formats: a file or a folder, relative to the record",
-                "type": "object",
-                "additionalProperties": {
-                    "type": "object",
-                    "required": ["path", "sha256"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "path": _RELATIVE,
-                        "sha256": {**_SHA256, "description": "of a folder: of all files"},
-                    },
-                },
-            },
-            "dicom": {
-                "description": "the same as a DICOM series, in a folder relative to the record",
-                "type": "object",
-                "required": ["folder", "sha256"],
-                "additionalProperties": False,
-                "properties": {
-                    "folder": _RELATIVE,
-                    "sha256": {**_SHA256, "description": "of the sorted hashes of its files"},
-                },
-            },
-        },
-    },
-    "record_sha256": {**_SHA256, "description": "of all else in the record as canonical JSON"},
-}
+def _optional(description: str | None = None) -> Any:
+    """Return a field that may be missing but, when it is there, is not null."""
+    return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
 
-RECORD_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "monai_diffrecon provenance record",
-    "type": "object",
-    "$id": "monai_diffrecon/provenance-1.schema.json",
-    # What came later: earlier records stay valid.
-    "required": sorted(PROPERTIES.keys() - _LATER),
-    "additionalProperties": False,
-    "properties": PROPERTIES,
-}
+
+class _Block(BaseModel):
+    # The pattern of a folder looks ahead, which only Python's expressions can.
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, regex_engine="python-re")
+
+
+class Source(_Block):
+    """Where the measurement came from; null where that is not known."""
+
+    reader: str | None
+    unit: str | None = Field(description="of the volume's intensity")
+    sha256: Sha256 | None = Field(description="of the file or volume")
+
+
+class Step(_Block):
+    """One step of the sampler."""
+
+    step: Count
+    sigma: float | None = Field(description="noise level, network units")
+    residual: float | None = Field(description="relative data residual after it; null when not finite")
+
+
+class Report(_Block):
+    """What the run did: the report of the inferer, but for what the run was made with, which the record says itself."""
+
+    seconds: float = Field(description="wall time in all; this and the following counts are over all samples")
+    start_seconds: float = Field(description="wall time of the start")
+    denoiser_seconds: float = Field(description="wall time inside the score prior")
+    denoiser_calls: Count = Field(description="passes over all slices of a plane")
+    network_calls: Count = Field(description="batches of slices that went through a network")
+    ladder: list[float] = Field(description="noise levels, network units; of the first sample, as are the steps")
+    steps: list[Step]
+    scale: float = Field(description="physical units of one network unit")
+    offset: float = Field(description="physical value of network zero")
+    phase: float = Field(description="global phase (radians) that was taken out of the measurement")
+    fallbacks: list[str] = Field(description="what was done differently")
+    execution: dict[str, Any] = Field(
+        description="where it ran: threads, device, instruction set, slices a network call, times it was resumed"
+    )
+    notices: list[str] = Field(description="what who shares the output should know")
+    resumed_from: str | None = Field(description="MLflow run of the interrupted run before this one")
+
+
+class File(_Block):
+    """A file beside the record."""
+
+    file: FileName
+    sha256: Sha256
+
+
+class Format(_Block):
+    """A file or a folder, relative to the record."""
+
+    path: Relative
+    sha256: Sha256 = Field(description="of a folder: of all files")
+
+
+class Series(_Block):
+    """A DICOM series in a folder relative to the record."""
+
+    folder: Relative
+    sha256: Sha256 = Field(description="of the sorted hashes of its files")
+
+
+class Output(File):
+    """The files that were written."""
+
+    voxels_sha256: Sha256 = Field(description="of (1, X, Y, Z) float32 in RAS+ order")
+    phase: File = _optional("of a complex volume, whose magnitude the output is")
+    spread: dict[str, File] = _optional("of several samples, whose mean the output is: std, sample000 and so on")
+    formats: dict[str, Format] = _optional("the same in further formats")
+    dicom: Series = _optional("the same as a DICOM series")
+
+
+class Versions(BaseModel):
+    """Distribution -> version; null when it is not installed."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, str | None]
+
+    python: str | None
+    torch: str | None
+    monai: str | None
+    monai_diffrecon: str | None
+
+
+class _Common(_Block):
+    created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$", description="UTC, ISO 8601")
+    versions: Versions
+    measurement_sha256: Sha256
+    weights: dict[str, Sha256] = Field(description="bundle -> sha256")
+    config: dict[str, Any] = Field(description="merged configuration, without paths")
+    config_sha256: Sha256 = Field(description="of the configuration as canonical JSON")
+    seeds: dict[str, int]
+    options: dict[str, Any] = Field(description="what the command was called with")
+    output: Output
+    record_sha256: Sha256 = Field(description="of all else in the record as canonical JSON")
+    case: str = _optional("pseudonym of the case, part of the noise's key")
+    identity_sha256: Sha256 = _optional("of all that decides on the voxels, as canonical JSON")
+
+
+Preparation = Annotated[
+    list[Annotated[dict[str, Any], Field(min_length=1, max_length=1)]],
+    Field(
+        description="what was done, in order, {name: options}: "
+        "correct_tilt, floor_padding, resample, simulate, resample_reference"
+    ),
+]
+Inferer = Annotated[dict[str, Any], Field(description="options of the inferer that are no plugins")]
+
+
+class Record(_Common):
+    """How an output volume came about, with hashes that prove it."""
+
+    schema_version: Literal["2"]
+    source: Source
+    preparation: Preparation
+    inferer: Inferer
+    report: Report
+
+
+class Record1(_Common):
+    """A record of schema 1, which has parts of the report among its entries; what came later may be missing."""
+
+    schema_version: Literal["1"]
+    fallbacks: list[str]
+    residuals: list[float | None]
+    timings: dict[str, float | None]
+    network_calls: Count
+    source: Source = _optional()
+    preparation: Preparation = _optional()
+    inferer: Inferer = _optional()
+    execution: dict[str, Any] = _optional()
+    notices: list[str] = _optional()
+
+
+#: Version of a record -> what it consists of.
+RECORDS: dict[Any, type[BaseModel]] = {"1": Record1, SCHEMA_VERSION: Record}
+
+
+def record_schema() -> dict[str, Any]:
+    """Return the JSON schema of the records that are written."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"monai_diffrecon/provenance-{SCHEMA_VERSION}.schema.json",
+        **Record.model_json_schema(),
+        "title": "monai_diffrecon provenance record",
+    }

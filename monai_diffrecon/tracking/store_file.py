@@ -61,14 +61,18 @@ def make_store(path: Path) -> None:
     Raises:
         filelock.Timeout: another process has been making it for a minute.
     """
-    if _is_there(path):
+
+    def made() -> bool:
+        return path.exists() and path.stat().st_size > 0
+
+    if made():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     folder = path.resolve().parent / ".diffrecon"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{path.name}.lock", timeout=MAKING_SECONDS):
-        if _is_there(path):
+        if made():
             return
         for left in folder.glob(f"{path.name}.*.new*"):  # of a process that died
             left.unlink(missing_ok=True)
@@ -120,16 +124,7 @@ def relocate(path: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} || '/' GLOB ?",
-                (now, len(before) + 1, f"{_plain(before)}/*"),
+                f"UPDATE {table} SET {column} = ?1 || substr({column}, ?2) WHERE substr({column} || '/', 1, ?2) = ?3",
+                (now, len(before) + 1, f"{before}/"),
             )
         connection.execute("COMMIT")
-
-
-def _plain(text: str) -> str:
-    """Return a text as a pattern that stands for itself."""
-    return re.sub(r"[\[*?]", r"[\g<0>]", text)
-
-
-def _is_there(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.numerics.noise import key_seed
-from monai_diffrecon.tracking.mlflow_run import TrackedRun
+from monai_diffrecon.tracking.export_run import TrackedRun
 
 
 class NoiseLevelReport:
@@ -67,9 +67,10 @@ class NoiseLevelReport:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         run_file = self.output_dir / "mlflow_run_id.txt"
         run_id = run_file.read_text().strip() if run_file.exists() else None
-        self._run = TrackedRun(self.output_dir, experiment="training", run_name=self.name, run_id=run_id)
+        self._run = TrackedRun(self.output_dir, self.name, experiment="training", run_id=run_id)
         self._run.__enter__()
-        atomic_write(run_file, lambda path: path.write_text(self.run.run_id))
+        if self._run.run_id is not None:
+            atomic_write(run_file, lambda path: path.write_text(str(self.run.run_id)))
 
     def _close(self, engine: Any) -> None:
         if self._run is not None:

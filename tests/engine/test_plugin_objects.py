@@ -16,17 +16,20 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_diffrecon.consistency.admm import ADMMStep
+from monai_diffrecon.consistency.dps import DPSStep
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine, StepEvents
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import ConfigError, PluginError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.priors.slices import SlicesPrior
-from monai_diffrecon.priors.z_tv import ZTV
-from monai_diffrecon.protocols import VolumeGeometry
-from monai_diffrecon.samplers.admm_tv import ADMMTV
+from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
+from monai_diffrecon.regularizers.z_tv import ZTV
+from monai_diffrecon.samplers.classical.admm_tv import ADMMTV
 from monai_diffrecon.samplers.ddim import DDIMSampler
+from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 
 from .tiny_networks import SCORE
 
@@ -91,7 +94,11 @@ def test_the_record_names_an_object_and_one_notice_says_what_that_means(caplog: 
         report = run(sampler={"name": "ddim", **DDIM, "start": ADMMTV()}, consistency=ADMMStep(ZTV())).report
     options = json.loads(json.dumps(report.options))
     assert options["consistency"] == {"name": "monai_diffrecon.consistency.admm:ADMMStep"}
-    assert options["sampler"] == {"name": "ddim", **DDIM, "start": {"name": "monai_diffrecon.samplers.admm_tv:ADMMTV"}}
+    assert options["sampler"] == {
+        "name": "ddim",
+        **DDIM,
+        "start": {"name": "monai_diffrecon.samplers.classical.admm_tv:ADMMTV"},
+    }
     (notice,) = [text for text in report.notices if "given as an object" in text]
     assert "ADMMStep" in notice
     assert "ADMMTV" in notice
@@ -154,3 +161,63 @@ def test_an_instance_serves_several_inferers() -> None:
     runs = [DiffReconInferer(score, **{**NAMED, "sampler": sampler}, progress=False) for score in scores]
     first, second = (each.reconstruct(SCAN).volume for each in runs)
     assert torch.equal(first, second)
+
+
+class Blurred(ADMMStep):
+    """A step with every hook, which counts in an object of its caller's."""
+
+    def __init__(self, calls: list[int]) -> None:
+        super().__init__([ZTV(0.02)])
+        self.calls = calls
+
+    def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
+        self.calls.append(state.step)
+        return super().on_estimate(x0, state)
+
+
+def test_an_instance_stays_as_it_is() -> None:
+    """Neither the run nor what it binds can be seen in it, nor in the plugins it holds."""
+    calls: list[int] = []
+    step, sampler, prior = Blurred(calls), Mine(3, sigma_start=0.5, start=ADMMTV()), SlicesPrior()
+    held = [step, step.regularizers[0], sampler, sampler.start, prior]
+    before = [dict(vars(plugin)) for plugin in held]
+    given: dict[str, Any] = {"consistency": step, "sampler": sampler, "prior": prior}
+    first, second = run(**given), run(**given)
+    assert torch.equal(first.volume, second.volume)
+    assert [vars(plugin) for plugin in held] == before
+    assert type(step) is Blurred
+    assert calls == [0, 1, 2] * 2
+
+
+def test_an_instance_serves_two_engines_at_the_same_time() -> None:
+    """Step by step in turn, on two measurements; each is what it is alone."""
+    step, sampler = Blurred([]), Mine(3, sigma_start=0.5)
+    problems = [Problem(OPERATOR, OPERATOR(torch.full(OPERATOR.volume_shape, v))) for v in (0.3, 0.6)]
+
+    def engine(problem: Problem, step: ADMMStep, sampler: Mine) -> ReconstructionEngine:
+        prior = SlicesPrior()
+        prior.bind([GaussianPrior()])
+        return ReconstructionEngine(problem, prior, step, sampler, IndependentNoise(0))
+
+    alone = [engine(p, Blurred([]), Mine(3, sigma_start=0.5)).reconstruct(seed=0, case="").x for p in problems]
+    first, second = (engine(problem, step, sampler) for problem in problems)
+    found: dict[int, Tensor] = {}
+
+    def other(e: Any) -> None:
+        if e.state.recon.step == 1:
+            found[1] = second.reconstruct(seed=0, case="").x
+
+    first.add_event_handler(StepEvents.STEP_COMPLETED, other)
+    found[0] = first.reconstruct(seed=0, case="").x
+    assert torch.equal(found[0], alone[0])
+    assert torch.equal(found[1], alone[1])
+
+
+def test_guidance_is_asked_for_only_where_there_is_one() -> None:
+    for step, guided in ((Blurred([]), False), (DPSStep(), True)):
+        prior = SlicesPrior()
+        prior.bind([GaussianPrior()])
+        problem = Problem(OPERATOR, OPERATOR(torch.ones(OPERATOR.volume_shape)))
+        engine = ReconstructionEngine(problem, prior, step, Mine(3), IndependentNoise(0))
+        assert (type(engine.consistency).guidance is not ConsistencyStep.guidance) == guided
+        assert isinstance(engine.consistency, type(step))

@@ -19,15 +19,15 @@ import monai.bundle
 import pytest
 import torch
 
-from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
-from monai_diffrecon.engine.run_point import RunPoint
-from monai_diffrecon.engine.step_events import StepEvents
+from monai_diffrecon.engine.cases.case_lock import case_lock
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.errors import DiffReconError, ResourceError
+from monai_diffrecon.errors.uncaught import chain_of
 from monai_diffrecon.io import atomic
 from monai_diffrecon.io.atomic import atomic_write, remove_leftovers
-from monai_diffrecon.io.case_lock import case_lock
-from monai_diffrecon.io.hashing import sha256_file
-from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.protocols import SamplerState
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
@@ -193,7 +193,7 @@ def test_a_small_disk_that_fills_up_midway_loses_no_step(
     assert code == 0, said
     record = whole(output)
     assert record is not None
-    assert record["execution"]["resumed"] == 1
+    assert record["report"]["execution"]["resumed"] == 1
     assert sha256_file(output / "a_recon.nii.gz") == undisturbed
     assert statuses(output) == {("a", "FAILED"), ("cohort", "FAILED"), ("a", "FINISHED"), ("cohort", "FINISHED")}
     assert not list(output.glob("*checkpoint*"))
@@ -209,7 +209,7 @@ def test_a_small_disk_without_room_for_checkpoints_ends_well(
     assert code == 0, said
     record = whole(output)
     assert record is not None
-    assert [f for f in record["fallbacks"] if "checkpoint" in f] == [
+    assert [f for f in record["report"]["fallbacks"] if "checkpoint" in f] == [
         f"no checkpoint after step {step}: the disk is full" for step in range(1, _STEPS)
     ]
     assert sha256_file(output / "a_recon.nii.gz") == undisturbed
@@ -297,7 +297,7 @@ def test_an_output_that_does_not_fit_is_not_there_and_made_by_the_next_run(
     run_here(job, tmp_path, resume="require")
     record = whole(tmp_path)
     assert record is not None
-    assert record["execution"]["resumed"] == 1
+    assert record["report"]["execution"]["resumed"] == 1
     assert not (tmp_path / "a_checkpoint.pt").exists()
 
 
@@ -307,7 +307,7 @@ def test_checkpoints_that_do_not_fit_cost_no_run(job: Any, tmp_path: Path, monke
     record = whole(tmp_path)
     assert record is not None
     lost = [f"no checkpoint after step {step}: the disk is full" for step in range(1, _STEPS + 1)]
-    assert record["fallbacks"] == lost
+    assert record["report"]["fallbacks"] == lost
     assert "a_recon.nii.gz" in done
 
 

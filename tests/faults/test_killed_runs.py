@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 
@@ -76,8 +76,8 @@ def test_twenty_kills_at_random_points_give_the_same_file(
     assert code == 0, said
     assert outputs(output)["a_recon.nii.gz"] == whole["one/a_recon.nii.gz"]
     record = record_of(output)
-    assert record["execution"]["resumed"] > 5
-    assert len(record["residuals"]) == STEPS
+    assert record["report"]["execution"]["resumed"] > 5
+    assert len(record["report"]["steps"]) == STEPS
     assert not leftovers(output)
 
 
@@ -121,6 +121,9 @@ def test_every_attempt_has_a_run_of_its_own_and_none_is_left_running(
     killed = {run.info.run_id for run in found if run.info.status == "KILLED" and run.info.run_name == "a"}
     done = next(run for run in found if run.info.run_name == "a" and run.info.status == "FINISHED")
     assert done.data.tags["resumed_from"] in killed
+    client = mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{output}/mlflow.db")
+    curve = [point.step for point in client.get_metric_history(done.info.run_id, "residual")]
+    assert sorted(curve) == [row["step"] for row in record_of(output)["report"]["steps"]]
 
 
 @pytest.mark.parametrize("when", ["during", "after"])
@@ -164,7 +167,7 @@ def test_sigterm_writes_a_checkpoint_and_says_killed(
     code, said = server.run(tmp_path / "log", bundle=arguments | {"resume": "require"})
     assert code == 0, said
     assert outputs(output)["a_recon.nii.gz"] == whole["one/a_recon.nii.gz"]
-    assert record_of(output)["execution"]["resumed"] == 1
+    assert record_of(output)["report"]["execution"]["resumed"] == 1
 
 
 def test_a_changed_option_does_not_go_on(server: Any, job: Any, store: Callable[[str], Path], tmp_path: Path) -> None:

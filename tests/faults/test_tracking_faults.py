@@ -21,8 +21,8 @@ import pytest
 
 from monai_diffrecon.errors import ConfigError, ResourceError
 from monai_diffrecon.tracking import mlflow_client, store_file
+from monai_diffrecon.tracking.export_run import TrackedRun
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
-from monai_diffrecon.tracking.open_run import open_run
 
 Store = Callable[[Path], Path]
 
@@ -57,7 +57,7 @@ def small_disk() -> Iterator[Callable[[Path, str], Path]]:
 
 
 def _open(folder: Path, *, required: bool = False, uri: str | None = None) -> Any:
-    return open_run(folder, "case", track=True, experiment="faults", tracking_uri=uri, required=required)
+    return TrackedRun(folder, "case", experiment="faults", tracking_uri=uri, required=required)
 
 
 def _reconstruct(run: Any, fault: Callable[[], object] = lambda: None) -> str:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon import registry
+from monai_diffrecon.cli.plugins import find_plugin, plugin_options
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement import to_tensor
+from monai_diffrecon.io.measurement.metatensor import to_tensor
 from monai_diffrecon.protocols import Measurement, Problem, Sampler, VolumeGeometry
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler
@@ -23,7 +24,7 @@ from monai_diffrecon.testing.sampler_laws import check_sampler
 from ..engine.tiny_networks import SCORE
 
 SOURCE = '''
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from monai_diffrecon.sampling import ClassicalSampler, LadderSampler, corrected_estimate, fresh
 
@@ -52,6 +53,22 @@ class Fixed(Renoised):
         super().__init__(steps=steps, sigma_start=0.5)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class Shared(Renoised):
+    """Add an option and change a default.
+
+    Args:
+        share: of the noise, 0 to 1.
+    """
+
+    steps: int = field(default=3, kw_only=False)
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.share = float(self.share)
+
+
 class Twice(ClassicalSampler):
     """Twice the initial estimate."""
 
@@ -67,7 +84,12 @@ OPTIONS: dict[str, Any] = {"steps": 4, "sigma_start": 0.5, "sigma_end": 0.05}
 
 @pytest.fixture(autouse=True)
 def acme(install: Callable[..., None]) -> None:
-    install("acme-samplers", "samplers", {"renoised": "Renoised", "fixed": "Fixed", "twice": "Twice"}, SOURCE)
+    install(
+        "acme-samplers",
+        "samplers",
+        {"renoised": "Renoised", "fixed": "Fixed", "shared": "Shared", "twice": "Twice"},
+        SOURCE,
+    )
 
 
 def problem() -> Problem:
@@ -88,6 +110,7 @@ def reconstruct(sampler: Any) -> Tensor:
         ("renoised", OPTIONS),
         ("renoised", {"steps": 3, "start": "twice", "sigma_start": "estimate"}),
         ("fixed", {"steps": 3}),
+        ("shared", {"share": 1, "sigma_start": 0.5}),
         ("twice", {}),
     ],
 )
@@ -117,6 +140,20 @@ def test_its_options_are_checked_like_those_of_a_built_in_one() -> None:
     with pytest.raises(ConfigError) as caught:
         registry.create("samplers", "fixed", sigma_start=1.0)
     assert (caught.value.where, caught.value.expected) == ("sampler#sigma_start", "one of steps")
+
+
+def test_options_of_the_ladder_are_inherited_with_defaults_and_texts() -> None:
+    options = {o.name: o for o in plugin_options(find_plugin("shared"))}
+    base = {o.name: o for o in plugin_options(find_plugin("renoised"))}
+    assert list(options) == [*base, "share"]
+    assert (options["steps"].default, base["steps"].default) == ("3", "20")
+    assert options["start"].plugins == "samplers"
+    assert all(option.text for option in options.values())
+    assert registry.create("samplers", "shared").steps == 3
+    assert registry.load("samplers", "shared")(5).steps == 5
+    with pytest.raises(ConfigError) as caught:
+        registry.create("samplers", "shared", shares=1)
+    assert caught.value.where == "sampler#shares"
 
 
 def test_a_start_that_refuses_the_problem_says_where_it_stands() -> None:

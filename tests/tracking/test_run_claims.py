@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Callable
@@ -17,11 +19,10 @@ import pytest
 from filelock import FileLock
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.tracking import mlflow_run, run_claim, sweep
+from monai_diffrecon.tracking import export_run, run_claims
+from monai_diffrecon.tracking.export_run import TrackedRun
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
-from monai_diffrecon.tracking.mlflow_run import TrackedRun
-from monai_diffrecon.tracking.open_run import open_run
-from monai_diffrecon.tracking.run_claim import RunClaim
+from monai_diffrecon.tracking.run_claims import RunClaim, sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -49,9 +50,7 @@ def _code(pid: int) -> int:
 
 
 def _open(folder: Path, name: str = "case", parent: str | None = None, tags: dict[str, str] | None = None) -> Any:
-    return open_run(
-        folder, name, track=True, experiment="claims", tracking_uri=None, parent_run_id=parent, tags=tags, required=True
-    )
+    return TrackedRun(folder, name, experiment="claims", parent_run_id=parent, tags=tags, required=True)
 
 
 def _client(folder: Path) -> Any:
@@ -81,7 +80,7 @@ def test_two_processes_at_once_share_no_run_though_both_make_the_store(tmp_path:
             for case in range(5):
                 tags = {"case": f"{number}-{case}"}
                 with _open(tmp_path, f"case {case}", parent.run_id, tags) as run:
-                    run.log_metric("psnr", 10.0 * number + case)
+                    run.log_metrics({"psnr": 10.0 * number + case})
 
     def child(number: int) -> Callable[[], None]:
         def body() -> None:
@@ -119,7 +118,7 @@ def test_a_case_that_was_killed_is_ended_by_the_next_and_shares_no_run_with_it(
             with _open(tmp_path, "one", parent.run_id, {"case": "one"}):
                 pass
             with _open(tmp_path, "two", parent.run_id, {"case": "two"}) as run:
-                run.log_metric("residual", 0.5)
+                run.log_metrics({"residual": 0.5})
                 run.flush()
                 _die()
 
@@ -141,29 +140,43 @@ def test_a_case_that_was_killed_is_ended_by_the_next_and_shares_no_run_with_it(
 
 @pytest.mark.parametrize(
     ("where", "status"),
-    [("give", "KILLED"), ("sweep", "KILLED"), ("end", "FINISHED"), ("leave", "KILLED")],
+    [("claimed", None), ("made", "KILLED"), ("ended", "FINISHED"), ("not ended", "FAILED")],
 )
 def test_a_process_killed_at_any_moment_leaves_no_run_running(
-    tmp_path: Path, empty_store: Store, where: str, status: str
+    tmp_path: Path, empty_store: Store, where: str, status: str | None
 ) -> None:
     empty_store(tmp_path)
 
     def case() -> None:
-        if where == "sweep":
-            mlflow_run.sweep = lambda *_: _die()
+        from mlflow import MlflowClient
+
+        end, make = RunClaim.end, MlflowClient.create_run
+
+        def dead(*given: Any, **options: Any) -> NoReturn:
+            if where != "claimed":
+                (make if where == "made" else end)(*given, **options)
+            _die()
+
+        if where in ("claimed", "made"):
+            MlflowClient.create_run = dead
         else:
-            setattr(RunClaim, where, lambda *_: _die())
+            RunClaim.end = dead  # type: ignore[method-assign]
         with _open(tmp_path) as run:
-            if where == "leave":
+            if where == "not ended":
                 run._client.set_terminated = lambda *_: 1 / 0
+            if where == "ended":
+                RunClaim.end = lambda *_: _die()  # type: ignore[method-assign]
 
     assert _code(_fork(case)) == -signal.SIGKILL
     assert len(_claims(tmp_path)) == 1
     with _open(tmp_path, "next"):
         pass
     found = {run.info.run_name: run for run in _runs(tmp_path)}
-    assert {name: run.info.status for name, run in found.items()} == {"case": status, "next": "FINISHED"}
-    assert found["case"].data.tags.get("error") == (None if status == "FINISHED" else "process died")
+    expected = {"case": status, "next": "FINISHED"} if status else {"next": "FINISHED"}
+    assert {name: run.info.status for name, run in found.items()} == expected
+    if status is not None:
+        reason = {"KILLED": "process died", "FAILED": "tracking incomplete"}.get(status)
+        assert found["case"].data.tags.get("error") == reason
     assert _claims(tmp_path) == []
 
 
@@ -216,36 +229,66 @@ def test_runs_of_living_processes_and_of_this_one_are_left_alone(tmp_path: Path,
     assert _claims(tmp_path) == []
 
 
-def test_a_claim_that_gets_its_name_while_it_is_swept_is_left_alone(
+def _claimed(folder: Path, store: str | None = None, **said: str) -> Any:
+    """Make a run that is RUNNING, whose claim nobody holds; return its id."""
+    client = _client(folder)
+    found = client.get_experiment_by_name("claims")
+    experiment = client.create_experiment("claims") if found is None else found.experiment_id
+    claim = RunClaim(folder / ".diffrecon/runs")
+    claim.take(store, experiment)
+    claim.release()
+    path = folder / ".diffrecon/runs" / claim.mark
+    path.write_text(json.dumps(json.loads(path.read_text()) | said).ljust(1000))
+    return client.create_run(experiment, tags={"diffrecon.claim": claim.mark}).info.run_id
+
+
+@pytest.mark.parametrize("other", ["host", "store"])
+def test_a_run_of_another_host_or_store_is_never_marked_killed(tmp_path: Path, empty_store: Store, other: str) -> None:
+    folder = empty_store(tmp_path)
+    ours, theirs = _claimed(folder), _claimed(folder, **{other: "elsewhere"})
+    with _open(tmp_path, "next"):
+        pass
+    client = _client(tmp_path)
+    assert [client.get_run(run_id).info.status for run_id in (ours, theirs)] == ["KILLED", "RUNNING"]
+    (left,) = _claims(tmp_path)
+    assert client.get_run(theirs).data.tags["diffrecon.claim"] == left
+
+
+def test_a_run_of_this_host_that_was_killed_as_another_host_is_left_alone(
     tmp_path: Path, empty_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = _client(empty_store(tmp_path))
-    claim = RunClaim(tmp_path / ".diffrecon/runs")
-    claim.take()
-    run_id = client.create_run("0", tags={"diffrecon.claim": claim.mark}).info.run_id
+    empty_store(tmp_path)
+
+    def case() -> None:
+        socket.gethostname = lambda: "node-17"
+        with _open(tmp_path):
+            _die()
+
+    assert _code(_fork(case)) == -signal.SIGKILL
+    with _open(tmp_path, "next"):
+        pass
+    assert {r.info.run_name: r.info.status for r in _runs(tmp_path)} == {"case": "RUNNING", "next": "FINISHED"}
+    monkeypatch.setattr(socket, "gethostname", lambda: "node-17")
+    with _open(tmp_path, "there"):
+        pass
+    states = {r.info.run_name: r.info.status for r in _runs(tmp_path)}
+    assert states == {"case": "KILLED", "next": "FINISHED", "there": "FINISHED"}
+    assert _claims(tmp_path) == []
+
+
+def test_a_run_that_ends_while_its_claim_is_swept_is_left_alone(
+    tmp_path: Path, empty_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _open(empty_store(tmp_path)).__enter__()
 
     class Slow(FileLock):  # type: ignore[misc]
         def acquire(self, *args: Any, **options: Any) -> Any:
-            claim.give(run_id)
+            run.__exit__(None, None, None)
             return super().acquire(*args, **options)
 
-    monkeypatch.setattr(sweep, "FileLock", Slow)
-    assert sweep.sweep(client, tmp_path / ".diffrecon/runs") == []
-    assert client.get_run(run_id).info.status == "RUNNING"
-    assert _claims(tmp_path) == [run_id]
-    claim.end()
-
-
-def test_an_interrupt_while_others_are_swept_kills_the_run(
-    tmp_path: Path, empty_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(mlflow_run, "sweep", interrupt)
-    with pytest.raises(KeyboardInterrupt), _open(empty_store(tmp_path)):
-        pass
-    assert [(r.info.status, r.data.tags["error"]) for r in _runs(tmp_path)] == [("KILLED", "KeyboardInterrupt")]
+    monkeypatch.setattr(run_claims, "FileLock", Slow)
+    sweep(_client(tmp_path), tmp_path / ".diffrecon/runs", None)
+    assert [r.info.status for r in _runs(tmp_path)] == ["FINISHED"]
     assert _claims(tmp_path) == []
 
 
@@ -284,7 +327,9 @@ def test_a_run_that_had_ended_is_never_changed(tmp_path: Path, empty_store: Stor
         pass
     client = _client(tmp_path)
     client.set_terminated(run.run_id, status, end_time=1)
-    (tmp_path / ".diffrecon/runs" / run.run_id).touch()
+    path = tmp_path / ".diffrecon/runs" / client.get_run(run.run_id).data.tags["diffrecon.claim"]
+    said = {"host": socket.gethostname(), "store": run_claims._digest(None)}
+    path.write_text(json.dumps(said | {"experiment": client.get_run(run.run_id).info.experiment_id}))
     with _open(tmp_path):
         pass
     found = client.get_run(run.run_id)
@@ -293,27 +338,23 @@ def test_a_run_that_had_ended_is_never_changed(tmp_path: Path, empty_store: Stor
     assert _claims(tmp_path) == []
 
 
-def test_claims_of_another_store_and_other_files_stay(tmp_path: Path, empty_store: Store) -> None:
+@pytest.mark.parametrize("word", [b"", b"{", b"[]", b"null", b'{"host": 1}', b"\xff" * 5000])
+def test_damaged_claims_and_other_files_stay(tmp_path: Path, empty_store: Store, word: bytes) -> None:
     folder = empty_store(tmp_path) / ".diffrecon/runs"
     folder.mkdir(parents=True)
-    others = ["0" * 32, "new-" + "1" * 32, "new-" + "2" * 32, "notes.txt"]
-    for name in others:
-        (folder / name).touch()
-    os.utime(folder / others[2], (0, 0))  # of a run that was never made
+    for name in ("0" * 32, "notes.txt"):
+        (folder / name).write_bytes(word)
     with _open(tmp_path):
         pass
-    assert _claims(tmp_path) == sorted({*others} - {others[2]})
+    assert _claims(tmp_path) == ["0" * 32, "notes.txt"]
+    assert (folder / ("0" * 32)).read_bytes() == word
 
 
-@pytest.mark.parametrize("word", [b"", b"{", b"[]", b'{"status": "FINISHED"}', b"\xff" * 5000])
-def test_a_claim_cannot_say_that_a_dead_run_finished(tmp_path: Path, empty_store: Store, word: bytes) -> None:
-    client = _client(empty_store(tmp_path))
-    run_id = client.create_run(client.create_experiment("claims")).info.run_id
-    (tmp_path / ".diffrecon/runs").mkdir(parents=True)
-    (tmp_path / ".diffrecon/runs" / run_id).write_bytes(word)
+def test_a_claim_cannot_say_that_a_dead_run_finished(tmp_path: Path, empty_store: Store) -> None:
+    run_id = _claimed(empty_store(tmp_path), status="FINISHED")
     with _open(tmp_path):
         pass
-    found = client.get_run(run_id)
+    found = _client(tmp_path).get_run(run_id)
     assert (found.info.status, found.data.tags["error"]) == ("KILLED", "process died")
 
 
@@ -323,7 +364,7 @@ def test_a_fault_of_the_sweep_is_warned_of_and_stops_nothing(
     def broken(*_: object) -> NoReturn:
         raise OSError(5, f"cannot read {tmp_path}")
 
-    monkeypatch.setattr(mlflow_run, "sweep", broken)
+    monkeypatch.setattr(export_run, "sweep", broken)
     with _open(empty_store(tmp_path)):
         pass
     assert [r.info.status for r in _runs(tmp_path)] == ["FINISHED"]
@@ -335,15 +376,15 @@ def test_a_fault_of_the_sweep_is_warned_of_and_stops_nothing(
 def test_a_run_that_is_open_elsewhere_cannot_be_continued(
     tmp_path: Path, empty_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_claim, "_SECONDS", 0.1)
+    monkeypatch.setattr(run_claims, "_SECONDS", 0.1)
     with _open(empty_store(tmp_path)) as run:
         with (
             pytest.raises(InputError, match="open in another process"),
-            TrackedRun(tmp_path, run_name="x", run_id=run.run_id),
+            TrackedRun(tmp_path, "x", run_id=run.run_id),
         ):
             pass
-        assert _claims(tmp_path) == [run.run_id]
-        run.log_metric("a", 1.0)
+        assert _claims(tmp_path) == [run._claim.mark]
+        run.log_metrics({"a": 1.0})
     assert [(r.info.status, r.data.metrics) for r in _runs(tmp_path)] == [("FINISHED", {"a": 1.0})]
 
 
@@ -360,18 +401,22 @@ def test_a_killed_run_that_is_continued_is_not_swept(tmp_path: Path, empty_store
     run_id = os.read(reading, 100).decode()
     os.close(reading)
     os.close(writing)
-    with TrackedRun(tmp_path, run_name="x", run_id=run_id), _open(tmp_path, "other"):
+    with TrackedRun(tmp_path, "x", run_id=run_id), _open(tmp_path, "other"):
         assert _client(tmp_path).get_run(run_id).info.status == "RUNNING"
     assert {r.info.status for r in _runs(tmp_path)} == {"FINISHED"}
     assert _claims(tmp_path) == []
 
 
-def test_a_claim_holds_the_name_of_its_run_and_nothing_else(tmp_path: Path, empty_store: Store) -> None:
+def test_a_claim_names_its_host_and_no_more_than_it_must(tmp_path: Path, empty_store: Store) -> None:
     with _open(empty_store(tmp_path)) as run:
-        path = tmp_path / ".diffrecon/runs" / run.run_id
-        assert path.read_bytes().strip() == b""
-        assert _claims(tmp_path) == [run.run_id]
-    assert not path.exists()
+        (name,) = _claims(tmp_path)
+        tags = _client(tmp_path).get_run(run.run_id).data.tags
+        assert tags["diffrecon.claim"] == name
+        assert socket.gethostname() not in str(tags)
+        said = json.loads((tmp_path / ".diffrecon/runs" / name).read_text())
+        assert said.pop("host") == socket.gethostname()
+        assert sorted(said) == ["experiment", "store"]
+    assert _claims(tmp_path) == []
 
 
 def test_neither_the_environment_nor_an_active_run_is_continued(

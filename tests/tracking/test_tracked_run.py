@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import inspect
-import itertools
 import os
 import subprocess
 import sys
@@ -13,10 +11,13 @@ from typing import Any, NoReturn
 import pytest
 
 from monai_diffrecon.errors import ConfigError, InputError, ResourceError
-from monai_diffrecon.tracking.mlflow_client import mlflow_module
-from monai_diffrecon.tracking.mlflow_run import NullRun, TrackedRun, flatten
-from monai_diffrecon.tracking.open_run import open_run
-from monai_diffrecon.tracking.tolerant_run import TolerantRun
+from monai_diffrecon.tracking import export_run
+from monai_diffrecon.tracking.export_run import TrackedRun
+from monai_diffrecon.tracking.mlflow_client import flatten, mlflow_module
+
+
+def _strict(folder: Path, name: str, **options: Any) -> TrackedRun:
+    return TrackedRun(folder, name, required=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(store: Path) -> Any:
-    with TrackedRun(store, run_name="first"):
+    with _strict(store, "first"):
         pass
     return mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
 
@@ -37,11 +38,11 @@ def test_a_finished_run_holds_what_was_logged(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("artifact")
-    with TrackedRun(store, run_name="case-1", tags={"method": "ddim"}) as run:
+    with _strict(store, "case-1", tags={"method": "ddim"}) as run:
         run.log_params({"sampler": {"name": "ddim", "steps": 20}, "image": "/home/Doe/x.nii", "prior#K": [1, 2]})
         for step in range(3):
             run.log_metrics({"residual": 1.0 / (step + 1), "sigma": float(step)}, step=step)
-        run.log_metric("psnr", 31.5)
+        run.log_metrics({"psnr": 31.5})
         run.log_artifact(tmp_path / "a.txt")
         run.log_artifact(tmp_path / "a.txt", "task")
         assert client.get_run(run.run_id).info.status == "RUNNING"
@@ -79,11 +80,11 @@ def test_a_finished_run_holds_what_was_logged(
 def test_an_ended_run_says_how_and_keeps_its_numbers(
     store: Path, client: Any, error: BaseException, status: str
 ) -> None:
-    run = TrackedRun(store, run_name="case-2")
+    run = _strict(store, "case-2")
 
     def case() -> NoReturn:
         with run:
-            run.log_metric("residual", 0.25, step=4)
+            run.log_metrics({"residual": 0.25}, step=4)
             raise error
 
     with pytest.raises(type(error)):
@@ -96,14 +97,14 @@ def test_an_ended_run_says_how_and_keeps_its_numbers(
 
 
 def test_nested_runs_do_not_touch_each_other(store: Path, client: Any) -> None:
-    with TrackedRun(store, run_name="cohort") as cohort:
+    with _strict(store, "cohort") as cohort:
         with (
             pytest.raises(ValueError, match="crash"),
-            TrackedRun(store, run_name="a", parent_run_id=cohort.run_id) as one,
+            _strict(store, "a", parent_run_id=cohort.run_id) as one,
         ):
             raise ValueError("crash")
-        with TrackedRun(store, run_name="b", parent_run_id=cohort.run_id) as two:
-            two.log_metric("psnr", 1.0)
+        with _strict(store, "b", parent_run_id=cohort.run_id) as two:
+            two.log_metrics({"psnr": 1.0})
     assert len({cohort.run_id, one.run_id, two.run_id}) == 3
     assert client.get_run(one.run_id).data.metrics == {}
     assert client.get_run(two.run_id).data.tags["mlflow.parentRunId"] == cohort.run_id
@@ -112,7 +113,7 @@ def test_nested_runs_do_not_touch_each_other(store: Path, client: Any) -> None:
 
 
 def test_numbers_travel_in_batches(store: Path, client: Any) -> None:
-    with TrackedRun(store, run_name="long") as run:
+    with _strict(store, "long") as run:
         sent = []
         log_batch = run._client.log_batch
         run._client.log_batch = lambda *a, **k: (sent.append(len(k["metrics"])), log_batch(*a, **k))
@@ -126,7 +127,7 @@ def test_numbers_travel_in_batches(store: Path, client: Any) -> None:
 
 
 def test_many_and_long_params(store: Path, client: Any) -> None:
-    with TrackedRun(store, run_name="params") as run:
+    with _strict(store, "params") as run:
         run.log_params({f"p{i}": i for i in range(230)} | {"long": "x" * 20000})
     params = client.get_run(run.run_id).data.params
     assert len(params) == 231
@@ -135,15 +136,15 @@ def test_many_and_long_params(store: Path, client: Any) -> None:
 
 
 def test_a_run_can_be_continued(store: Path, client: Any) -> None:
-    with TrackedRun(store, run_name="training") as first:
-        first.log_metric("loss", 2.0, step=1)
-    with TrackedRun(store, run_name="training", run_id=first.run_id) as second:
+    with _strict(store, "training") as first:
+        first.log_metrics({"loss": 2.0}, step=1)
+    with _strict(store, "training", run_id=first.run_id) as second:
         assert client.get_run(first.run_id).info.status == "RUNNING"
-        second.log_metric("loss", 1.0, step=2)
+        second.log_metrics({"loss": 1.0}, step=2)
     assert second.run_id == first.run_id
     assert client.get_run(first.run_id).info.status == "FINISHED"
     assert [m.value for m in client.get_metric_history(first.run_id, "loss")] == [2.0, 1.0]
-    with pytest.raises(InputError, match="no such run"), TrackedRun(store, run_name="x", run_id="0" * 32):
+    with pytest.raises(InputError, match="no such run"), _strict(store, "x", run_id="0" * 32):
         pass
 
 
@@ -157,36 +158,35 @@ def test_a_lost_store_fails_the_run_but_hides_no_error(
 
     def case(run: TrackedRun, error: Exception | None) -> None:
         with run:
-            run.log_metric("a", 1.0)
+            run.log_metrics({"a": 1.0})
             run._client.log_batch = broken
             if error:
                 raise error
 
-    run = TrackedRun(store, run_name="lost")
+    run = _strict(store, "lost")
     with pytest.raises(ResourceError, match="database is locked"):
         case(run, None)
     assert client.get_run(run.run_id).info.status == "FAILED"
-    run = TrackedRun(store, run_name="lost")
+    run = _strict(store, "lost")
     with pytest.raises(ValueError, match="the real reason"):
         case(run, ValueError("the real reason"))
-    assert "last numbers of a run are lost" in caplog.text
+    assert "not fully tracked" in caplog.text
     assert client.get_run(run.run_id).info.status == "FAILED"
 
 
 def test_faults(store: Path, client: Any) -> None:
-    run = TrackedRun(store, run_name="x")
-    with pytest.raises(ConfigError, match="used before it began"):
-        _ = run.run_id
+    run = _strict(store, "x")
+    assert run.run_id is None
     with pytest.raises(ConfigError, match="used before it began"):
         run.log_params({"a": 1})
     with run:
         run.log_params({"a": 1})
         with pytest.raises(ResourceError, match="MLflow refused"):
             run.log_params({"a": 2})
-    with pytest.raises(InputError, match="no such file"), TrackedRun(store, run_name="y") as other:
+    with pytest.raises(InputError, match="no such file"), _strict(store, "y") as other:
         other.log_artifact(store / "missing.png")
     client.delete_experiment(client.create_experiment("gone"))
-    with pytest.raises(ConfigError, match="was deleted"), TrackedRun(store, run_name="z", experiment="gone"):
+    with pytest.raises(ConfigError, match="was deleted"), _strict(store, "z", experiment="gone"):
         pass
 
 
@@ -195,17 +195,12 @@ def test_flatten() -> None:
     assert flatten(nested) == {"a.b": "1", "a.c.d": "x", "e": '[1, "y"]', "f.0.g": "null", "h": "{}"}
 
 
-def _all_kinds(folder: Path) -> list[Any]:
-    options: list[dict[str, bool]] = [{"track": False}, {"track": True}, {"track": True, "required": True}]
-    return [open_run(folder, "x", experiment="y", tracking_uri=None, **option) for option in options]
-
-
 def test_a_run_of_which_something_was_refused_never_says_finished(store: Path, client: Any) -> None:
-    with TrackedRun(store, run_name="x") as run:
+    with _strict(store, "x") as run:
         run.log_params({"a": 1})
         with pytest.raises(ResourceError, match="MLflow refused"):
             run.log_params({"a": 2})
-        run.log_metric("later", 1.0)
+        run.log_metrics({"later": 1.0})
     found = client.get_run(run.run_id)
     assert (found.info.status, found.data.tags["error"]) == ("FAILED", "tracking incomplete")
     assert found.data.metrics == {"later": 1.0}
@@ -213,9 +208,9 @@ def test_a_run_of_which_something_was_refused_never_says_finished(store: Path, c
 
 def test_a_tolerant_run_is_tracked_like_any_other(store: Path, client: Any, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("artifact")
-    with TolerantRun(TrackedRun(store, run_name="tolerant", tags={"case": "1"})) as run:
+    with TrackedRun(store, "tolerant", tags={"case": "1"}) as run:
         run.log_params({"a": {"b": 1}})
-        run.log_metric("psnr", 1.0, step=2)
+        run.log_metrics({"psnr": 1.0}, step=2)
         run.log_metrics({"ssim": 0.5})
         run.set_tags({"computed": "true"})
         run.log_artifact(tmp_path / "a.txt", "folder")
@@ -232,29 +227,59 @@ def test_a_tolerant_run_is_tracked_like_any_other(store: Path, client: Any, tmp_
 
 
 def test_a_value_that_cannot_be_logged_stops_no_reconstruction(store: Path, client: Any) -> None:
-    with TolerantRun(TrackedRun(store, run_name="tolerant")) as run:
+    with TrackedRun(store, "tolerant") as run:
         run.log_artifact(store / "missing.png")
-        assert run.problems == ("not fully tracked: InputError",)
+        assert run.problems == ("not fully tracked: no such file",)
         run.log_params({"a": 1})
     found = client.get_run(run.run_id)
     assert (found.info.status, found.data.params) == ("FAILED", {})
 
 
-def test_null_run_has_the_same_interface(tmp_path: Path) -> None:
-    public = {name for name, _ in inspect.getmembers(TrackedRun, callable) if not name.startswith("_")}
-    for name, cls in itertools.product(public, (NullRun, TolerantRun)):
-        ours, theirs = (inspect.signature(getattr(one, name)).parameters for one in (cls, TrackedRun))
-        assert list(ours.values()) == list(theirs.values())
-    assert {type(run) for run in _all_kinds(tmp_path)} == {NullRun, TolerantRun, TrackedRun}
-    for each in _all_kinds(tmp_path):
-        assert each.problems == ()
-    with NullRun() as run:
+def test_what_is_not_tracked_does_nothing(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path / "none", "x", track=False, required=True)
+    run.log_params({"a": 1})
+    with run:
         run.log_params({"a": 1})
         run.log_metrics({"a": 1.0})
+        run.set_tags({"a": 1})
         run.log_artifact(tmp_path / "missing")
-        assert run.run_id is None
-    with pytest.raises(ValueError, match="passes"), NullRun():
+        run.log_dataset("cohort", "ab" * 32, {})
+        run.flush()
+    assert (run.run_id, run.problems) == (None, ())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="passes"), TrackedRun(tmp_path, "x", track=False):
         raise ValueError("passes")
+
+
+def test_numbers_are_seen_while_the_run_is_open(store: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_run, "_FLUSH_SECONDS", 0.0)
+    with TrackedRun(store, "live") as run:
+        for step in range(1, 4):
+            run.log_metrics({"residual": 1.0 / step}, step=step)
+            seen = client.get_metric_history(run.run_id, "residual")
+            assert [(m.step, m.value) for m in seen] == [(s, 1.0 / s) for s in range(1, step + 1)]
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_the_users_own_error_is_never_named_as_the_cause_of_a_fault(
+    store: Path, required: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise ConnectionError("lost")
+
+    def case() -> NoReturn:
+        with run:
+            run.log_metrics({"a": 1.0})
+            run._client.log_batch = run._client.set_terminated = broken
+            raise FileNotFoundError("Doe.nii")
+
+    run = TrackedRun(store, "both", required=required)
+    with pytest.raises(FileNotFoundError):
+        case()
+    assert run.problems == ("not fully tracked: MLflow refused (ConnectionError)",)
+    assert "Doe" not in caplog.text
+    assert len(caplog.records) == 1
 
 
 def test_telemetry_is_off_even_when_mlflow_was_imported_first(tmp_path: Path) -> None:
@@ -262,7 +287,7 @@ def test_telemetry_is_off_even_when_mlflow_was_imported_first(tmp_path: Path) ->
 import mlflow
 from mlflow.telemetry import get_telemetry_client
 assert get_telemetry_client() is not None  # or this test shows nothing
-from monai_diffrecon.tracking.mlflow_client import mlflow_module
+from monai_diffrecon.tracking.mlflow_client import flatten, mlflow_module
 mlflow_module()
 assert get_telemetry_client() is None
 """

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_diffrecon.engine.composition import (
+from monai_diffrecon.engine.problem.measured_operator import build_operator
+from monai_diffrecon.engine.recipe import (
     as_spec,
     build_consistency,
     build_noise,
-    build_operator,
     build_prior,
     build_sampler,
 )
@@ -154,7 +154,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     ),
     "TPDM unconditional": (
         {
-            "operator": {"name": "unmeasured"},
+            "operator": {"name": "unconditional"},
             "truth": PHANTOM,
             "planes": ["sagittal", "axial"],
             "prior": EVERY_SECOND,
@@ -418,7 +418,7 @@ def test_tpdm_unconditional(shape: tuple[int, int, int], steps: int, K: float) -
     truth = torch.zeros(shape).unsqueeze(1)
     expected = published_tpdm(truth, (3, 1, 0, 2), steps=steps, K=K, seed=4)
     got = reconstruct(
-        {"name": "unmeasured"},
+        {"name": "unconditional"},
         truth,
         ["sagittal", "axial"],
         {"name": "none"},

@@ -1,0 +1,53 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics where MONAI's handlers look for them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from ignite.engine import Events
+
+
+class MetricsOfCases:
+    """Handler that shows an evaluator's other handlers the metrics of the cases.
+
+    ``engine.state.metrics`` has those of the latest case, none for one that failed or has no reference; at the end of
+    the epoch the means over the cases that have them. ``engine.state.metric_details`` has (cases, 1), NaN where there
+    is none. What other handlers put there stays.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, float]] = []
+
+    def attach(self, engine: Any) -> None:
+        """Attach to an evaluator, before the handlers that are to see the metrics."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
+
+    def _begin(self, engine: Any) -> None:
+        self._show(engine, {})
+        self._rows = []
+
+    def _case(self, engine: Any) -> None:
+        row = dict(engine.state.output.get("metrics") or {})
+        self._show(engine, row)
+        self._rows.append(row)
+
+    def _end(self, engine: Any) -> None:
+        means, details = {}, {}
+        for name in dict.fromkeys(name for row in self._rows for name in row):
+            values = [row.get(name, math.nan) for row in self._rows]
+            details[name] = torch.tensor(values)[:, None]
+            known = [value for value in values if not math.isnan(value)]
+            means[name] = sum(known) / len(known) if known else math.nan
+        self._show(engine, means)
+        engine.state.metric_details = {**engine.state.metric_details, **details}
+
+    def _show(self, engine: Any, metrics: dict[str, float]) -> None:
+        ours = {name for row in self._rows for name in row}
+        others = {name: value for name, value in engine.state.metrics.items() if name not in ours}
+        engine.state.metrics = {**others, **metrics}

@@ -1,0 +1,130 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The transform of a bundle that is applied to a volume before it is written and scored."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Transform
+from monai.utils import CommonKeys
+from torch import Tensor
+
+from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory
+from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
+from monai_diffrecon.errors.uncaught import chain_of
+from monai_diffrecon.io.measurement.metatensor import affine_of, check_finite
+from monai_diffrecon.privacy.redaction import redact
+from monai_diffrecon.protocols import VolumeGeometry
+
+_WHERE = "postprocessing"
+
+
+class Postprocessing:
+    """A MONAI transform of dicts that changes ``pred``; it is given ``image`` (the measurement) and ``case`` as well.
+
+    Args:
+        transform: the transform; None changes nothing.
+
+    Attributes:
+        steps: the transforms with their options, for the record. One that cannot be told from another (a function
+            without a name, a random one) gets a name of its own, so that its volumes are not taken for each other's.
+
+    Raises:
+        ConfigError: nothing that can be called.
+    """
+
+    def __init__(self, transform: Callable[[dict[str, Any]], Any] | None) -> None:
+        if transform is not None and not callable(transform):
+            raise ConfigError(
+                "not a transform", where=_WHERE, expected="a MONAI transform of dicts", got=type(transform).__name__
+            )
+        self.transform = transform
+        described = [] if transform is None else _described(transform)
+        self.steps: list[Any] = redact(described if isinstance(described, list) else [described])
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What it adds to all that decides on the voxels; nothing without a transform."""
+        return {} if self.transform is None else {_WHERE: json.dumps(self.steps, sort_keys=True)}
+
+    def __call__(self, volume: Tensor, geometry: VolumeGeometry, case: PosedCase) -> Tensor:
+        """Return the volume as it is to be written.
+
+        Args:
+            volume: (1, X, Y, Z) in physical units.
+            geometry: where it lies.
+            case: what it was reconstructed from.
+
+        Raises:
+            PluginError: the transform fails, or returns no volume of the same place, shape and type.
+            InputError: voxels that are not finite.
+        """
+        if self.transform is None:
+            return volume
+        affine = torch.as_tensor(affine_of(geometry))
+        pred = MetaTensor(volume.clone(), affine=affine.clone())
+        data = {CommonKeys.PRED: pred, CommonKeys.IMAGE: case.measurement, "case": case.name}
+        try:
+            out = self.transform(data)
+        except Exception as error:
+            raise _error(error) from error
+        done = out.get(CommonKeys.PRED) if isinstance(out, Mapping) else None
+        if not isinstance(done, Tensor | np.ndarray):
+            raise PluginError(
+                "returns no volume", where=_WHERE, expected=f'a dict with "{CommonKeys.PRED}"', got=type(out).__name__
+            )
+        moved = isinstance(done, MetaTensor) and not torch.allclose(done.affine.cpu().double(), affine, atol=1e-4)
+        plain = torch.as_tensor(done).as_subclass(Tensor)
+        if plain.shape != volume.shape or plain.is_complex() != volume.is_complex() or moved:
+            raise PluginError(
+                "changes the volume's grid or its kind of numbers",
+                where=_WHERE,
+                expected=f"{tuple(volume.shape)}, {'complex' if volume.is_complex() else 'real'}, where it lies",
+                got="another affine" if moved else f"{tuple(plain.shape)}, {str(plain.dtype).removeprefix('torch.')}",
+                mend="resample the written file instead",
+            )
+        return check_finite(plain.to(volume), _WHERE)
+
+
+def _error(error: Exception) -> DiffReconError | Exception:
+    """Return the error of ours, want of memory as it is, or one that names the kind and place of any other."""
+    chain = list(chain_of(error))
+    for cause in chain:
+        if isinstance(cause, DiffReconError) or is_out_of_memory(cause):
+            return cause  # type: ignore[return-value]
+    frame = traceback.extract_tb(chain[-1].__traceback__)[-1]
+    return PluginError(
+        "fails",
+        where=_WHERE,
+        got=f"{type(chain[-1]).__name__} at {Path(frame.filename).name}:{frame.lineno}",
+        mend="correct the transform, or set postprocessing to null",
+    )
+
+
+def _described(value: Any) -> Any:
+    """Return a transform and its options as a record can hold them."""
+    if value is None or isinstance(value, bool | int | float | str | Path | Tensor | np.ndarray | Enum):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _described(inner) for key, inner in value.items()}
+    if isinstance(value, Compose):
+        return _described(value.transforms)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_described(inner) for inner in value]
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    module = getattr(value, "__module__", None) or type(value).__module__
+    if isinstance(value, Transform):
+        return {"name": f"{module}:{name}", **{key: _described(inner) for key, inner in vars(value).items()}}
+    known = isinstance(value, type | torch.dtype | torch.device) or hasattr(value, "__qualname__")
+    return f"{module}:{name}" if known and "<" not in name else f"{module}:{name} {uuid4().hex}"

@@ -1,0 +1,40 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
+
+
+class StepMetrics:
+    """Handler that computes the relative data residual after each step and keeps the history.
+
+    Writes ``engine.state.metrics["residual"]`` = ``||A x - y|| / ||y||`` and appends to ``history``.
+
+    Args:
+        every: compute it at every so many steps, and at the last.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = max(int(every), 1)
+        self.history: list[dict[str, float]] = []
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a reconstruction engine."""
+        engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Any) -> None:
+        """Compute and record."""
+        recon, problem = engine.state.recon, engine.problem
+        if recon.step % self.every and recon.step != len(engine.ladder):
+            return
+        misfit = torch.linalg.vector_norm(problem.operator(recon.x) - problem.measurement)
+        residual = float(misfit / torch.linalg.vector_norm(problem.measurement).clamp_min(1e-30))
+        engine.state.metrics["residual"] = residual
+        self.history.append({"step": recon.step, "sigma": engine.ladder[recon.step - 1], "residual": residual})

@@ -1,0 +1,66 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory this process takes, and how much is free."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import torch
+
+#: What a container may take, in the two versions of Linux's control groups; psutil knows the machine only.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process takes now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def available_memory(device: torch.device | str = "cpu") -> int | None:
+    """Return the bytes that this process could still take, or None where the system does not say.
+
+    The limit of a container or of the address space may allow less than the machine has.
+    """
+    kind = torch.device(device)
+    if kind.type == "cuda":
+        free = int(torch.cuda.mem_get_info(kind)[0])
+        return free + torch.cuda.memory_reserved(kind) - torch.cuda.memory_allocated(kind)
+    if kind.type != "cpu":
+        return None
+    process, free = psutil.Process(), int(psutil.virtual_memory().available)
+    used = process.memory_info()
+    if hasattr(process, "rlimit"):  # Linux
+        limit = process.rlimit(psutil.RLIMIT_AS)[0]
+        free = free if limit == psutil.RLIM_INFINITY else min(free, limit - used.vms)
+    for path in _LIMITS:
+        text = path.read_text().strip() if path.is_file() else ""
+        free = min(free, int(text) - used.rss) if text.isdigit() else free  # "max" is none
+    return max(free, 0)
+
+
+class PeakMemory:
+    """Measures from the moment it is made: of the GPU where there is one, else of this process (Linux)."""
+
+    def __init__(self) -> None:
+        self._cuda = torch.cuda.is_available()
+        self._process = False
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with suppress(OSError):
+                _RESET.write_text("5")  # sets VmHWM back to what is used now
+                self._process = True
+
+    def gigabytes(self) -> float | None:
+        """Return the peak since then in GB (1e9 bytes), or None where it cannot be known."""
+        if self._cuda:
+            return torch.cuda.max_memory_allocated() / 1e9
+        if self._process:
+            found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
+            return int(found.group(1)) * 1024 / 1e9 if found else None
+        return None

@@ -1,0 +1,227 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""One measurement of one case, understood once: what it is, what it says, and the inverse problem in network units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from monai_diffrecon.engine.memory.memory_estimate import MemoryEstimate, estimate_memory, network_memory
+from monai_diffrecon.engine.plugin_objects import Spec, described, distributions_of
+from monai_diffrecon.engine.problem.floor_padding import without_padding_of
+from monai_diffrecon.engine.problem.measured_operator import (
+    build_operator,
+    family_notice,
+    operator_notices,
+    resolve_operator,
+)
+from monai_diffrecon.engine.problem.network_units import (
+    background_notices,
+    check_fits,
+    check_modality,
+    classical_map,
+    intensity_map,
+    to_network_units,
+    unit_map,
+)
+from monai_diffrecon.engine.problem.outlier_hiding import hide_outliers
+from monai_diffrecon.engine.problem.phase_of_data import without_phase
+from monai_diffrecon.engine.problem.whitened_operator import WhitenedOperator
+from monai_diffrecon.engine.recipe import Recipe, as_spec, weights_of
+from monai_diffrecon.engine.resume.run_identity import run_identity
+from monai_diffrecon.engine.voxel_size import SpacingMend, check_spacing, spacing_mend
+from monai_diffrecon.io.measurement.metatensor import check_finite, from_tensor
+from monai_diffrecon.numerics.hashing import sha256_tensor
+from monai_diffrecon.numerics.intensity import IntensityMap
+from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
+from monai_diffrecon.tracking.versions import versions_of
+
+
+class Posed(NamedTuple):
+    """An inverse problem in network units, and what it was made of.
+
+    Attributes:
+        problem: the problem; its operator is whitened where the measurement has weights.
+        operator: the operator of the measurement as it is.
+        acted: map from network units to what the operator acts on.
+        intensity: map from network units to the unit of the volume.
+        notices: what whoever uses the result should know.
+        hidden: what the networks do not see and the result keeps, (C, X, Y, Z), or None.
+        phase: global phase (radians) that was taken out.
+        mend: what to do about voxels of another size than the networks'; None: what helps an image.
+    """
+
+    problem: Problem
+    operator: Operator
+    acted: IntensityMap
+    intensity: IntensityMap
+    notices: tuple[str, ...]
+    hidden: Tensor | None
+    phase: float
+    mend: SpacingMend | None
+
+
+class PosedCase:
+    """A measurement with all that a run, its checkpoint and its record want to know of it; each is found out once.
+
+    Nothing is computed before it is asked for.
+
+    Args:
+        recipe: what it is reconstructed with.
+        measurement: the measurement, without a batch axis.
+        name: name of the case, part of the noise's key.
+        network: the primary network; None takes the bundle's.
+    """
+
+    def __init__(self, recipe: Recipe, measurement: Tensor, name: str = "", network: nn.Module | None = None) -> None:
+        self.recipe, self.measurement, self.name, self.network = recipe, measurement, name, network
+
+    @cached_property
+    def said(self) -> Measurement:
+        """What the measurement says itself.
+
+        Raises:
+            InputError: entries that are not finite, or a measurement that does not say its volume.
+        """
+        return from_tensor(check_finite(torch.as_tensor(self.measurement), "inputs"))
+
+    @cached_property
+    def measured(self) -> Measurement:
+        """The measurement with its operator complete and the volume's geometry known.
+
+        Raises:
+            InputError: as of ``said``.
+            ConfigError: options of the operator that contradict the measurement.
+        """
+        recipe, measured = self.recipe, without_padding_of(self.said, self.recipe.score.intensity)
+        y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
+        noise_std = measured.noise_std if recipe.noise_std is None else float(recipe.noise_std)
+        spec, geometry, notices = measured.operator, measured.geometry, measured.notices + recipe.notices
+        if spec is None:
+            spec, geometry = resolve_operator(recipe.specs["operator"], geometry)
+            notices += operator_notices(spec, measured.geometry)
+        else:
+            spec = as_spec(spec, "operator")
+        return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std, notices=notices)
+
+    @property
+    def geometry(self) -> VolumeGeometry:
+        """Where the volume lies that the measurement becomes."""
+        return self.measured.geometry
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the measurement as it was handed in."""
+        return sha256_tensor(torch.as_tensor(self.measurement).as_subclass(Tensor))
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """The plugins that have a part in the result, the operator complete."""
+        assert self.measured.operator is not None
+        return self.recipe.used(self.measured.operator)
+
+    @cached_property
+    def distributions(self) -> set[str]:
+        """The distributions whose plugins have a part in the result."""
+        return distributions_of(self.specs, self.recipe.scores)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """All that decides on the voxels, as name -> value."""
+        recipe, scores, network = self.recipe, self.recipe.scores, self.network
+        other = network is not None and network is not recipe.score.network and recipe.calls_network
+        return run_identity(
+            measurement=self._described(),
+            config=described(self.specs),
+            **recipe.objects,
+            inferer={k: v for k, v in recipe.settings.items() if k not in ("sw_batch_size", "spacing_tolerance")},
+            intensity=recipe.score.intensity if recipe.calls_network else None,
+            weights=weights_of(scores),
+            network=network.state_dict() if network is not None and other else None,
+            bundles={s.name: [s.plane, s.spacing, s.denoiser, s.window, s.channels] for s in scores},
+            seed=recipe.seed,
+            case=self.name,
+            versions=versions_of(self.distributions),
+        )
+
+    @cached_property
+    def posed(self) -> Posed:
+        """The inverse problem; whatever is wrong with the scan is refused here, or when its engine is prepared.
+
+        Raises:
+            InputError: the scan is of another kind, shape or unit than is needed.
+            ConfigError: options or networks that do not fit the scan.
+        """
+        recipe, measured = self.recipe, self.measured
+        spec, geometry, y, noise_std = measured.operator, measured.geometry, measured.data, measured.noise_std
+        assert spec is not None
+        own = build_operator(spec, geometry)
+        check_fits(y, own, f"operator {spec['name']}")
+        operator, hidden, notices = own, None, measured.notices
+        if recipe.calls_network:
+            check_modality(recipe.score, measured)
+            notices += family_notice(recipe.specs["operator"], operator)
+            y, hidden, found = hide_outliers(operator, y)
+            notices += found
+        if measured.weights is not None:
+            operator = WhitenedOperator(own, measured.weights)
+            y, noise_std = operator.whiten(y), operator.noise_std(noise_std)
+        phase = 0.0
+        if not measured.simulated:
+            y, phase, found = without_phase(operator, y, noise_std)
+            notices += found
+        # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
+        units = partial(intensity_map, recipe.score) if recipe.calls_network else classical_map
+        acted = units(operator, y, measured.unit)
+        if recipe.calls_network:
+            notices += background_notices(recipe.score, operator, y, acted)
+        intensity = acted.then(unit_map(operator, measured.unit))
+        problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
+        # An image can be resampled, and what was simulated from one within this run.
+        brought = self.said.operator is not None and not measured.simulated
+        mend = partial(spacing_mend, operator) if brought else None
+        for score in recipe.scores:
+            check_spacing(score, geometry, recipe.spacing_tolerance, operator.thick_plane, mend)
+        return Posed(problem, own, acted, intensity, notices, hidden, phase, mend)
+
+    @cached_property
+    def memory(self) -> MemoryEstimate:
+        """Roughly what a reconstruction takes of memory."""
+        recipe, problem = self.recipe, self.posed.problem
+        activations, device = 0, torch.device(recipe.device or "cpu")
+        for score in recipe.scores:
+            net = self.network if self.network is not None and score is recipe.score else score.network
+            size = network_memory(
+                net,
+                problem.operator.volume_shape[1:],
+                batch_size=recipe.sw_batch_size,
+                window=recipe.window if recipe.window is not None else score.window,
+                gradients=recipe.guided,
+            )
+            activations = max(activations, size)
+            if recipe.device is None:
+                device = next((weight.device for weight in net.parameters()), device)
+        kept = recipe.num_samples if recipe.keep_samples else 0
+        return estimate_memory(problem, activations, samples=recipe.num_samples, kept=kept, device=device.type)
+
+    def _described(self) -> Mapping[str, Any]:
+        """Return what of the measurement decides on the voxels and is in no configuration."""
+        measured, geometry = self.measured, self.geometry
+        padding = measured.padding
+        return {
+            "data": f"sha256:{self.sha256}",
+            "weights": measured.weights,
+            "noise_std": measured.noise_std,
+            "unit": measured.unit,
+            "shape": geometry.shape,
+            "spacing": geometry.spacing,
+            "affine": geometry.affine,
+            "gaps": geometry.gaps,
+            **({} if padding is None else {"padding": padding.values, "floor": padding.floor}),
+        }

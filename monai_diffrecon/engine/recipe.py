@@ -1,0 +1,256 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What a reconstruction is made of: specs, networks and options, and the engine that is built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import torch
+from torch import nn
+
+from monai_diffrecon import registry
+from monai_diffrecon.bundle.metadata import check_window
+from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
+from monai_diffrecon.engine.planes.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
+from monai_diffrecon.engine.planes.complex_plane_denoiser import MODES, planes_for
+from monai_diffrecon.engine.plugin_checks import copied
+from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, object_notice, plugin_of, spec_of
+from monai_diffrecon.engine.posterior.posterior_samples import check_can_sample
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.voxel_size import SpacingMend, check_shared_spacing
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors.options import check_choice, check_device, check_flag, check_integer, check_number
+from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Sampler, ScorePrior
+
+#: Config id -> kind of the plugin there.
+_KIND_OF = {where: kind for kind, (where, _) in registry.KINDS.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What building takes, checked: the plugins' specs, the networks, and the options of the inferer.
+
+    Attributes:
+        score: the primary network.
+        auxiliaries: networks of other planes; none where the prior takes one only.
+        specs: config id (``operator``, ``prior``, ...) -> what was given there, as a spec.
+        calls_network: the sampler asks the networks.
+        guided: the consistency step goes back through the networks.
+        resumable: a run can go on from a checkpoint, and be repeated.
+        notices: what was handed in as an object.
+        objects: what tells objects of one recipe from those of another; empty without any.
+
+    The other attributes are options of :class:`~monai_diffrecon.engine.inferer.DiffReconInferer`.
+
+    Raises:
+        ConfigError: an option of the wrong type, or out of its range.
+    """
+
+    score: ScoreNetwork
+    auxiliaries: tuple[ScoreNetwork, ...]
+    specs: Mapping[str, Any]
+    sw_batch_size: int = 8
+    window: Sequence[int] | None = None
+    overlap: float = 0.25
+    seed: int = 0
+    noise_std: float | None = None
+    spacing_tolerance: float = 0.05
+    device: torch.device | str | None = None
+    precision: str = "float32"
+    complex: str = "phase"
+    num_samples: int = 1
+    keep_samples: bool = False
+    calls_network: bool = field(init=False)
+    guided: bool = field(init=False)
+    resumable: bool = field(init=False)
+    notices: tuple[str, ...] = field(init=False)
+    objects: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        specs = {where: as_spec(value, where) for where, value in self.specs.items()}
+        noise_std = self.noise_std
+        checked: dict[str, Any] = {
+            "specs": specs,
+            "sw_batch_size": check_integer(self.sw_batch_size, "inferer#sw_batch_size", low=1),
+            "window": check_window(self.window, "inferer#window"),
+            "overlap": check_number(self.overlap, "inferer#overlap", low=0.0, high=0.99),
+            "seed": check_integer(self.seed, "seed", low=0),
+            "noise_std": None if noise_std is None else check_number(noise_std, "inferer#noise_std", low=0.0),
+            "spacing_tolerance": check_number(self.spacing_tolerance, "inferer#spacing_tolerance", low=0.0),
+            "device": check_device(self.device, "inferer#device"),
+            "precision": check_choice(self.precision, "inferer#precision", PRECISIONS),
+            "complex": check_choice(self.complex, "inferer#complex", MODES),
+            "num_samples": check_integer(self.num_samples, "inferer#num_samples", low=1),
+            "keep_samples": check_flag(self.keep_samples, "inferer#keep_samples"),
+        }
+        # Mistyped options are errors now, not after the scan was read.
+        one_plane = build_prior(specs["prior"]).max_planes == 1
+        consistency, sampler = build_consistency(specs["consistency"]), build_sampler(specs["sampler"])
+        noise = build_noise(specs["noise"], checked["seed"], "")
+        check_can_sample(sampler, noise, specs, checked["num_samples"])
+        registry.check_options("operators", plugin_of(specs["operator"]), where="operator", context=("geometry",))
+        notices = object_notice(specs)
+        checked |= {
+            # Those that lie beside the bundle come without being asked for.
+            "auxiliaries": () if one_plane else tuple(self.auxiliaries),
+            "calls_network": sampler.calls_network,
+            "guided": type(consistency).guidance is not ConsistencyStep.guidance,
+            "resumable": not (notices or (sampler.calls_network and not noise.resumable)),
+            "notices": notices,
+            "objects": {"objects": uuid4().hex} if notices else {},
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def scores(self) -> tuple[ScoreNetwork, ...]:
+        """The networks that have a part in the result."""
+        return (self.score, *self.auxiliaries) if self.calls_network else ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that are no plugins, as the record and a checkpoint say them."""
+        return {
+            "sw_batch_size": self.sw_batch_size,
+            "window": None if self.window is None else list(self.window),
+            "overlap": self.overlap,
+            "noise_std": self.noise_std,
+            "spacing_tolerance": self.spacing_tolerance,
+            "precision": self.precision,
+            "complex": self.complex,
+            "num_samples": self.num_samples,
+            "keep_samples": self.keep_samples,
+        }
+
+    def used(self, operator: Spec) -> dict[str, Spec]:
+        """Return the plugins that have a part in the result: without a network, prior and noise source have none.
+
+        Args:
+            operator: the operator of the measurement, complete.
+        """
+        specs = {**self.specs, "operator": operator}
+        return specs if self.calls_network else {kind: specs[kind] for kind in ("operator", "consistency", "sampler")}
+
+    def engine(
+        self,
+        problem: Problem,
+        network: nn.Module | None = None,
+        case: str = "",
+        index: int = 0,
+        *,
+        handlers: Sequence[Any] = (),
+        mend: SpacingMend | None = None,
+        progress: bool | None = None,
+    ) -> ReconstructionEngine:
+        """Return the engine of one sample, with its handlers.
+
+        Args:
+            problem: the inverse problem, in network units.
+            network: the primary network; None takes the bundle's.
+            case: name of the sample's case, part of the noise's key.
+            index: index of the sample.
+            handlers: between the guard and the progress bar.
+            mend: what to do about voxels of another size than the networks'.
+            progress: show a progress bar; None: on a terminal only.
+        """
+        noise = copied(build_noise(self.specs["noise"], self.seed, case))
+        prior = None
+        if self.calls_network:
+            operator = problem.operator
+            prior = copied(build_prior(self.specs["prior"]))
+            prior.observe(operator)
+            prior.bind(planes_for(operator, self._planes(network), self.scores, self.complex), noise)
+            for plane in prior.planes:
+                check_shared_spacing(
+                    self.scores, plane.plane, operator.geometry, self.spacing_tolerance, operator.thick_plane, mend
+                )
+        consistency, sampler = build_consistency(self.specs["consistency"]), build_sampler(self.specs["sampler"])
+        engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
+        label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
+        bar = ProgressBar(label, disable=None if progress is None else not progress)
+        for handler in (NonFiniteGuard(), *handlers, bar):
+            handler.attach(engine)
+        return engine
+
+    def _planes(self, network: nn.Module | None) -> list[BatchedPlaneDenoiser]:
+        planes = []
+        for score in self.scores:
+            net = network if network is not None and score is self.score else score.network
+            where = f"bundle {score.name}, diffrecon#denoiser"
+            planes.append(
+                BatchedPlaneDenoiser(
+                    registry.build("denoisers", score.denoiser, where=where, network=net),
+                    score.plane,
+                    batch_size=self.sw_batch_size,
+                    window=self.window if self.window is not None else score.window,
+                    overlap=self.overlap,
+                    device=self.device,
+                    precision=self.precision,
+                    name=score.name,
+                )
+            )
+        return planes
+
+
+def as_spec(value: Any, where: str) -> Spec:
+    """Return ``{"name": ..., **options}`` for a name, a spec, or a plugin handed in as an instance or a class.
+
+    Former names of plugins and options are replaced by those of today.
+
+    Raises:
+        ConfigError: neither.
+    """
+    spec = {"name": value} if isinstance(value, str) else value
+    if not (isinstance(spec, dict) and isinstance(spec.get("name"), str)):
+        spec = spec_of(value, _KIND_OF[where])
+    if spec is not None:
+        return spec if isinstance(spec, ObjectSpec) else dict(registry.current(_KIND_OF[where], spec))
+    raise ConfigError("not a plugin", where=where, expected='a name or {"name": ..., options}', got=repr(value))
+
+
+def build_prior(spec: Spec) -> ScorePrior:
+    """Build the score prior.
+
+    Raises:
+        ConfigError: the name is that of a regularizer.
+    """
+    prior = registry.build("priors", plugin_of(spec), where="prior")
+    if not isinstance(prior, ScorePrior):
+        raise ConfigError(
+            f"{spec['name']} is a regularizer, not a score prior",
+            where="prior",
+            mend=f'put it under consistency: {{"name": "admm", "regularizers": [{{"name": "{spec["name"]}"}}]}}',
+        )
+    return prior
+
+
+def build_consistency(spec: Spec) -> ConsistencyStep:
+    """Build the consistency step."""
+    step = registry.build("consistency", plugin_of(spec), where="consistency")
+    assert isinstance(step, ConsistencyStep)
+    return step
+
+
+def build_sampler(spec: Spec) -> Sampler:
+    """Build the sampler."""
+    sampler = registry.build("samplers", plugin_of(spec), where="sampler")
+    assert isinstance(sampler, Sampler)
+    return sampler
+
+
+def build_noise(spec: Spec, seed: int, case: str) -> NoiseSource:
+    """Build the noise source of a case."""
+    noise = registry.build("noises", plugin_of(spec), where="noise", seed=seed, case=case)
+    assert isinstance(noise, NoiseSource)
+    return noise
+
+
+def weights_of(networks: Sequence[ScoreNetwork]) -> dict[str, str]:
+    """Return bundle name -> sha256 of its weights."""
+    return {f"{n.name} {n.version}": n.sha256 for n in networks}

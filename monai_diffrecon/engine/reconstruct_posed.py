@@ -1,0 +1,149 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The reconstruction of a posed case: its samples drawn, finished, brought to physical units and reported."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
+from monai_diffrecon.engine.plugin_objects import described
+from monai_diffrecon.engine.posterior.sample_runner import SampleRunner, circumstances
+from monai_diffrecon.engine.problem.measured_operator import plane_notice
+from monai_diffrecon.engine.problem.nonnegative import is_magnitude, nonnegative
+from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.engine.recipe import weights_of
+from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.io.measurement.metatensor import affine_of
+from monai_diffrecon.numerics.padding import with_padding
+
+logger = logging.getLogger(__name__)
+
+
+def reconstruct_posed(
+    case: PosedCase,
+    *,
+    handlers: Sequence[Any] = (),
+    checkpoint: RunCheckpoint | None = None,
+    run_id: str | None = None,
+    progress: bool | None = None,
+) -> Reconstruction:
+    """Reconstruct a case.
+
+    Args:
+        case: the case.
+        handlers: handlers of every sample's engine.
+        checkpoint: keeps the state of the run, and says where an interrupted one stopped.
+        run_id: MLflow run that it is tracked in, for the checkpoint.
+        progress: show a progress bar; None: on a terminal only.
+
+    Raises:
+        ResumeMismatchError: the checkpoint is of another run.
+    """
+    started = time.perf_counter()
+    recipe, measured, posed, memory = case.recipe, case.measured, case.posed, case.memory
+    notices: list[str] = []
+
+    def warn(lines: Sequence[str]) -> None:
+        for line in lines:
+            logger.warning("%s", line if not case.name else f"case {case.name}: {line}")
+
+    def tell(lines: Sequence[str]) -> None:
+        warn(lines)
+        notices.extend(lines)
+
+    warn(memory.check())
+    tell(posed.notices)
+
+    def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
+        engine = recipe.engine(
+            posed.problem,
+            case.network,
+            sample,
+            index,
+            handlers=(metrics, *handlers),
+            mend=posed.mend,
+            progress=progress,
+        )
+        engine.memory_needed = memory.summary()
+        if index == 0:
+            tell(plane_notices(engine))
+        return engine
+
+    constraint: dict[str, float] = {}
+
+    def finish(x: Tensor) -> Tensor:
+        if recipe.calls_network and is_magnitude(posed.problem, posed.acted):
+            x, found = nonnegative(posed.problem, x)
+            constraint.update(found)
+        return x if posed.hidden is None else x + posed.hidden / posed.acted.scale
+
+    runner = SampleRunner(
+        build,
+        posed.problem.operator,
+        count=recipe.num_samples,
+        keep=recipe.keep_samples,
+        seed=recipe.seed,
+        case=case.name,
+        checkpoint=checkpoint,
+        run_id=run_id,
+        finish=finish,
+    )
+    point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
+    where = circumstances(recipe.device, recipe.sw_batch_size)
+    x, spread = runner.run(point, where)
+    totals = runner.totals
+
+    def finished(x: Tensor) -> Tensor:
+        return with_padding(posed.intensity.to_physical(x), affine_of(measured.geometry), measured.padding)
+
+    if spread is not None:
+        spread = spread.in_units(posed.intensity.scale, finished)
+    report = RunReport(
+        seconds=runner.seconds + time.perf_counter() - started,
+        start_seconds=totals.start_seconds,
+        denoiser_seconds=totals.denoiser_seconds,
+        denoiser_calls=totals.denoiser_calls,
+        network_calls=totals.network_calls,
+        ladder=totals.ladder if recipe.calls_network else (),
+        steps=totals.steps,
+        scale=posed.intensity.scale,
+        offset=posed.intensity.offset,
+        seed=recipe.seed,
+        options=_options(case),
+        weights=weights_of(recipe.scores),
+        distributions=tuple(sorted(case.distributions)),
+        unit=measured.unit,
+        source_sha256=measured.source_sha256,
+        fallbacks=runner.fallbacks,
+        inferer=recipe.settings,
+        execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint},
+        notices=tuple(notices),
+        phase=posed.phase,
+        resumed_from=runner.resumed_from,
+    )
+    return Reconstruction(finished(x), measured.geometry, report, spread)
+
+
+def plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:
+    """Return the notice that the networks see nothing of the axis that is to be resolved, or none."""
+    planes = () if engine.prior is None else [plane.plane for plane in engine.prior.planes]
+    notice = plane_notice(engine.problem.operator, planes) if planes else None
+    return () if notice is None else (notice,)
+
+
+def _options(case: PosedCase) -> dict[str, Any]:
+    """Return what had a part in the result: the plugins, and what else is worth a look."""
+    recipe, options = case.recipe, described(case.specs)
+    if recipe.calls_network and case.posed.operator.complex_volume:
+        options["complex"] = recipe.complex
+    if recipe.num_samples > 1:
+        options["num_samples"] = recipe.num_samples
+    return dict(options)
