@@ -9,10 +9,12 @@ import os
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from monai_diffrecon.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def path_option(value: object, where: str) -> Path:
@@ -130,6 +132,8 @@ def check_device(device: torch.device | str | None, where: str) -> torch.device 
     Raises:
         ConfigError: torch knows no such device, or this machine has none.
     """
+    import torch  # slow to import, and the command line has none of it
+
     try:
         there = device is None or torch.device(device).type != "cuda" or torch.cuda.is_available()
     except (RuntimeError, TypeError):

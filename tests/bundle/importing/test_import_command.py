@@ -183,7 +183,5 @@ def test_values_are_json_or_words() -> None:
 
 
 def test_the_parser_stays_light() -> None:
-    code = (
-        "import sys; from monai_diffrecon.cli import main as cli; cli.build_parser(); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; from monai_diffrecon.cli import main as m; m.build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
