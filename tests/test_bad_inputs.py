@@ -209,7 +209,7 @@ CASES: dict[str, Case] = {
     "an image where k-space is needed": Case(
         thin,
         InputError,
-        ("the measurement of CartesianMRI does not say the geometry", "--simulate true"),
+        ("the measurement of CartesianMRI does not state the geometry", "--simulate true"),
         task="accelerated_mri",
         options={"simulate": False},
     ),
@@ -248,7 +248,7 @@ CASES: dict[str, Case] = {
     "text renamed .h5": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
-        ("image: recognised by no reader", "measurement_file", "nifti", "--reader NAME"),
+        ("image: not recognized by any reader", "measurement_file", "nifti", "--reader NAME"),
     ),
     "text read as a measurement file": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
@@ -305,7 +305,7 @@ CASES: dict[str, Case] = {
     "slices thinner than asked for": Case(
         lambda p: nifti(p / "scan.nii.gz", blobs(16, 14, 4), (1.0, 1.0, 0.5)),
         InputError,
-        ("operator#target_spacing: slices are thinner than the target already",),
+        ("operator#target_spacing: slices are already thinner than the target",),
     ),
 }
 

@@ -158,7 +158,7 @@ def test_a_second_plane() -> None:
     assert done.report.network_calls == 2 * 2 + 2
     with pytest.raises(ConfigError, match=r"works with 2 to 3 planes.*auxiliary_bundle"):
         voxels(inferer(prior=prior))
-    with pytest.raises(ConfigError, match="two networks of one plane"):
+    with pytest.raises(ConfigError, match="two networks for the same plane"):
         voxels(inferer(prior=prior, auxiliaries=[replace(CORONAL, plane="axial")]))
 
 
@@ -260,7 +260,7 @@ def test_a_measurement_brings_its_operator() -> None:
 
 
 def test_an_operator_whose_measurement_is_no_image_needs_its_geometry() -> None:
-    with pytest.raises(InputError, match="does not say the geometry"):
+    with pytest.raises(InputError, match="does not state the geometry"):
         voxels(inferer(operator={"name": "parallel_ct", "views": 8}), torch.ones(1, 8, 20, 5))
 
 

@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[DiffReconError], str]] = {
         ConfigError,
         "operator#acceleration",
     ),
-    "the smallest number": ({"name": "slice_thickness", "thickness": 5e-324}, ConfigError, "do not fit the volume"),
+    "the smallest number": ({"name": "slice_thickness", "thickness": 5e-324}, ConfigError, "does not fit the volume"),
     "the largest number": ({"name": "slice_thickness", "thickness": 1e308, "gap": 1e308}, ConfigError, "operator"),
 }
 
