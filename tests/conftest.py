@@ -17,6 +17,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -33,6 +34,16 @@ TINY_NETWORK = {"channels": [4, 8], "units": 1, "bottleneck_units": 1}
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_index_of_monai() -> None:
+    """MONAI lists all its classes anew for each parser, which takes longer than most runs of tests."""
+    items = sys.modules.get("monai.bundle.config_item")
+    if items is not None:
+        find = items.ComponentLocator._find_classes_or_functions
+        index = cache(lambda names: find(None, names))
+        items.ComponentLocator._find_classes_or_functions = lambda self, names: index(tuple(names))
 
 
 @pytest.fixture(scope="session")
