@@ -17,7 +17,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import torch
 
-from .faults.processes import Server
+from .faults.processes import Server, index_monai_once
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 
@@ -40,12 +40,8 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_index_of_monai() -> None:
-    """MONAI lists all its classes anew for each parser, which takes longer than most runs of tests."""
-    items = sys.modules.get("monai.bundle.config_item")
-    if items is not None:
-        find = items.ComponentLocator._find_classes_or_functions
-        index = cache(lambda names: find(None, names))
-        items.ComponentLocator._find_classes_or_functions = lambda self, names: index(tuple(names))
+    if "monai.bundle" in sys.modules:
+        index_monai_once()
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ from typing import Any
 
 import monai.bundle
 import torch
+from processes import index_monai_once
 
 import monai_diffrecon.engine.evaluator
 import monai_diffrecon.evaluation.cohort_runner
@@ -165,6 +166,7 @@ def serve(requests: Iterable[str], answers: Any) -> None:
 def main() -> None:
     """Serve until stdin ends."""
     mlflow_module()
+    index_monai_once()
     answers = os.fdopen(os.dup(1), "w")
     answers.write("ready\n")
     answers.flush()

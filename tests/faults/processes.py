@@ -12,8 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+
+def index_monai_once() -> None:
+    """Let parsers share MONAI's list of all its classes; to make it takes longer than most runs of tests."""
+    locator: Any = sys.modules["monai.bundle.config_item"].ComponentLocator
+    find = locator._find_classes_or_functions
+    index = cache(lambda names: find(None, names))
+    locator._find_classes_or_functions = lambda _, names: index(tuple(names))
 
 
 class Server:
