@@ -12,17 +12,17 @@ from monai_diffrecon._version import __version__
 
 if TYPE_CHECKING:
     # A reconstruction.
-    from monai_diffrecon.faces.files import read_scan, write_volume
-    from monai_diffrecon.faces.reconstructor import Reconstructor, load, reconstruct
-    from monai_diffrecon.faces.result import ReconstructionResult
+    from monai_diffrecon.api.files import read_scan, write_volume
+    from monai_diffrecon.api.reconstructor import Reconstructor, load, reconstruct
+    from monai_diffrecon.api.result import ReconstructionResult
 
     # isort: split
     # What bundles are made of, beside networks, training and transforms.
-    from monai_diffrecon.bundle import load_auxiliaries, load_score_network
-    from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
+    from monai_diffrecon.bundle.score_network import load_auxiliaries, load_score_network
+    from monai_diffrecon.engine.cases.evaluator import ReconstructionEvaluator
+    from monai_diffrecon.engine.cases.list_cases import list_cases
     from monai_diffrecon.engine.inferer import DiffReconInferer
-    from monai_diffrecon.io.cases import list_cases
-    from monai_diffrecon.one_line_errors import report_errors_in_one_line
+    from monai_diffrecon.errors.uncaught import report_errors_in_one_line
     from monai_diffrecon.options.command_line import check_command_line
 
     # isort: split
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     # isort: split
     from monai_diffrecon import (
+        comparison,
         consistency,
         denoisers,
         errors,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         priors,
         protocols,
         registry,
+        regularizers,
         samplers,
         sampling,
         testing,

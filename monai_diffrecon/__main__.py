@@ -4,7 +4,7 @@
 
 import sys
 
-from monai_diffrecon.cli import main
+from monai_diffrecon.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

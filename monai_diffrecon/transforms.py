@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from monai_diffrecon._lazy import lazy
 
 if TYPE_CHECKING:
-    from monai_diffrecon.engine.floor_padding import FloorPaddingd
-    from monai_diffrecon.engine.load_measurement import LoadMeasurementd, LoadVolumed
-    from monai_diffrecon.engine.resample_in_plane import ResampleInPlaned
-    from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
-    from monai_diffrecon.engine.unconditional_cases import UnconditionalCases
+    from monai_diffrecon.engine.transforms.floor_padding import FloorPaddingd
+    from monai_diffrecon.engine.transforms.load_measurement import LoadMeasurementd, LoadVolumed
+    from monai_diffrecon.engine.transforms.resample_in_plane import ResampleInPlaned
+    from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
+    from monai_diffrecon.engine.transforms.unconditional_cases import UnconditionalCases
 else:
     __getattr__ = lazy(__name__)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from monai_diffrecon.comparison.montage import montage
+from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.engine.problem.measured_operator import build_operator
-from monai_diffrecon.evaluation.metrics import volume_metrics
-from monai_diffrecon.evaluation.montage import montage
 from monai_diffrecon.io.atomic import atomic_write
-from monai_diffrecon.io.measurement import affine_of, geometry_of
+from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,9 +5,9 @@
     python scripts/describe_architecture.py [--before CHECKOUT] [--write]
 
 Prints a table: modules, lines, circles of imports and so on, of another checkout and of this one. ``--write`` puts the
-table into ``docs/architecture.md`` and draws ``docs/images/architecture.png``: a box for each folder in the row of its
-layer, an arrow for each dependency that no other arrows imply, and the order in which a default run of the example
-scan first enters the folders.
+table into ``docs/architecture.md`` and draws ``docs/pictures/architecture.png``: a box for each folder in the row
+of its layer, an arrow for each dependency that no other arrows imply, and the order in which a default run of the
+example scan first enters the folders.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "monai_diffrecon"
-PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "images" / "architecture.png"
+PAGE, PICTURE = ROOT / "docs" / "architecture.md", ROOT / "docs" / "pictures" / "architecture.png"
 MARKS = "<!-- figures: begin -->", "<!-- figures: end -->"
 Graph = dict[str, set[str]]
 
-#: Runs the default on a crop, and writes what was imported and the order in which folders were first entered.
+#: Runs the default on a crop, and writes the files of the package whose code ran, in the order of their first call.
 TRACE = """
 import json, os, runpy, sys
 output, arguments = sys.argv[1], sys.argv[2:]
@@ -39,7 +38,8 @@ entered = {}
 
 def note(frame, event, arg):
     path = frame.f_code.co_filename
-    if event == "call" and "monai_diffrecon" in path and frame.f_code.co_name != "<module>":
+    # Not of modules and bodies of classes, which run when they are imported: those of functions are optimized.
+    if event == "call" and "/monai_diffrecon/" in path and frame.f_code.co_flags & 1:
         entered.setdefault(path, len(entered))
 
 sys.argv = ["monai.bundle", "run", *arguments]
@@ -50,8 +50,7 @@ except SystemExit as done:
     assert not done.code, done.code
 finally:
     sys.setprofile(None)
-names = sorted(m for m in sys.modules if m == "monai_diffrecon" or m.startswith("monai_diffrecon."))
-json.dump({"imported": names, "entered": list(entered)}, open(output, "w"))
+json.dump(list(entered), open(output, "w"))
 """
 
 
@@ -131,8 +130,8 @@ def upward(graph: Graph) -> int:
     return sum(len(built.nominate_cycle_breakers(package)) for package in sorted(packages))
 
 
-def trace(root: Path) -> dict[str, Any]:
-    """Run the default of a checkout on a crop of the example scan, and return what it imported and entered."""
+def trace(root: Path) -> list[str]:
+    """Run the default of a checkout on a crop of the example scan; return the files whose code ran, in order."""
     sys.path.insert(0, str(ROOT / "scripts"))
     from hash_defaults import crop
 
@@ -145,7 +144,7 @@ def trace(root: Path) -> dict[str, Any]:
         command += ["--bundle_root", str(bundle), "--image", str(image), "--output_dir", str(Path(folder) / "out")]
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True)
-        return dict(json.loads(output.read_text(encoding="utf-8")))
+        return list(json.loads(output.read_text(encoding="utf-8")))
 
 
 def figures(root: Path) -> dict[str, str]:
@@ -170,7 +169,7 @@ def figures(root: Path) -> dict[str, str]:
         "JSON files of bundles, presets and template": str(len(presets)),
         "circles of imports": str(len(rings)) + (f" ({max(map(len, rings))} files)" if rings else ""),
         "imports that run back up": str(upward(graph)),
-        "files between `bundle run` and the NIfTI": str(len(trace(root)["imported"])),
+        "files that run between `bundle run` and the NIfTI": str(len(trace(root))),
     }
 
 
@@ -188,7 +187,7 @@ def layers() -> list[list[str]]:
     said = re.search(r'name = "Imports run downwards only".*?\nlayers = \[(.*?)\]', text, re.S)
     assert said is not None
     rows = [re.findall(r"[\w]+", line) for line in re.findall(r'"([^"]*)"', said.group(1))]
-    return [[name for name in row if name != "__main__"] for row in rows if row != ["__main__"]]
+    return [row for row in rows if not row[0].startswith("_")]
 
 
 def reduced(graph: Graph) -> Graph:
@@ -225,7 +224,7 @@ def draw(path: Path) -> None:
     shown = {name for row in rows for name in row}
     graph = {a: {b for b in others if b in shown} for a, others in graph.items() if a in shown}
     order: dict[str, int] = {}
-    for file in trace(ROOT)["entered"]:
+    for file in trace(ROOT):
         parts = Path(file).parts
         name = parts[len(parts) - parts[::-1].index(PACKAGE) :][0].removesuffix(".py")
         order.setdefault(name, len(order) + 1)
@@ -239,7 +238,7 @@ def draw(path: Path) -> None:
         for b in others:
             (x0, y0), (x1, y1) = place[a], place[b]
             ends = {"xy": (x1, y1 + 0.27), "xytext": (x0, y0 - 0.27)}
-            axes.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": "#9aa5b1", "lw": 1.0})
+            axes.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": "#9aa5b1", "lw": 1.0}, zorder=1)
     for name, (x, y) in place.items():
         files = [p for m, p in modules.items() if top(m) == name]
         count = sum(len(p.read_text(encoding="utf-8").splitlines()) for p in files)

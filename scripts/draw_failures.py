@@ -20,8 +20,8 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from validate_bundles import CHEST, HEAD, ROOT, WINDOW, Task, part_of
 
-from monai_diffrecon.evaluation.metrics import volume_metrics
-from monai_diffrecon.evaluation.montage import montage
+from monai_diffrecon.comparison.montage import montage
+from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.presets.overlays import METHOD, overlay_path
 
 

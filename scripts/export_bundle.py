@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from monai_diffrecon.io.atomic import atomic_write, write_json
-from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.presets.overlays import copy_methods
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundles" / "brain_mr_t1_axial" / "configs"
-TEMPLATE = ROOT / "monai_diffrecon" / "importing" / "template" / "configs"
+TEMPLATE = ROOT / "monai_diffrecon" / "bundle" / "importing" / "template" / "configs"
 #: What belongs to one network.
 OWN = ("metadata.json", "train.json", "methods")
 

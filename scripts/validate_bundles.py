@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.evaluation.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
-from monai_diffrecon.evaluation.metrics import volume_metrics
+from monai_diffrecon.comparison.volume_metrics import volume_metrics
+from monai_diffrecon.evaluation.cohort.case_row import CaseRow
+from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
 from monai_diffrecon.io.atomic import atomic_write, write_json
-from monai_diffrecon.io.measurement import affine_of, geometry_of
+from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.tracking.export_run import TrackedRun
 

@@ -47,8 +47,8 @@ def _one_index_of_monai() -> None:
 @pytest.fixture(scope="session")
 def make_bundle() -> Callable[..., Path]:
     """Write a bundle with a tiny random network: the committed configs, other sizes, weights and hash."""
-    from monai_diffrecon.io.hashing import sha256_file
     from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
+    from monai_diffrecon.numerics.hashing import sha256_file
 
     def make(root: Path, plane: str = "axial", seed: int = 0, **block: Any) -> Path:
         shutil.copytree(BUNDLES / "brain_mr_t1_axial" / "configs", root / "configs")

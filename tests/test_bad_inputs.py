@@ -23,12 +23,12 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError, PluginError
-from monai_diffrecon.io.hashing import sha256_file
-from monai_diffrecon.io.hdf5_checks import sha256_array
-from monai_diffrecon.io.measurement import geometry_of
-from monai_diffrecon.io.measurement_file import write_measurement
+from monai_diffrecon.errors.uncaught import chain_of
+from monai_diffrecon.io.measurement.file import write_measurement
+from monai_diffrecon.io.measurement.hdf5_parts import sha256_array
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
-from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.protocols import Measurement
 
 SHAPE = (16, 14, 12)
@@ -245,13 +245,13 @@ CASES: dict[str, Case] = {
     "text renamed .h5": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
-        ("image: recognised by no reader", "container", "nifti", "--reader NAME"),
+        ("image: recognised by no reader", "measurement_file", "nifti", "--reader NAME"),
     ),
-    "text read as a container": Case(
+    "text read as a measurement file": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
         ("image: not an HDF5 file",),
-        options={"reader": "container"},
+        options={"reader": "measurement_file"},
     ),
     "unknown reader": Case(
         thin, PluginError, ("reader: unknown reader 'nifty'", "did you mean 'nifti'?"), options={"reader": "nifty"}

@@ -13,7 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement_file import write_measurement
+from monai_diffrecon.io.measurement.file import write_measurement
 from monai_diffrecon.io.nifti import write_volume
 from monai_diffrecon.protocols import (
     ConsistencyStep,
@@ -105,7 +105,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
             "detectors": [9, 7],
         },
     ],
-    ("operators", "unmeasured"): [{}],
+    ("operators", "unconditional"): [{}],
     ("consistency", "none"): [{}],
     ("consistency", "conjugate_gradient"): [{}, {"iterations": 2, "gamma": 0.1}],
     ("consistency", "admm"): [{}, {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2}],
@@ -116,7 +116,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("consistency", "dps"): [{}, {"norm": "batch", "batch_size": 3}, {"plane": "coronal", "relative": False}],
     ("consistency", "published_dps"): [{}, {"norm": "batch", "batch_size": 3}],
     ("readers", "nifti"): [{}],
-    ("readers", "container"): [{}],
+    ("readers", "measurement_file"): [{}],
     ("readers", "dicom"): [{}, {"series": 1}],
     ("readers", "dxchange"): [
         {"center": 4.0},
@@ -132,8 +132,8 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("samplers", "cubic"): [{}],
     ("samplers", "admm_tv"): [{"iterations": 3}, {"iterations": 3, "isotropic": False, "nonnegative": True}],
     ("samplers", "sirt"): [{"iterations": 3}, {"iterations": 3, "relaxation": 1.5, "nonnegative": True}],
-    ("samplers", "cg_sense"): [{"iterations": 3}, {"iterations": 3, "weight": 0.1}],
-    ("samplers", "annealed"): [{"steps": 3}, {"steps": 3, "start": {"name": "admm_tv", "iterations": 2}}],
+    ("samplers", "cg_least_squares"): [{"iterations": 3}, {"iterations": 3, "weight": 0.1}],
+    ("samplers", "pnp_hqs"): [{"steps": 3}, {"steps": 3, "start": {"name": "admm_tv", "iterations": 2}}],
     ("samplers", "ddim"): [{"steps": 3}, {"steps": 3, "start": "initial", "sigma_start": "estimate", "eta": 0.0}],
     ("samplers", "predictor_corrector"): [
         {"steps": 3},
@@ -194,7 +194,7 @@ def scan(reader: MeasurementReader, folder: Path) -> Path | None:
     if type(reader).__name__ == "NIfTIReader":
         write_volume(folder / "scan.nii.gz", y.measurement, y.operator.measured_geometry())
         return folder / "scan.nii.gz"
-    if type(reader).__name__ == "ContainerReader":
+    if type(reader).__name__ == "MeasurementFileReader":
         spec = {"name": "slice_thickness", "thickness": 1.8}
         write_measurement(folder / "scan.h5", Measurement(y.measurement, GEOMETRY, spec, 0.05))
         return folder / "scan.h5"

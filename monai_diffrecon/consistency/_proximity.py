@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-from monai_diffrecon.numerics.option_checks import check_choice, check_number
+from monai_diffrecon.errors.options import check_choice, check_number
 from monai_diffrecon.protocols import Problem
 
 

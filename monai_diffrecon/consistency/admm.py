@@ -12,8 +12,8 @@ from torch import Tensor
 
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
 from monai_diffrecon.consistency._regularizers import checked_regularizers, update_duals, with_pull
+from monai_diffrecon.errors.options import check_integer, check_number
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
-from monai_diffrecon.numerics.option_checks import check_integer, check_number
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Regularizer, SamplerState
 
 

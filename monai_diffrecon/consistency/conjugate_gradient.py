@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
+from monai_diffrecon.errors.options import check_integer, check_number
 from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix
-from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
-from monai_diffrecon.numerics.discrepancy import by_discrepancy
-from monai_diffrecon.numerics.option_checks import check_integer, check_number
+from monai_diffrecon.numerics.conjugate_gradient import by_discrepancy, conjugate_gradient
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Problem, SamplerState
 

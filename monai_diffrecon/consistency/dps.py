@@ -7,9 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
-from monai_diffrecon.numerics.planes import check_plane, planes_across
-from monai_diffrecon.numerics.slice_batches import SPLITS, batches, slice_norms
+from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
+from monai_diffrecon.numerics.planes import SPLITS, batches, check_plane, planes_across, slice_norms
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, SamplerState
 
 

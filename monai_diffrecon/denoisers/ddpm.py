@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from monai_diffrecon.denoisers._ddpm_schedules import SCHEDULES, alphas_cumprod, timestep_of
 from monai_diffrecon.denoisers._output import checked
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.ddpm_schedules import SCHEDULES, alphas_cumprod, timestep_of
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number, check_sigma_range
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number, check_sigma_range
 from monai_diffrecon.protocols import Denoiser
 
 

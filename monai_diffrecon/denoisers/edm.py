@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from monai_diffrecon.denoisers._output import checked
-from monai_diffrecon.numerics.option_checks import check_number, check_sigma_range
+from monai_diffrecon.errors.options import check_number, check_sigma_range
 from monai_diffrecon.protocols import Denoiser
 
 

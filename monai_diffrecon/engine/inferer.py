@@ -13,16 +13,16 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from monai_diffrecon.bundle import ScoreNetwork
-from monai_diffrecon.engine.memory_estimate import MemoryEstimate
+from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.memory.memory_estimate import MemoryEstimate
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.recipe import Recipe
 from monai_diffrecon.engine.reconstruct_posed import plane_notices, reconstruct_posed
-from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement import affine_of
-from monai_diffrecon.numerics.option_checks import check_flag
+from monai_diffrecon.errors.options import check_flag
+from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.protocols import Measurement, VolumeGeometry
 
 
@@ -68,7 +68,7 @@ class DiffReconInferer(Inferer):
         operator: Any,
         prior: Any = "slices",
         consistency: Any = "conjugate_gradient",
-        sampler: Any = "annealed",
+        sampler: Any = "pnp_hqs",
         auxiliaries: Sequence[ScoreNetwork] = (),
         *,
         noise: Any = "independent",

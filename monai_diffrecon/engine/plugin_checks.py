@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from monai_diffrecon.engine.out_of_memory import is_out_of_memory
+from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory
 from monai_diffrecon.errors import DiffReconError, PluginError
 from monai_diffrecon.protocols import ConsistencyStep, Plugin, SamplerState
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from monai_diffrecon import registry
-from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.protocols import Plugin
 
 Spec = dict[str, Any]

@@ -13,20 +13,19 @@ import torch
 from torch import nn
 
 from monai_diffrecon import registry
-from monai_diffrecon.bundle import ScoreNetwork
-from monai_diffrecon.engine.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
-from monai_diffrecon.engine.complex_plane_denoiser import MODES, planes_for
-from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.bundle.metadata import check_window
+from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
+from monai_diffrecon.engine.planes.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
+from monai_diffrecon.engine.planes.complex_plane_denoiser import MODES, planes_for
 from monai_diffrecon.engine.plugin_checks import copied
-from monai_diffrecon.engine.plugin_objects import Spec, object_notice, plugin_of, spec_of
-from monai_diffrecon.engine.posterior_samples import check_can_sample
-from monai_diffrecon.engine.problem.voxel_size import SpacingMend, check_borrowed_spacing
-from monai_diffrecon.engine.progress_bar import ProgressBar
+from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, object_notice, plugin_of, spec_of
+from monai_diffrecon.engine.posterior.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.voxel_size import SpacingMend, check_shared_spacing
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.score_metadata import check_window
-from monai_diffrecon.numerics.device_option import check_device
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
+from monai_diffrecon.errors.options import check_choice, check_device, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Sampler, ScorePrior
 
 #: Config id -> kind of the plugin there.
@@ -168,7 +167,7 @@ class Recipe:
             prior.observe(operator)
             prior.bind(planes_for(operator, self._planes(network), self.scores, self.complex), noise)
             for plane in prior.planes:
-                check_borrowed_spacing(
+                check_shared_spacing(
                     self.scores, plane.plane, operator.geometry, self.spacing_tolerance, operator.thick_plane, mend
                 )
         consistency, sampler = build_consistency(self.specs["consistency"]), build_sampler(self.specs["sampler"])
@@ -202,15 +201,16 @@ class Recipe:
 def as_spec(value: Any, where: str) -> Spec:
     """Return ``{"name": ..., **options}`` for a name, a spec, or a plugin handed in as an instance or a class.
 
+    Former names of plugins and options are replaced by those of today.
+
     Raises:
         ConfigError: neither.
     """
-    if isinstance(value, str):
-        return {"name": value}
-    if isinstance(value, dict) and isinstance(value.get("name"), str):
-        return dict(value)
-    if (spec := spec_of(value, _KIND_OF[where])) is not None:
-        return spec
+    spec = {"name": value} if isinstance(value, str) else value
+    if not (isinstance(spec, dict) and isinstance(spec.get("name"), str)):
+        spec = spec_of(value, _KIND_OF[where])
+    if spec is not None:
+        return spec if isinstance(spec, ObjectSpec) else dict(registry.current(_KIND_OF[where], spec))
     raise ConfigError("not a plugin", where=where, expected='a name or {"name": ..., options}', got=repr(value))
 
 

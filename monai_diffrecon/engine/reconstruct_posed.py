@@ -11,17 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
-from monai_diffrecon.engine.nonnegative import is_magnitude, nonnegative
+from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
 from monai_diffrecon.engine.plugin_objects import described
+from monai_diffrecon.engine.posterior.sample_runner import SampleRunner, circumstances
 from monai_diffrecon.engine.problem.measured_operator import plane_notice
+from monai_diffrecon.engine.problem.nonnegative import is_magnitude, nonnegative
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.recipe import weights_of
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
-from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
-from monai_diffrecon.engine.sample_runner import SampleRunner, circumstances
-from monai_diffrecon.engine.step_metrics import StepMetrics
-from monai_diffrecon.io.measurement import affine_of
+from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.numerics.padding import with_padding
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, EventEnum
 from torch import Tensor
 
-from monai_diffrecon.engine.out_of_memory import MemoryRelief
+from monai_diffrecon.engine.memory.out_of_memory import MemoryRelief
 from monai_diffrecon.engine.plugin_checks import check_like, checked_call, copied, named_call, watched
 from monai_diffrecon.errors import NumericalError, PluginError
 from monai_diffrecon.protocols import (

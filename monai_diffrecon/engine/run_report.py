@@ -23,7 +23,7 @@ class RunReport:
         denoiser_seconds: wall time inside the score prior.
         denoiser_calls: passes over all slices of a plane.
         network_calls: batches of slices that went through a network.
-        ladder: noise levels, network units; of the first sample, as are the steps.
+        ladder: the sigma schedule, network units; of the first sample, as are the steps.
         steps: one row a step: step, sigma, residual.
         scale: physical units of one network unit.
         offset: physical value of network zero.
@@ -67,7 +67,7 @@ class RunReport:
 
 @dataclass
 class RunTotals:
-    """What the runs of several samples cost together; ladder and steps are those of the first."""
+    """What the runs of several samples cost together; sigma schedule and steps are those of the first."""
 
     start_seconds: float = 0.0
     denoiser_seconds: float = 0.0

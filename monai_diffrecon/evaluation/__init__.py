@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from monai_diffrecon._lazy import lazy
 
 if TYPE_CHECKING:
-    from monai_diffrecon.evaluation.builtin_metrics import MAE, NMSE, PSNR, SSIM, VIF
-    from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
+    from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
 else:
     __getattr__ = lazy(__name__)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from monai_diffrecon._lazy import lazy
 
 if TYPE_CHECKING:
-    from monai_diffrecon.io.readers.container import ContainerReader
-    from monai_diffrecon.io.readers.dicom_series import DicomSeriesReader
-    from monai_diffrecon.io.readers.dxchange import DXchangeReader
-    from monai_diffrecon.io.readers.nifti import NIfTIReader
-    from monai_diffrecon.io.writers.dicom_series import DicomSeriesWriter
-    from monai_diffrecon.io.writers.nifti import NIfTIWriter
+    from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
+    from monai_diffrecon.io.dicom.series_writer import DicomSeriesWriter
+    from monai_diffrecon.io.dxchange.reader import DXchangeReader
+    from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader
+    from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader as ContainerReader  # former name
+    from monai_diffrecon.io.nifti_reader import NIfTIReader
+    from monai_diffrecon.io.nifti_writer import NIfTIWriter
 else:
     __getattr__ = lazy(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io.inner_folders import folders_with, name_one
-from monai_diffrecon.io.measurement_checks import check_measurement
+from monai_diffrecon.io.measurement.checks import check_measurement
 from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
@@ -65,6 +65,7 @@ def read_scan(path: str | Path, spec: Any = AUTO, *, leaning: bool = False) -> t
 def readers_of(spec: Any = AUTO) -> dict[str, MeasurementReader]:
     """Return the readers that a spec allows, by name: all that are installed and not broken for ``auto``."""
     if spec != AUTO:
+        spec = registry.current("readers", spec)
         return {_name_of(spec): registry.build("readers", spec, where=_WHERE)}
     readers: dict[str, MeasurementReader] = {}
     for info in registry.available("readers"):

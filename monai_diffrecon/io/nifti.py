@@ -22,8 +22,8 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.atomic import atomic_write, full_suffix
-from monai_diffrecon.io.measurement import affine_of, geometry_of
-from monai_diffrecon.io.measurement_checks import check_affine
+from monai_diffrecon.io.measurement.checks import check_affine
+from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti_header import affine_of_header, says_orientation
 from monai_diffrecon.io.straight import check_straight
 from monai_diffrecon.protocols import VolumeGeometry

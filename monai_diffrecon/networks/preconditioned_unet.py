@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.networks._slices import levels_of, padded_to
-from monai_diffrecon.numerics.option_checks import check_flag
 
 
 class PreconditionedUNet(nn.Module):

@@ -7,9 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics.noise import keyed_normal, keyed_uniform
+from monai_diffrecon.numerics.noise import keyed_normal, keyed_uniform, slerp_path
 from monai_diffrecon.numerics.planes import check_plane, from_slices
-from monai_diffrecon.numerics.slerp import slerp_path
 from monai_diffrecon.protocols import PLANE_AXIS, NoiseSource
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from monai_diffrecon.protocols.operator import Operator
+
 
 def inner(u: Tensor, v: Tensor) -> float:
     """Return ``Re <u, v>``."""
@@ -59,3 +61,51 @@ def conjugate_gradient(
         rr, previous = inner(residual, residual), rr
         direction = residual + (rr / previous) * direction
     return x
+
+
+def project_on_measured(
+    operator: Operator, y: Tensor, x: Tensor, *, iterations: int = 50, tolerance: float = 1e-6
+) -> Tensor:
+    """Return the volume nearest to ``x`` that explains ``y``: ``x + A^+ (y - A x)``.
+
+    By conjugate gradients on the normal equations from x, which never leave x plus the range of A^T.
+    """
+    return conjugate_gradient(operator.normal, operator.adjoint(y), x, iterations=iterations, tolerance=tolerance)
+
+
+def by_discrepancy(
+    solve: Callable[[float, Tensor], Tensor],
+    misfit: Callable[[Tensor], float],
+    x0: Tensor,
+    *,
+    target: float,
+    low: float,
+    high: float,
+    tolerance: float = 0.02,
+    evaluations: int = 12,
+) -> tuple[Tensor, float]:
+    """Return the solution whose misfit is ``target``, and its weight (Morozov's discrepancy principle, 1966).
+
+    The misfit rises with the weight of x0, so the weight is found by bisection of its logarithm.
+
+    Args:
+        solve: ``(weight, start) -> x``.
+        misfit: norm of the residual of a volume.
+        x0: the solution for an infinite weight; returned with it when it fits as well as the noise allows.
+        target: norm of the noise of the measurement.
+        low: smallest weight.
+        high: largest weight.
+        tolerance: relative tolerance of the misfit.
+        evaluations: most solutions.
+    """
+    if misfit(x0) <= target:
+        return x0, float("inf")
+    x, weight = x0, low
+    for _ in range(evaluations):
+        weight = (low * high) ** 0.5
+        x = solve(weight, x0)
+        ratio = misfit(x) / target
+        if abs(ratio - 1.0) <= tolerance:
+            break
+        low, high = (low, weight) if ratio > 1.0 else (weight, high)
+    return x, weight

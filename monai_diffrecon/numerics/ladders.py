@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Descending ladders of noise levels."""
+"""Sigma schedules: descending noise levels."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ def geometric_ladder(steps: int, sigma_start: float, sigma_end: float) -> tuple[
 
 
 def ladder(name: str, steps: int, sigma_start: float, sigma_end: float, *, rho: float = 7.0) -> tuple[float, ...]:
-    """Return the ladder called ``name``.
+    """Return the sigma schedule called ``name``.
 
     Raises:
         ConfigError: unknown name, no step, or levels that do not fall.
     """
     if name not in LADDERS:
-        raise ConfigError("unknown ladder", where="sampler#ladder", expected=" or ".join(LADDERS), got=repr(name))
+        raise ConfigError(
+            "unknown sigma schedule", where="sampler#ladder", expected=" or ".join(LADDERS), got=repr(name)
+        )
     if steps < 1:
         raise ConfigError("too few steps", where="sampler#steps", expected="1 or more", got=steps)
     if not sigma_start >= sigma_end > 0:
         raise ConfigError(
-            "a ladder must fall",
+            "a sigma schedule must fall",
             where="sampler",
             expected="sigma_start >= sigma_end > 0",
             got=f"sigma_start {sigma_start:g}, sigma_end {sigma_end:g}",

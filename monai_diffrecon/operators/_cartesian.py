@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.coil_maps import check_coil_maps
-from monai_diffrecon.numerics.fourier import centred_fft, centred_ifft
-from monai_diffrecon.numerics.kspace_grid import centred_resize
-from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
-from monai_diffrecon.numerics.sampling_masks import sampling_mask
+from monai_diffrecon.errors.options import check_flag, check_integer, check_number
+from monai_diffrecon.numerics.mri.coil_maps import check_coil_maps
+from monai_diffrecon.numerics.mri.fourier import centred_fft, centred_ifft
+from monai_diffrecon.numerics.mri.kspace_grid import centred_resize
+from monai_diffrecon.numerics.mri.sampling_masks import sampling_mask
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
 

@@ -15,9 +15,9 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from monai_diffrecon.errors import ResourceError
-from monai_diffrecon.numerics.matrix_cache import cached_matrix
-from monai_diffrecon.numerics.option_checks import check_number
-from monai_diffrecon.numerics.sparse import SparseMatrix
+from monai_diffrecon.errors.options import check_number
+from monai_diffrecon.numerics.sparse_matrix import SparseMatrix
+from monai_diffrecon.operators._matrix_cache import cached_matrix
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
 logger = logging.getLogger(__name__)

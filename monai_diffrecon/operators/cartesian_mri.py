@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from monai_diffrecon.numerics.fourier import AXIAL
+from monai_diffrecon.numerics.mri.fourier import AXIAL
 from monai_diffrecon.operators._cartesian import CartesianEncoding, drawn_mask, encoded_shape, given_mask
 from monai_diffrecon.protocols import VolumeGeometry
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from monai_diffrecon.numerics.fourier import VOLUME
+from monai_diffrecon.numerics.mri.fourier import VOLUME
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.operators._cartesian import CartesianEncoding, drawn_mask, encoded_shape, given_mask
 from monai_diffrecon.protocols import PLANE_AXIS, VolumeGeometry

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.fan_geometry import FanGeometry, fan_back_projection, fan_ray_weights
-from monai_diffrecon.numerics.joseph import JOSEPH_BYTES, JOSEPH_VERSION, ray_entries, ray_matrix
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
-from monai_diffrecon.numerics.ramp_filter import ramp_filter
-from monai_diffrecon.numerics.scan_angles import scan_angles
-from monai_diffrecon.numerics.scan_distances import scan_distances
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.ct.back_projection import ramp_filter
+from monai_diffrecon.numerics.ct.fan_geometry import FanGeometry, fan_back_projection, fan_ray_weights
+from monai_diffrecon.numerics.ct.joseph import JOSEPH_BYTES, JOSEPH_VERSION, ray_entries, ray_matrix
+from monai_diffrecon.numerics.ct.scan_angles import scan_angles, scan_distances
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.protocols import VolumeGeometry
 

@@ -13,10 +13,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_diffrecon.numerics.back_projection import back_projection, pixel_coordinates
-from monai_diffrecon.numerics.joseph import JOSEPH_BYTES, JOSEPH_VERSION, ray_entries
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
-from monai_diffrecon.numerics.parallel_geometry import (
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.ct.back_projection import back_projection, pixel_coordinates, ramp_filter
+from monai_diffrecon.numerics.ct.joseph import JOSEPH_BYTES, JOSEPH_VERSION, ray_entries
+from monai_diffrecon.numerics.ct.parallel_geometry import (
     bin_positions,
     joseph_matrix,
     measured_arc,
@@ -25,8 +25,7 @@ from monai_diffrecon.numerics.parallel_geometry import (
     redundancy_weights,
     view_weights,
 )
-from monai_diffrecon.numerics.ramp_filter import ramp_filter
-from monai_diffrecon.numerics.scan_angles import scan_angles
+from monai_diffrecon.numerics.ct.scan_angles import scan_angles
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.protocols import VolumeGeometry
 

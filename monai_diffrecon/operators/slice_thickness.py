@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.option_checks import check_choice, check_number
+from monai_diffrecon.errors.options import check_choice, check_number
 from monai_diffrecon.numerics.planes import check_plane, thick_plane
-from monai_diffrecon.numerics.slice_profile import cubic_interpolation, slice_count, slice_weights
+from monai_diffrecon.operators._slice_profile import cubic_interpolation, slice_count, slice_weights
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
 
 #: Largest drift of the last slice (mm) that is put down to rounding in an image's header.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.options.known_ids import is_known, nearest
+from monai_diffrecon.options.known_ids import is_known, nearest, present_id
 from monai_diffrecon.options.typed_option import TEXTS, TypedOption, typed_options
-from monai_diffrecon.presets.overlays import METHOD, overlays
+from monai_diffrecon.presets.overlays import ALIASES, METHOD, overlays
 
 #: What MONAI does something with at the beginning of a value: an expression, a reference, a macro.
 _MARKS = ("$", "@", "%")
@@ -68,13 +68,14 @@ def check_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     unknown: dict[str, str | None] = {}
     texts: dict[str, Any] = {}
     for option in given:
-        if not is_known(config.get(), option.name):
-            unknown[option.name] = nearest(config.get(), option.name, own)
+        name = present_id(config.get(), option.name)
+        if not is_known(config.get(), name):
+            unknown[option.name] = nearest(config.get(), name, own)
             continue
         if option.is_text:
             texts[option.name] = _text(option, config.get())
         try:
-            config[option.name] = option.value
+            config[name] = option.value
         except (KeyError, IndexError, ValueError, TypeError):
             unknown[option.name] = None
     if unknown:
@@ -87,6 +88,24 @@ def check_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     # Texts of the files too: MONAI replaces every # in them.
     top = {name: value for name, value in config.get().items() if name in TEXTS and _has_hash(value)}
     return top | texts
+
+
+def with_present_ids(arguments: Sequence[str]) -> list[str]:
+    """Return a checked command line with options of plugins that were renamed as they are called now.
+
+    Args:
+        arguments: the words.
+    """
+    options = {option.name: option.value for option in typed_options(arguments)}
+    if "config_file" not in options:
+        return list(arguments)
+    config, words = _merged(options["config_file"]).get(), list(arguments)
+    for index, word in enumerate(words):
+        name, equals, text = word.partition("=")
+        id_ = name.lstrip("-").replace("-", "_").replace("::", "#")
+        if name.startswith("-") and (present := present_id(config, id_)) != id_:
+            words[index] = f"--{present}{equals}{text}"
+    return words
 
 
 def _own_arguments(options: Mapping[str, TypedOption]) -> set[str]:
@@ -138,7 +157,8 @@ def _contents(files: Sequence[Any], where: str) -> list[dict[str, Any]]:
 def _existing(file: Any, where: str) -> Path:
     path = Path(str(file))
     if not path.is_file():
-        preset = overlays(METHOD).get(path.stem) if path.parent.name == METHOD else None
+        shared = overlays(METHOD) if path.parent.name == METHOD else {}
+        preset = shared.get(path.stem) or shared.get(ALIASES.get(path.stem, ""))
         close = _nearest_file(path) if preset is None else str(preset)
         raise InputError(
             "no such file", where=where, got=str(file), mend=f"did you mean {close}?" if close else "check the path"

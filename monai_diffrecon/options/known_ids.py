@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pydoc import locate
 from typing import Any
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import DiffReconError
-from monai_diffrecon.plugin_contract import GIVEN
+from monai_diffrecon.registry.contract import GIVEN, with_present_options
 
 #: Keys with a meaning for MONAI in what has a ``_target_``.
 _OF_COMPONENTS = ("_target_", "_requires_", "_disabled_", "_desc_", "_mode_")
@@ -29,7 +30,7 @@ def is_known(config: Any, name: str) -> bool:
     for depth, key in enumerate(keys):
         if isinstance(here, Mapping) and key not in here:
             options = options_of(here)
-            # What lies within an option of a plugin, the planes of `borrow` for instance, the plugin checks itself.
+            # What lies within an option of a plugin, the planes of `share` for instance, the plugin checks itself.
             allowed = owned if options == () else options is None or key in options
             return allowed and depth == len(keys) - 1
         if isinstance(here, Mapping):
@@ -39,6 +40,23 @@ def is_known(config: Any, name: str) -> bool:
         else:
             return False
     return True
+
+
+def present_id(config: Any, name: str) -> str:
+    """Return an id with the options that plugins have renamed as they are called now; the former names are warned of.
+
+    Args:
+        config: the merged configuration.
+        name: the id, ``#`` between the levels.
+    """
+    keys, here = name.split("#"), config
+    for depth, key in enumerate(keys):
+        if isinstance(here, Mapping) and key not in here and isinstance(here.get("name"), str):
+            with suppress(DiffReconError):  # whoever builds it says why it is broken
+                for plugin in _plugins(here["name"]):
+                    (keys[depth],) = with_present_options(plugin, {keys[depth]: None})
+        here = here.get(keys[depth]) if isinstance(here, Mapping) else None
+    return "#".join(keys)
 
 
 def options_of(part: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -53,13 +71,11 @@ def options_of(part: Mapping[str, Any]) -> tuple[str, ...] | None:
     if not isinstance(part.get("name"), str):
         return ()
     found: list[str] = []
-    for kind in registry.KINDS:
-        if part["name"].rpartition(":")[2] in {info.name for info in registry.available(kind)}:
-            try:
-                options = _parameters(registry.load(kind, part["name"]))
-            except DiffReconError:
-                return None  # whoever builds it says why it is broken
-            found += [option for option in options or () if option not in GIVEN]
+    try:
+        for plugin in _plugins(part["name"]):
+            found += [option for option in _parameters(plugin) or () if option not in GIVEN]
+    except DiffReconError:
+        return None  # whoever builds it says why it is broken
     return tuple(dict.fromkeys(found)) or None
 
 
@@ -86,6 +102,14 @@ def nearest(config: Mapping[str, Any], name: str, others: Iterable[str] = ()) ->
     if close and (parent or not tails):
         return f"{parent}#{close[0]}" if parent else close[0]
     return next(iter(tails or get_close_matches(name, ids, n=1)), None)
+
+
+def _plugins(name: str) -> Iterator[type]:
+    """Yield the plugins of a name, of whichever kind."""
+    for kind in registry.KINDS:
+        present = registry.current_name(kind, name)
+        if present.rpartition(":")[2] in {info.name for info in registry.available(kind)}:
+            yield registry.load(kind, present)
 
 
 def _ids(config: Any, prefix: str = "") -> Iterator[str]:

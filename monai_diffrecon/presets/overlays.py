@@ -19,6 +19,8 @@ from monai_diffrecon.registry import folders
 METHODS = Path(__file__).parent / "methods"
 #: Where a bundle has overlays of its own, below ``configs``.
 TASK, METHOD = "tasks", "methods"
+#: What MRI calls a preset -> its name.
+ALIASES = {"cg_sense": "cg_least_squares"}
 #: Id of a preset that holds its summary and families, and has no part in a reconstruction.
 ABOUT = "_method_"
 
@@ -79,6 +81,8 @@ def overlay_path(kind: str, name: object, bundle: str | Path | None = None, *, w
         ConfigError: no such overlay.
     """
     found = overlays(kind, bundle)
+    if kind == METHOD and isinstance(name, str) and name not in found:
+        name = ALIASES.get(name, name)
     if isinstance(name, str) and name in found:
         return found[name]
     close = get_close_matches(str(name), found, n=1)

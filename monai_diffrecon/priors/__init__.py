@@ -9,6 +9,5 @@ from monai_diffrecon._lazy import lazy
 if TYPE_CHECKING:
     from monai_diffrecon.priors.perpendicular import PerpendicularPrior
     from monai_diffrecon.priors.slices import SlicesPrior
-    from monai_diffrecon.priors.z_tv import ZTV
 else:
     __getattr__ = lazy(__name__)

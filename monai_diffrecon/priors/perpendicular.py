@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,7 +26,7 @@ class PerpendicularPrior(ScorePrior):
         primary: the plane, or the planes, that are primary, whichever bundle comes first; None: that of the first
             bundle. ``"auto"``: the planes across the thick slices that were measured, which see them side by side
             (thick axial slices from the coronal and the sagittal plane); without thick slices as None.
-        borrow: plane without a network -> plane whose network it borrows, where that one is bound. What a network
+        share: plane without a network -> plane whose network it shares, where that one is bound. What a network
             knows of edges and tissue is mostly the same in another plane.
 
     Raises:
@@ -34,13 +35,14 @@ class PerpendicularPrior(ScorePrior):
 
     min_planes = 2
     max_planes = 3
+    former_options: ClassVar[dict[str, str]] = {"borrow": "share"}
     _across: tuple[str, ...] = ()
 
     def __init__(
         self,
         K: int | float | str = 2,
         primary: str | Sequence[str] | None = None,
-        borrow: Mapping[str, str] | None = None,
+        share: Mapping[str, str] | None = None,
     ) -> None:
         whole = isinstance(K, int) and not isinstance(K, bool) and K >= 2
         # NaN compares false, and the remainder of an infinity is NaN.
@@ -56,9 +58,9 @@ class PerpendicularPrior(ScorePrior):
         self.auto = primary == "auto"
         named = () if primary is None or self.auto else (primary,) if isinstance(primary, str) else tuple(primary)
         self.primary = tuple(check_plane(plane, "prior#primary") for plane in named)
-        self.borrow = {
-            check_plane(plane, "prior#borrow"): check_plane(lender, "prior#borrow")
-            for plane, lender in (borrow or {}).items()
+        self.share = {
+            check_plane(plane, "prior#share"): check_plane(owner, "prior#share")
+            for plane, owner in (share or {}).items()
         }
 
     def observe(self, operator: Operator) -> None:
@@ -72,12 +74,12 @@ class PerpendicularPrior(ScorePrior):
             ConfigError: too few or too many planes, one twice, or a primary plane without a network.
         """
         networks = {p.plane: p for p in planes}
-        borrowed = [
-            networks[lender].for_plane(plane)
-            for plane, lender in self.borrow.items()
-            if plane not in networks and lender in networks
+        shared = [
+            networks[owner].for_plane(plane)
+            for plane, owner in self.share.items()
+            if plane not in networks and owner in networks
         ]
-        super().bind([*planes, *borrowed], noise)
+        super().bind([*planes, *shared], noise)
         bound = [p.plane for p in self.planes]
         primary = tuple(p for p in self._across if p in bound) if self.auto else self.primary
         if missing := [plane for plane in primary if plane not in bound]:
@@ -86,7 +88,7 @@ class PerpendicularPrior(ScorePrior):
                 where="prior#primary",
                 expected=" or ".join(bound),
                 got=", ".join(missing),
-                mend="name a plane that has a bundle or borrows one, or null",
+                mend="name a plane that has a bundle or shares one, or null",
             )
         order = [*primary, *(plane for plane in bound if plane not in primary)]
         self.planes = tuple(sorted(self.planes, key=lambda p: order.index(p.plane)))

@@ -2,25 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The abstract bases that plugins implement, and the state a run consists of."""
 
-from monai_diffrecon.protocols.checkpoint_importer import CheckpointImporter, ImportedNetwork
-from monai_diffrecon.protocols.classical_sampler import ClassicalSampler
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
-from monai_diffrecon.protocols.denoiser import Denoiser
-from monai_diffrecon.protocols.geometry import PLANE_AXIS, Plane, VolumeGeometry
+from monai_diffrecon.protocols.denoiser import Denoiser, PlaneDenoiser
+from monai_diffrecon.protocols.files import (
+    CheckpointImporter,
+    ImportedNetwork,
+    MeasurementReader,
+    VolumeOrigin,
+    VolumeWriter,
+)
+from monai_diffrecon.protocols.geometry import PLANE_AXIS, Padding, Plane, VolumeGeometry
 from monai_diffrecon.protocols.measurement import Measurement
-from monai_diffrecon.protocols.measurement_reader import MeasurementReader
 from monai_diffrecon.protocols.metric import Metric
 from monai_diffrecon.protocols.noise_source import NoiseSource
-from monai_diffrecon.protocols.operator import Operator
-from monai_diffrecon.protocols.padding import Padding
-from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
+from monai_diffrecon.protocols.operator import Operator, Problem
 from monai_diffrecon.protocols.plugin import API_VERSION, Plugin
-from monai_diffrecon.protocols.problem import Problem
 from monai_diffrecon.protocols.regularizer import Regularizer
-from monai_diffrecon.protocols.sampler import Denoise, Sampler
+from monai_diffrecon.protocols.sampler import ClassicalSampler, Denoise, Sampler
 from monai_diffrecon.protocols.sampler_state import SamplerState
 from monai_diffrecon.protocols.score_prior import ScorePrior
-from monai_diffrecon.protocols.volume_writer import VolumeOrigin, VolumeWriter
 
 __all__ = [
     "API_VERSION",

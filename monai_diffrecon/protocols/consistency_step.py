@@ -10,8 +10,8 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols.noise_source import NoiseSource
+from monai_diffrecon.protocols.operator import Problem
 from monai_diffrecon.protocols.plugin import Plugin
-from monai_diffrecon.protocols.problem import Problem
 from monai_diffrecon.protocols.sampler_state import SamplerState
 
 

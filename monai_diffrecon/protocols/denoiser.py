@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 
 import torch
@@ -38,3 +39,27 @@ class Denoiser(Plugin, nn.Module, ABC):
         """Denoise slices (B, C, H, W); ``sigma`` is one number or one a slice, (B,), in network units."""
         levels = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device).reshape(-1, 1, 1, 1)
         return self.denoise(x, levels.expand(x.shape[0], 1, 1, 1))
+
+
+class PlaneDenoiser(ABC):
+    """Denoises every slice of a volume in one anatomical plane; batching and windows are its own business.
+
+    Attributes:
+        plane: ``sagittal``, ``coronal`` or ``axial``.
+        sigma_min: smallest noise level of the network.
+        sigma_max: largest noise level of the network.
+    """
+
+    plane: str
+    sigma_min: float
+    sigma_max: float
+
+    def for_plane(self, plane: str) -> PlaneDenoiser:
+        """Return a denoiser of another plane that uses the same network."""
+        other = copy.copy(self)
+        other.plane = plane
+        return other
+
+    @abstractmethod
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """Denoise a volume (C, X, Y, Z) at one noise level; same shape out."""

@@ -7,6 +7,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Padding:
+    """The voxels of an image that hold no measurement, outside of a CT scanner's circle for instance.
+
+    Attributes:
+        values: (X, Y, Z), float32, what these voxels hold, in the image's unit; NaN where something was measured.
+        affine: 4 x 4 voxel-to-world matrix (mm, RAS+) of ``values``, row by row: the image may be resampled, they
+            are not.
+        floor: value in their place while the scan is reconstructed, in the image's unit.
+    """
+
+    values: Tensor
+    affine: tuple[tuple[float, ...], ...]
+    floor: float = -1000.0
+
+
 Plane = Literal["sagittal", "coronal", "axial"]
 
 #: Plane -> spatial axis (0 = X, 1 = Y, 2 = Z) along which its slices are stacked.

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from monai_diffrecon.protocols.geometry import VolumeGeometry
-from monai_diffrecon.protocols.padding import Padding
+from monai_diffrecon.protocols.geometry import Padding, VolumeGeometry
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ClassVar
 
@@ -203,3 +204,19 @@ class Operator(Plugin, nn.Module, ABC):
         if x.is_complex() != is_complex:
             kind, got = "complex" if is_complex else "real", str(x.dtype).removeprefix("torch.")
             raise error(f"{what} of the wrong type", where=where, expected=f"{kind} numbers", got=got)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The measurement equation ``y = A x + noise`` that a run solves.
+
+    Attributes:
+        operator: the forward operator A.
+        measurement: y, scaled so that x is in network units.
+        noise_std: standard deviation of the noise on each entry of y (each real component), in the units of
+            ``measurement``; 0 for noiseless data.
+    """
+
+    operator: Operator
+    measurement: Tensor
+    noise_std: float = 0.0

@@ -17,7 +17,9 @@ class Plugin:
         API_VERSION: version of the contracts the class was written for.
         plugin_options: constructor options that hold other plugins, option name -> kind. The registry builds
             them from ``{"name": ..., **options}`` (or a list of those) before it calls the constructor.
+        former_options: constructor options that were renamed, former name -> name. The registry takes both, and warns.
     """
 
     API_VERSION: ClassVar[int] = API_VERSION
     plugin_options: ClassVar[dict[str, str]] = {}
+    former_options: ClassVar[dict[str, str]] = {}

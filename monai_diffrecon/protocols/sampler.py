@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor
 
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.noise_source import NoiseSource
+from monai_diffrecon.protocols.operator import Problem
 from monai_diffrecon.protocols.plugin import Plugin
-from monai_diffrecon.protocols.problem import Problem
 from monai_diffrecon.protocols.sampler_state import SamplerState
 from monai_diffrecon.protocols.score_prior import ScorePrior
 
@@ -21,7 +23,7 @@ Denoise = Callable[[Tensor, float, SamplerState], Tensor]
 
 
 class Sampler(Plugin, ABC):
-    """Runs a ladder of noise levels from a start to the estimate.
+    """Runs a sigma schedule from a start to the estimate.
 
     The engine calls ``begin`` once, then ``step`` once for each entry of ``schedule``; the result is
     ``state.x``. Everything that decides the future of a run lives in the state, so ``step`` may be called on a
@@ -62,10 +64,58 @@ class Sampler(Plugin, ABC):
 
     @abstractmethod
     def schedule(self, state: SamplerState) -> tuple[float, ...]:
-        """Return the ladder: the noise level at which each step denoises, descending."""
+        """Return the sigma schedule: the noise level at which each step denoises, descending."""
 
     @abstractmethod
     def step(
         self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource
     ) -> SamplerState:
         """Perform step ``state.step`` and return the state after it."""
+
+
+class ClassicalSampler(Sampler):
+    """A reconstruction without a network: a result by itself, or the start of a diffusion sampler.
+
+    A subclass implements ``estimate``. Unless it overrides more, all is done in ``begin``, and no step follows.
+    """
+
+    calls_network: ClassVar[bool] = False  # type: ignore[misc]
+    stochastic: ClassVar[bool] = False  # type: ignore[misc]
+
+    def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
+        """Learn the problem.
+
+        Raises:
+            ConfigError: nothing is measured, so that the estimate would be 0 everywhere.
+        """
+        if problem.operator.family == "none":
+            raise ConfigError(
+                "a classical estimate, and nothing is measured",
+                where="sampler",
+                expected="an operator that measures",
+                got=type(problem.operator).__name__,
+                mend="use a diffusion sampler, such as heun",
+            )
+        super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
+
+    @abstractmethod
+    def estimate(self, measurement: Tensor) -> Tensor:
+        """Return the volume (C, X, Y, Z) of a measurement of the prepared problem's operator."""
+
+    def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:
+        """Return the state before the first step: the estimate."""
+        return SamplerState(x=self.estimate(self.problem.measurement), sigma=0.0, seed=seed, case=case)
+
+    def schedule(self, state: SamplerState) -> tuple[float, ...]:
+        """Return the ladder: no step."""
+        return ()
+
+    def step(
+        self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource
+    ) -> SamplerState:
+        """Refuse: there is no step.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("has no step to perform", where=f"sampler {type(self).__name__}")

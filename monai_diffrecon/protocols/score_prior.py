@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.protocols.denoiser import PlaneDenoiser
 from monai_diffrecon.protocols.noise_source import NoiseSource
 from monai_diffrecon.protocols.operator import Operator
-from monai_diffrecon.protocols.plane_denoiser import PlaneDenoiser
 from monai_diffrecon.protocols.plugin import Plugin
 from monai_diffrecon.protocols.sampler_state import SamplerState
 

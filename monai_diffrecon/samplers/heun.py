@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_number
+from monai_diffrecon.errors.options import check_number
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, SamplerState
 from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 

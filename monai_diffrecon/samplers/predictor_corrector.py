@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
-from monai_diffrecon.numerics.planes import from_slices, to_slices
-from monai_diffrecon.numerics.slice_batches import slice_norms
+from monai_diffrecon.numerics.planes import from_slices, slice_norms, to_slices
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
 from monai_diffrecon.sampling import corrected_estimate, fresh
 
@@ -37,7 +36,7 @@ class PredictorCorrectorSampler(Sampler):
         corrector_steps: Langevin steps at each level.
         sigma_max: first noise level in network units; None for the largest that the networks know.
         sigma_min: last noise level; None for the smallest.
-        ladder: ``geometric``, the papers' SDE, or ``karras``.
+        ladder: the sigma schedule: ``geometric``, the papers' SDE, or ``karras``.
         final_mean: the last update adds no noise.
 
     Raises:
@@ -72,7 +71,7 @@ class PredictorCorrectorSampler(Sampler):
         """Learn the problem, the range of noise levels that the networks know (network units), and the prior.
 
         Raises:
-            ConfigError: the ladder would leave that range.
+            ConfigError: the sigma schedule would leave that range.
         """
         super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         high = sigma_max if self.first is None else self.first
@@ -88,7 +87,7 @@ class PredictorCorrectorSampler(Sampler):
         self.falls = tuple(a**2 - b**2 for a, b in zip(self.levels, (*self.levels[1:], 0.0), strict=True))
 
     def schedule(self, state: SamplerState) -> tuple[float, ...]:
-        """Return the ladder of noise levels."""
+        """Return the sigma schedule."""
         return self.levels
 
     def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:

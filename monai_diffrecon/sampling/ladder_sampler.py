@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Base of the samplers that descend a ladder: where they start, and the noise levels of their steps."""
+"""Base of the samplers with a sigma schedule: where they start, and the noise levels of their steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,37 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, DiffReconError, NumericalError, ResumeMismatchError
-from monai_diffrecon.numerics.error_estimate import bootstrap_error
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
 from monai_diffrecon.protocols import ClassicalSampler, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
+
+
+def bootstrap_error(
+    reconstruct: Callable[[Tensor], Tensor],
+    simulate: Callable[[Tensor], Tensor],
+    estimate: Tensor,
+    *,
+    background: float = 0.05,
+) -> float:
+    """Return the error (root mean square of each real component) of a reconstruction, by a parametric bootstrap.
+
+    The estimate is taken for the truth, measured, and reconstructed again: what that loses is about what the first
+    reconstruction lost (Efron and Tibshirani 1993, section 6.5). It is too small by what is already missing from the
+    estimate, which is why callers multiply it by a factor. Background, which any method gets right, would dilute it.
+
+    Args:
+        reconstruct: measurement -> volume (C, X, Y, Z).
+        simulate: volume -> measurement, with noise like that of the real one.
+        estimate: the reconstruction of the real measurement.
+        background: voxels with a smaller magnitude, in intensity units, do not count, unless there are no others.
+    """
+    again = reconstruct(simulate(estimate))
+    squares = (again - estimate).abs().square()
+    foreground = estimate.abs() > background
+    if bool(foreground.any()):
+        squares = squares[foreground]
+    return float(squares.mean().sqrt()) / (2.0**0.5 if again.is_complex() else 1.0)
+
 
 #: Noise levels of a configuration file are rounded; those of a network are not.
 _SLACK = 1e-6
@@ -24,11 +51,11 @@ _SLACK = 1e-6
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class LadderSampler(Sampler, ABC):
-    """Base of the samplers that call a network at each level of a ladder.
+    """Base of the samplers that call a network at each noise level of a sigma schedule.
 
     A subclass implements ``step``. It inherits these options; to add some or to change a default it is a dataclass
     like this one, with its checks in ``__post_init__``. Or it names all that it offers in a constructor of its own,
-    and sets ``plugin_options = {}`` when ``start`` is not among them. The ladder is part of the state, so that a
+    and sets ``plugin_options = {}`` when ``start`` is not among them. The schedule is part of the state, so that a
     restored run need not estimate it again.
 
     Args:
@@ -38,8 +65,8 @@ class LadderSampler(Sampler, ABC):
         sigma_start: first noise level in network units; ``"max"``, the largest the networks know; or
             ``"estimate"``, the start's own error by a parametric bootstrap.
         sigma_end: last noise level in network units.
-        ladder: ``karras`` or ``geometric``.
-        ladder_rho: curvature of the Karras ladder.
+        ladder: the sigma schedule, ``karras`` or ``geometric``.
+        ladder_rho: curvature of the Karras schedule.
         estimate_factor: the estimated error is multiplied by it: the bootstrap does not see what the start has
             lost already.
 
@@ -50,7 +77,7 @@ class LadderSampler(Sampler, ABC):
     plugin_options: ClassVar[dict[str, str]] = {"start": "samplers"}
     plugin_literals: ClassVar[dict[str, tuple[str, ...]]] = {"start": ("noise", "initial")}
 
-    #: The iterate carries noise of the ladder's level, so noise is added to an estimated start.
+    #: The iterate carries noise of the schedule's level, so noise is added to an estimated start.
     renoises: ClassVar[bool] = True
 
     steps: int = field(default=20, kw_only=False)
@@ -85,7 +112,7 @@ class LadderSampler(Sampler, ABC):
         """Learn the problem and the range of noise levels that the networks know (network units).
 
         Raises:
-            ConfigError: the ladder would leave that range.
+            ConfigError: the sigma schedule would leave that range.
         """
         super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         for name, level in (("sigma_end", self.sigma_end), ("sigma_start", self.sigma_start)):
@@ -104,7 +131,7 @@ class LadderSampler(Sampler, ABC):
                 raise
 
     def begin(self, noise: NoiseSource, *, seed: int, case: str) -> SamplerState:
-        """Return the start with its ladder."""
+        """Return the start with its sigma schedule."""
         operator, y = self.problem.operator, self.problem.measurement
         x: Tensor | None = None
         if self.start != "noise":
@@ -123,14 +150,14 @@ class LadderSampler(Sampler, ABC):
         return SamplerState(x=x, sigma=levels[0], seed=seed, case=case, memory=memory)
 
     def schedule(self, state: SamplerState) -> tuple[float, ...]:
-        """Return the ladder that ``begin`` put into the state.
+        """Return the sigma schedule that ``begin`` put into the state.
 
         Raises:
             ResumeMismatchError: the state is not one of this sampler.
         """
         levels = state.memory.get("sampler", {}).get("ladder")
         if levels is None:
-            raise ResumeMismatchError("a state without a ladder", where=f"sampler {type(self).__name__}")
+            raise ResumeMismatchError("a state without a sigma schedule", where=f"sampler {type(self).__name__}")
         return tuple(float(level) for level in levels)
 
     def levels_at(self, state: SamplerState) -> tuple[float, float]:

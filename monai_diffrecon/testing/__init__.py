@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from monai_diffrecon.testing.metric_laws import check_metric
     from monai_diffrecon.testing.noise_laws import check_noise
     from monai_diffrecon.testing.operator_laws import OperatorLaws, check_operator
+    from monai_diffrecon.testing.phantoms.stress import branching_vessels, twisting_tube
+    from monai_diffrecon.testing.phantoms.vessel_tree import grow_tree
     from monai_diffrecon.testing.prior_laws import check_prior
     from monai_diffrecon.testing.reader_laws import check_reader
     from monai_diffrecon.testing.regularizer_laws import check_regularizer
     from monai_diffrecon.testing.sampler_laws import check_sampler
-    from monai_diffrecon.testing.stress_phantoms import branching_vessels, twisting_tube
-    from monai_diffrecon.testing.vessel_tree import grow_tree
     from monai_diffrecon.testing.writer_laws import check_writer
 else:
     __getattr__ = lazy(__name__)

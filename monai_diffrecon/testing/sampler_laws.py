@@ -47,9 +47,9 @@ def check_sampler(
 ) -> None:
     """Check the laws.
 
-    The ladder does not rise, stays within the networks' range and within the state; every step counts itself, keeps
-    the volume's shape, type and finiteness, and leaves the state it was given alone, so that it can be repeated; and a
-    run that was interrupted after any step, and continued from a copy of its state by new plugins, gives the same
+    The sigma schedule does not rise, stays within the networks' range and within the state; every step counts itself,
+    keeps the volume's shape, type and finiteness, and leaves the state it was given alone, so that it can be repeated;
+    a run that was interrupted after any step, and continued from a copy of its state by new plugins, gives the same
     voxels, bit for bit.
 
     Args:
@@ -76,10 +76,10 @@ def check_sampler(
         state = sampler.begin(noise, seed=5, case="case")
         assert (state.step, state.seed, state.case) == (0, 5, "case"), "begin does not keep step, seed and case"
         ladder = sampler.schedule(state)
-        assert all(a >= b for a, b in pairwise(ladder)), f"the ladder rises: {ladder}"
+        assert all(a >= b for a, b in pairwise(ladder)), f"the sigma schedule rises: {ladder}"
         if sampler.calls_network:
             within = all(sigma_min * (1 - 1e-6) <= level <= sigma_max * (1 + 1e-6) for level in ladder)
-            assert within, f"the ladder leaves {sigma_min:g} to {sigma_max:g}: {ladder}"
+            assert within, f"the sigma schedule leaves {sigma_min:g} to {sigma_max:g}: {ladder}"
         saved = [copy.deepcopy(state)]
         for i in range(len(ladder)):
             given, before = state, copy.deepcopy(state)
@@ -89,7 +89,7 @@ def check_sampler(
             assert state.x.shape == given.x.shape, f"step {i} changes the shape"
             assert state.x.dtype == given.x.dtype, f"step {i} changes the type"
             assert bool(torch.isfinite(_real(state.x)).all()), f"not finite after step {i}"
-            assert sampler.schedule(state) == ladder, f"the ladder changes at step {i}"
+            assert sampler.schedule(state) == ladder, f"the sigma schedule changes at step {i}"
             for kept in state.memory.values():
                 assert all(isinstance(value, Tensor) for value in kept.values()), "memory holds more than tensors"
             saved.append(copy.deepcopy(state))

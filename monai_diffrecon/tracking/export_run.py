@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
+from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.tracking.mlflow_client import (
     MAX_KEY,
     check_client,
@@ -27,7 +28,6 @@ from monai_diffrecon.tracking.mlflow_client import (
     root_of,
     tag_rows,
 )
-from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.tracking.run_claims import TAG, RunClaim, sweep
 
 logger = logging.getLogger(__name__)

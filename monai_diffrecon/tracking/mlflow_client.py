@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from monai_diffrecon.errors import ConfigError, InputError, ResourceError
-from monai_diffrecon.tracking.redaction import redact
+from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.tracking.store_file import check_address, check_store, make_store, relocate, store_file
 
 MAX_KEY, _MAX_TAG, _MAX_TEXT = 250, 5000, 300

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.atomic import full_suffix, write_json
-from monai_diffrecon.io.dicom_writer import series_sha256
-from monai_diffrecon.io.hashing import sha256_file, sha256_path, sha256_tensor
+from monai_diffrecon.io.dicom.writer import series_sha256
 from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.numerics.hashing import sha256_file, sha256_path, sha256_tensor
+from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.tracking.provenance_schema import RECORDS, SCHEMA_VERSION, Report
-from monai_diffrecon.tracking.redaction import redact
 from monai_diffrecon.tracking.versions import versions_of
 
 

@@ -10,12 +10,9 @@ if TYPE_CHECKING:
     from monai_diffrecon.training.autocast_inferer import AutocastInferer
     from monai_diffrecon.training.denoising_batch import DenoisingBatch
     from monai_diffrecon.training.denoising_loss import DenoisingLoss
-    from monai_diffrecon.training.epoch_counter import EpochCounter
-    from monai_diffrecon.training.gradient_clip import GradientClip
-    from monai_diffrecon.training.moving_average import MovingAverage
+    from monai_diffrecon.training.handlers import EpochCounter, GradientClip, MovingAverage, TrapezoidSchedule
     from monai_diffrecon.training.noise_level_report import NoiseLevelReport
     from monai_diffrecon.training.resumable_checkpoint import ResumableCheckpoint
     from monai_diffrecon.training.slice_patches import SlicePatches
-    from monai_diffrecon.training.trapezoid_schedule import TrapezoidSchedule
 else:
     __getattr__ = lazy(__name__)

@@ -11,11 +11,11 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
+from monai_diffrecon.bundle.checkpoint_file import load_checkpoint
+from monai_diffrecon.bundle.weights import check_state
+from monai_diffrecon.bundle.wrapped_weights import state_dict_in, without_prefixes
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.atomic import atomic_write
-from monai_diffrecon.io.checkpoint_file import load_checkpoint
-from monai_diffrecon.io.weights_file import check_state
-from monai_diffrecon.io.wrapped_weights import state_dict_in, without_prefixes
 
 
 class ResumableCheckpoint:

@@ -17,7 +17,7 @@ from scipy.ndimage import affine_transform
 from torch.utils.data import Dataset
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.option_checks import check_flag
+from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols.geometry import PLANE_AXIS
 from monai_diffrecon.training.label_contrast import random_means, render_labels

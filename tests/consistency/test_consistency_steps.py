@@ -13,8 +13,8 @@ from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.axis_filter import gaussian_matrix
 from monai_diffrecon.priors.slices import SlicesPrior
-from monai_diffrecon.priors.z_tv import ZTV
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
+from monai_diffrecon.regularizers.z_tv import ZTV
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.dense_operator import DenseOperator
 

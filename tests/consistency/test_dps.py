@@ -15,7 +15,7 @@ from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.cartesian_mri import CartesianMRI
 from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.operators.slice_thickness import SliceThickness
-from monai_diffrecon.operators.unmeasured import Unmeasured
+from monai_diffrecon.operators.unconditional import Unconditional
 from monai_diffrecon.protocols import Operator, Problem, SamplerState, VolumeGeometry
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.dense_operator import DenseOperator
@@ -174,7 +174,7 @@ def test_the_scale_of_the_operator_does_not_matter(norm: str) -> None:
 
 
 def test_nothing_measured_is_no_guidance() -> None:
-    p = Problem(Unmeasured(GEOMETRY), torch.zeros(0))
+    p = Problem(Unconditional(GEOMETRY), torch.zeros(0))
     x = draw(*SHAPE, seed=2)
     for relative in (True, False):
         assert not bool(shift_of(DPSStep(relative=relative), p, x, "axial").any())

@@ -8,12 +8,12 @@ from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
+from monai_diffrecon.denoisers._ddpm_schedules import SCHEDULES, alphas_cumprod
 from monai_diffrecon.denoisers.ddpm import DDPMDenoiser
 from monai_diffrecon.denoisers.direct import DirectDenoiser
 from monai_diffrecon.denoisers.edm import EDMDenoiser
 from monai_diffrecon.denoisers.ve_score import VEScoreDenoiser
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.ddpm_schedules import SCHEDULES, alphas_cumprod
 from monai_diffrecon.testing.denoiser_laws import check_denoiser
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 

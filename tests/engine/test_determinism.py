@@ -18,9 +18,9 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset, MetaTensor
 from torch import Tensor
 
-from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
+from monai_diffrecon.engine.cases.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
+from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.noises.slerp import SlerpNoise
 from monai_diffrecon.protocols import NoiseSource

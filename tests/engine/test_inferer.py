@@ -11,13 +11,13 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
-from monai_diffrecon.engine.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.engine.unconditional_cases import UnconditionalCases
+from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
+from monai_diffrecon.engine.transforms.unconditional_cases import UnconditionalCases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
-from monai_diffrecon.io.measurement import geometry_of, to_tensor
+from monai_diffrecon.io.measurement.metatensor import geometry_of, to_tensor
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Measurement
 
@@ -28,7 +28,7 @@ AFFINE = np.array(
     [[1.0, 0, 0, -9], [0, np.cos(0.2), -3 * np.sin(0.2), 5], [0, np.sin(0.2), 3 * np.cos(0.2), 2], [0, 0, 0, 1]]
 )
 
-SAMPLER = {"name": "annealed", "steps": 3, "sigma_start": 0.2}
+SAMPLER = {"name": "pnp_hqs", "steps": 3, "sigma_start": 0.2}
 DDIM = {"name": "ddim", "steps": 3, "sigma_start": 0.5}
 
 
@@ -205,7 +205,7 @@ def test_voxels_of_another_size_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "where", "nearest"),
     [
-        ({"sampler": {"name": "annealed", "stepz": 3}}, "sampler#stepz", "steps"),
+        ({"sampler": {"name": "pnp_hqs", "stepz": 3}}, "sampler#stepz", "steps"),
         ({"operator": {"name": "slice_thickness", "thicknes": 3}}, "operator#thicknes", "thickness"),
         ({"prior": {"name": "perpendicular", "k": 3}}, "prior#k", None),
         ({"consistency": {"name": "conjugate_gradient", "gama": 1}}, "consistency#gama", "gamma"),
@@ -224,8 +224,8 @@ def test_a_mistyped_option_is_an_error_at_once(options: dict[str, Any], where: s
 
 
 def test_a_mistyped_plugin_is_an_error_at_once() -> None:
-    with pytest.raises(PluginError, match="did you mean 'annealed'"):
-        inferer(sampler="anealed")
+    with pytest.raises(PluginError, match="did you mean 'pnp_hqs'"):
+        inferer(sampler="pnp_hq")
 
 
 def test_a_regularizer_is_no_prior() -> None:
@@ -320,9 +320,9 @@ def test_half_precision_is_near_and_keeps_the_type() -> None:
         inferer(precision="half")
 
 
-def test_a_plane_that_borrows_a_network_is_checked_and_counted() -> None:
+def test_a_plane_that_shares_a_network_is_checked_and_counted() -> None:
     coronal = replace(SCORE, plane="coronal")
-    spec = {"name": "perpendicular", "borrow": {"sagittal": "coronal"}}
+    spec = {"name": "perpendicular", "share": {"sagittal": "coronal"}}
     done = inferer(coronal, prior=spec).reconstruct(thick())
     alone = inferer(coronal).reconstruct(thick())
     assert not torch.equal(done.volume, alone.volume)
@@ -337,7 +337,7 @@ def test_a_plane_that_borrows_a_network_is_checked_and_counted() -> None:
 def test_samples_without_a_measurement(sampler: str) -> None:
     cases = UnconditionalCases([14, 13, 12], count=2)
     maker = inferer(
-        operator="unmeasured", consistency="none", sampler={"name": sampler, "steps": 3}, prior={"name": "slices"}
+        operator="unconditional", consistency="none", sampler={"name": sampler, "steps": 3}, prior={"name": "slices"}
     )
     first, second = (maker.reconstruct(case["image"], case=case["case"]) for case in cases)
     assert first.volume.shape == (1, 14, 13, 12)

@@ -19,15 +19,15 @@ from monai_diffrecon.consistency.admm import ADMMStep
 from monai_diffrecon.consistency.dps import DPSStep
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine, StepEvents
-from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import ConfigError, PluginError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.priors.slices import SlicesPrior
-from monai_diffrecon.priors.z_tv import ZTV
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
-from monai_diffrecon.samplers.admm_tv import ADMMTV
+from monai_diffrecon.regularizers.z_tv import ZTV
+from monai_diffrecon.samplers.classical.admm_tv import ADMMTV
 from monai_diffrecon.samplers.ddim import DDIMSampler
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 
@@ -94,7 +94,11 @@ def test_the_record_names_an_object_and_one_notice_says_what_that_means(caplog: 
         report = run(sampler={"name": "ddim", **DDIM, "start": ADMMTV()}, consistency=ADMMStep(ZTV())).report
     options = json.loads(json.dumps(report.options))
     assert options["consistency"] == {"name": "monai_diffrecon.consistency.admm:ADMMStep"}
-    assert options["sampler"] == {"name": "ddim", **DDIM, "start": {"name": "monai_diffrecon.samplers.admm_tv:ADMMTV"}}
+    assert options["sampler"] == {
+        "name": "ddim",
+        **DDIM,
+        "start": {"name": "monai_diffrecon.samplers.classical.admm_tv:ADMMTV"},
+    }
     (notice,) = [text for text in report.notices if "given as an object" in text]
     assert "ADMMStep" in notice
     assert "ADMMTV" in notice

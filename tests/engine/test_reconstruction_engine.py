@@ -14,21 +14,21 @@ from torch import Tensor
 
 from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
 from monai_diffrecon.consistency.none import NoConsistency
-from monai_diffrecon.engine.non_finite_guard import NonFiniteGuard
-from monai_diffrecon.engine.preview_pictures import PreviewPictures
-from monai_diffrecon.engine.progress_bar import ProgressBar
+from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.handlers.preview_pictures import PreviewPictures
+from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
+from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine, StepEvents
-from monai_diffrecon.engine.step_metrics import StepMetrics
 from monai_diffrecon.errors import ConfigError, NumericalError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
 from monai_diffrecon.priors.slices import SlicesPrior
 from monai_diffrecon.protocols import ConsistencyStep, Problem, Sampler, SamplerState, ScorePrior, VolumeGeometry
-from monai_diffrecon.samplers.annealed import AnnealedSampler
+from monai_diffrecon.samplers.classical.initial import InitialEstimate
 from monai_diffrecon.samplers.ddim import DDIMSampler
 from monai_diffrecon.samplers.heun import HeunSampler
-from monai_diffrecon.samplers.initial import InitialEstimate
+from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 
 OPERATOR = SliceThickness(VolumeGeometry((12, 11, 12)), thickness=3.0)
@@ -61,7 +61,7 @@ class Diary:
         engine.add_event_handler(StepEvents.STEP_COMPLETED, lambda e: self.steps.append(e.state.recon.step))
 
 
-@pytest.mark.parametrize("sampler", [AnnealedSampler(3), DDIMSampler(3)])
+@pytest.mark.parametrize("sampler", [PnPHQSSampler(3), DDIMSampler(3)])
 def test_events_fire_in_order(sampler: Sampler) -> None:
     run, diary = engine(sampler), Diary()
     diary.attach(run)
@@ -83,13 +83,13 @@ def test_every_network_of_an_average_counts() -> None:
     planes = [GaussianPrior(plane="axial"), GaussianPrior(plane="coronal")]
     prior = PerpendicularPrior(K="average")
     prior.bind(planes)
-    run = engine(AnnealedSampler(4), prior=prior)
+    run = engine(PnPHQSSampler(4), prior=prior)
     run.reconstruct(seed=0, case="")
     assert run.denoiser_calls == 8 == sum(plane.calls for plane in planes)
 
 
 def test_handlers_see_the_estimate_and_the_iterate() -> None:
-    run, seen = engine(AnnealedSampler(2)), []
+    run, seen = engine(PnPHQSSampler(2)), []
     run.add_event_handler(StepEvents.DENOISED, lambda e: seen.append((e.state.recon.sigma, e.state.estimate)))
     last = run.reconstruct(seed=0, case="x")
     assert [sigma for sigma, _ in seen] == pytest.approx(list(run.ladder))
@@ -138,7 +138,7 @@ def test_the_ladder_must_be_known_to_all_networks() -> None:
     prior = PerpendicularPrior()
     prior.bind([GaussianPrior(sigma_max=1.0), GaussianPrior(plane="coronal", sigma_max=0.2)])
     with pytest.raises(ConfigError, match=r"sampler#sigma_start.*to 0.2, got 0.5"):
-        engine(AnnealedSampler(sigma_start=0.5), prior=prior).reconstruct(seed=0, case="")
+        engine(PnPHQSSampler(sigma_start=0.5), prior=prior).reconstruct(seed=0, case="")
 
 
 def test_the_residual_falls_and_is_kept() -> None:
@@ -152,7 +152,7 @@ def test_the_residual_falls_and_is_kept() -> None:
 
 
 def test_metrics_at_every_second_step_and_the_last() -> None:
-    run, metrics = engine(AnnealedSampler(5)), StepMetrics(every=2)
+    run, metrics = engine(PnPHQSSampler(5)), StepMetrics(every=2)
     metrics.attach(run)
     run.reconstruct(seed=0, case="")
     assert [row["step"] for row in metrics.history] == [2, 4, 5]
@@ -178,7 +178,7 @@ class Overflow(ConsistencyStep):
 def test_the_guard_names_step_and_prior() -> None:
     prior = SlicesPrior()
     prior.bind([Broken()])
-    run = engine(AnnealedSampler(5), prior=prior)
+    run = engine(PnPHQSSampler(5), prior=prior)
     NonFiniteGuard().attach(run)
     with pytest.raises(NumericalError, match="prior SlicesPrior: 1 voxels are not finite at step 3, sigma") as caught:
         run.reconstruct(seed=0, case="")
@@ -186,14 +186,14 @@ def test_the_guard_names_step_and_prior() -> None:
 
 
 def test_the_guard_names_the_consistency_step() -> None:
-    run = engine(AnnealedSampler(5), Overflow())
+    run = engine(PnPHQSSampler(5), Overflow())
     NonFiniteGuard().attach(run)
     with pytest.raises(NumericalError, match=r"consistency Overflow, on_estimate: .* at step 1"):
         run.reconstruct(seed=0, case="")
 
 
 def test_preview_pictures(tmp_path: Path) -> None:
-    run = engine(AnnealedSampler(5))
+    run = engine(PnPHQSSampler(5))
     PreviewPictures(str(tmp_path / "preview"), every=2).attach(run)
     run.reconstruct(seed=0, case="")
     names = sorted(path.name for path in (tmp_path / "preview").iterdir())
@@ -201,7 +201,7 @@ def test_preview_pictures(tmp_path: Path) -> None:
 
 
 def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    run, bar = engine(AnnealedSampler(3)), ProgressBar("case", disable=False)
+    run, bar = engine(PnPHQSSampler(3)), ProgressBar("case", disable=False)
     StepMetrics().attach(run)
     bar.attach(run)
     run.reconstruct(seed=0, case="")
@@ -215,7 +215,7 @@ def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_failure_passes_through_the_progress_bar() -> None:
     prior = SlicesPrior()
     prior.bind([Broken()])
-    run, bar = engine(AnnealedSampler(5), prior=prior), ProgressBar(disable=True)
+    run, bar = engine(PnPHQSSampler(5), prior=prior), ProgressBar(disable=True)
     NonFiniteGuard().attach(run)
     bar.attach(run)
     with pytest.raises(NumericalError):

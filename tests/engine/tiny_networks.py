@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from monai_diffrecon.bundle import ScoreNetwork
+from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_diffrecon import cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import DiffReconError
-from monai_diffrecon.io.readers.nifti import NIfTIReader
-from monai_diffrecon.one_line_errors import users_error
+from monai_diffrecon.errors.uncaught import users_error
+from monai_diffrecon.io.nifti_reader import NIfTIReader
 from monai_diffrecon.protocols import Measurement
 
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.evaluation.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort_runner import CohortEvaluation
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.evaluation.cohort.case_row import CaseRow
+from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import write_volume
 from monai_diffrecon.tracking.provenance import verify_record
 
@@ -178,7 +178,7 @@ def test_a_rerun_keeps_the_curve(cohort: Cohort, rows: list[CaseRow], monkeypatc
     kept = sorted((cohort.output / "draws").glob("*_metrics.json"))
     assert len(kept) == 2
     with monkeypatch.context() as patch:
-        patch.setattr("monai_diffrecon.evaluation.case_runner.interval_coverage", never)
+        patch.setattr("monai_diffrecon.evaluation.cohort.case_runner.interval_coverage", never)
         again = cohort.run([CUBIC, DRAWS], cohort.output)
     assert [row.status for row in again] == ["reused"] * 4
     assert [row.coverage for row in again] == curves

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monai_diffrecon.evaluation.statistics import (
+from monai_diffrecon.comparison.statistics import (
     LEAST_PAIRS,
     agreement,
     bootstrap_interval,

@@ -10,11 +10,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from monai_diffrecon.evaluation.case_row import CaseRow
-from monai_diffrecon.evaluation.charts import agreement_plot, box_plot, calibration_plot, forest_plot
-from monai_diffrecon.evaluation.metric_info import METRICS
-from monai_diffrecon.evaluation.report import best_median_worst
-from monai_diffrecon.evaluation.tables import compare, mean_coverage, present, summarize
+from monai_diffrecon.comparison.metric_info import METRICS
+from monai_diffrecon.evaluation.cohort.case_row import CaseRow
+from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
+from monai_diffrecon.evaluation.cohort.report import best_median_worst
+from monai_diffrecon.evaluation.cohort.tables import compare, mean_coverage, present, summarize
 
 INFO = {info.key: info for info in METRICS}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.evaluation.reader_statistics import sign_test, weighted_kappa, wilson_interval
+from monai_diffrecon.evaluation.reader_study.statistics import sign_test, weighted_kappa, wilson_interval
 
 
 def test_wilson_by_the_textbook() -> None:

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon import cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, IntegrityError
-from monai_diffrecon.evaluation.reader_study_pack import export_pack
-from monai_diffrecon.evaluation.reader_study_results import unseal
-from monai_diffrecon.evaluation.reader_study_spec import read_spec
-from monai_diffrecon.io.measurement import affine_of, geometry_of
+from monai_diffrecon.evaluation.reader_study.pack import export_pack
+from monai_diffrecon.evaluation.reader_study.results import unseal
+from monai_diffrecon.evaluation.reader_study.spec import read_spec
+from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 
 SHAPE = (9, 8, 7)

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_diffrecon import cli
-from monai_diffrecon.engine.case_record import CaseRecord
-from monai_diffrecon.evaluation.builtin_metrics import MAE, PSNR, SSIM
-from monai_diffrecon.evaluation.case_metrics import case_metrics
-from monai_diffrecon.evaluation.metrics import volume_metrics
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.cli import main as cli
+from monai_diffrecon.comparison.builtin_metrics import MAE, PSNR, SSIM
+from monai_diffrecon.comparison.case_metrics import case_metrics
+from monai_diffrecon.comparison.volume_metrics import volume_metrics
+from monai_diffrecon.engine.cases.case_record import CaseRecord
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import write_volume
 from monai_diffrecon.protocols import Metric, VolumeGeometry
 from monai_diffrecon.testing.metric_laws import check_metric

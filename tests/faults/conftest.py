@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import write_volume
 
 SHAPE = (14, 13, 12)

@@ -30,13 +30,13 @@ import monai.bundle
 import torch
 from processes import index_monai_once
 
-import monai_diffrecon.engine.evaluator
-import monai_diffrecon.evaluation.cohort_runner
-from monai_diffrecon import cli
+import monai_diffrecon.engine.cases.evaluator
+import monai_diffrecon.evaluation.cohort.runner
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.errors import DiffReconError
+from monai_diffrecon.errors.uncaught import chain_of
 from monai_diffrecon.io import atomic
-from monai_diffrecon.one_line_errors import chain_of
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 
 
@@ -176,6 +176,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Modules that only register plugins and commands.
-    assert monai_diffrecon.engine.evaluator
-    assert monai_diffrecon.evaluation.cohort_runner
+    assert monai_diffrecon.engine.cases.evaluator
+    assert monai_diffrecon.evaluation.cohort.runner
     main()

@@ -29,11 +29,11 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon import cli
+from monai_diffrecon.cli import main as cli
+from monai_diffrecon.engine.cases.list_cases import list_cases
 from monai_diffrecon.errors import DiffReconError, InputError, NumericalError
-from monai_diffrecon.io.cases import list_cases
+from monai_diffrecon.errors.uncaught import chain_of
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
-from monai_diffrecon.one_line_errors import chain_of
 
 HERE = Path(__file__)
 SCANNER, DICOM = (runpy.run_path(str(p)) for p in (HERE.with_name("canary.py"), HERE.parents[1] / "io/conftest.py"))

@@ -19,15 +19,15 @@ import monai.bundle
 import pytest
 import torch
 
+from monai_diffrecon.engine.cases.case_lock import case_lock
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
-from monai_diffrecon.engine.run_checkpoint import RunCheckpoint
-from monai_diffrecon.engine.run_point import RunPoint
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.errors import DiffReconError, ResourceError
+from monai_diffrecon.errors.uncaught import chain_of
 from monai_diffrecon.io import atomic
 from monai_diffrecon.io.atomic import atomic_write, remove_leftovers
-from monai_diffrecon.io.case_lock import case_lock
-from monai_diffrecon.io.hashing import sha256_file
-from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.protocols import SamplerState
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record

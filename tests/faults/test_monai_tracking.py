@@ -17,7 +17,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.errors.uncaught import chain_of
 
 ROOT = Path(__file__).parents[2]
 canaries_in = runpy.run_path(str(Path(__file__).with_name("canary.py")))["canaries_in"]
@@ -72,7 +72,7 @@ def test_without_the_switch_in_the_bundle_monai_writes_the_path_of_the_scan(
 
 def configs_that_run_cases() -> list[Path]:
     names = ("inference.json", "evaluate.json")
-    roots = [*(ROOT / "bundles").iterdir(), ROOT / "monai_diffrecon/importing/template"]
+    roots = [*(ROOT / "bundles").iterdir(), ROOT / "monai_diffrecon/bundle/importing/template"]
     return sorted(root / "configs" / name for root in roots for name in names if (root / "configs" / name).is_file())
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import monai.bundle
 import pytest
 
-from monai_diffrecon import cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 
@@ -102,7 +102,7 @@ def test_a_machine_without_a_network_runs_a_bundle_and_tracks_it(
 
 
 def test_a_machine_without_a_network_lists_plugins(tmp_path: Path) -> None:
-    done = unshared(["monai_diffrecon.cli", "plugins"], tmp_path)
+    done = unshared(["monai_diffrecon.cli.main", "plugins"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "conjugate_gradient" in done.stdout
     assert "ASKED" not in done.stderr

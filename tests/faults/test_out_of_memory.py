@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from monai_diffrecon.denoisers.direct import DirectDenoiser
-from monai_diffrecon.engine.batched_plane_denoiser import BatchedPlaneDenoiser
-from monai_diffrecon.engine.complex_plane_denoiser import ComplexPlaneDenoiser
-from monai_diffrecon.engine.memory_estimate import MemoryEstimate
-from monai_diffrecon.engine.out_of_memory import is_out_of_memory, out_of_memory_error
+from monai_diffrecon.engine.memory.memory_estimate import MemoryEstimate
+from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory, out_of_memory_error
+from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
+from monai_diffrecon.engine.planes.complex_plane_denoiser import ComplexPlaneDenoiser
 from monai_diffrecon.errors import NumericalError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs an address-space limit that the kernel enforces")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from monai_diffrecon.errors import ResourceError
-from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 

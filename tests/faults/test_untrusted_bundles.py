@@ -23,13 +23,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_diffrecon.bundle import load_auxiliaries, load_score_network
+from monai_diffrecon.bundle.checkpoint_file import load_checkpoint
+from monai_diffrecon.bundle.inspection.bundle_report import report_on
+from monai_diffrecon.bundle.inspection.require_trusted import require_trusted
+from monai_diffrecon.bundle.score_network import load_auxiliaries, load_score_network
 from monai_diffrecon.errors import InputError, IntegrityError
-from monai_diffrecon.io.checkpoint_file import load_checkpoint
-from monai_diffrecon.io.hashing import sha256_file
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.presets.overlays import copy_methods
-from monai_diffrecon.trust.bundle_report import report_on
-from monai_diffrecon.trust.require_trusted import require_trusted
 
 #: Payload -> (what is merged into the configuration, the id to ask MONAI for); MARKER is the file it makes.
 PAYLOADS: dict[str, tuple[dict[str, Any], str]] = {

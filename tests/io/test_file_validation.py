@@ -13,8 +13,8 @@ import pytest
 from pydantic import Field
 
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
+from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.io.file_validation import Number, Text, checked, keys_of, read_json, validated
-from monai_diffrecon.numerics.option_checks import check_flag
 
 
 @dataclass(frozen=True)

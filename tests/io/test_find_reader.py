@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from monai_diffrecon import registry
+from monai_diffrecon.engine.cases.list_cases import list_cases
 from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.io import find_reader as module
-from monai_diffrecon.io.cases import list_cases
 from monai_diffrecon.io.find_reader import find_reader, read_scan
-from monai_diffrecon.io.hashing import sha256_file
-from monai_diffrecon.io.measurement import geometry_of
-from monai_diffrecon.io.measurement_file import write_measurement
+from monai_diffrecon.io.measurement.file import write_measurement
+from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import write_volume
-from monai_diffrecon.io.readers.container import ContainerReader
-from monai_diffrecon.io.readers.nifti import NIfTIReader
+from monai_diffrecon.io.nifti_reader import NIfTIReader
+from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 GEOMETRY = geometry_of((4, 5, 6))
@@ -58,14 +58,14 @@ def use(monkeypatch: pytest.MonkeyPatch, **readers: MeasurementReader) -> None:
 
 def test_every_kind_finds_its_reader(scans: Path) -> None:
     assert isinstance(find_reader(scans / "volume.nii.gz"), NIfTIReader)
-    assert isinstance(find_reader(str(scans / "scan.h5")), ContainerReader)
+    assert isinstance(find_reader(str(scans / "scan.h5")), MeasurementFileReader)
     name, image = read_scan(scans / "volume.nii.gz")
     assert name == "nifti"
     assert (image.operator, image.unit) == (None, "arbitrary")
     assert image.source_sha256 == sha256_file(scans / "volume.nii.gz")
     assert image.data.shape == (1, 4, 5, 6)
     name, measured = read_scan(scans / "scan.h5")
-    assert name == "container"
+    assert name == "measurement_file"
     assert measured.operator == {"name": "parallel_ct", "views": 3}
 
 
@@ -80,7 +80,7 @@ def test_what_no_reader_recognises(scans: Path) -> None:
     with pytest.raises(InputError) as caught:
         find_reader(scans / "notes.txt")
     text = str(caught.value)
-    assert text.startswith("notes.txt: recognised by no reader; expected a scan for container, dicom, ")
+    assert text.startswith("notes.txt: recognised by no reader; expected a scan for dicom, dxchange, ")
     assert "--reader NAME" in text
     assert "Doe" not in text
     with pytest.raises(InputError, match=r"^none.nii: no such file or folder"):
@@ -118,8 +118,8 @@ def test_cases_of_every_kind(scans: Path, tmp_path: Path, monkeypatch: pytest.Mo
     series = scans / "series"
     series.mkdir()
     (series / "marker").touch()
-    readers = {"greedy": Greedy(), "container": ContainerReader()}
-    monkeypatch.setattr("monai_diffrecon.io.cases.readers_of", lambda spec: readers)
+    readers = {"greedy": Greedy(), "measurement_file": MeasurementFileReader()}
+    monkeypatch.setattr("monai_diffrecon.engine.cases.list_cases.readers_of", lambda spec: readers)
     options = {"output_dir": str(tmp_path / "out")}
     cases = list_cases(dataset_dir=str(scans), **options)
     assert [Path(c["image"]).name for c in cases] == ["scan.h5", "series", "volume.nii.gz"]
@@ -131,10 +131,10 @@ def test_cases_of_every_kind(scans: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_named_reader_picks_its_cases(scans: Path, tmp_path: Path) -> None:
-    cases = list_cases(dataset_dir=str(scans), output_dir=str(tmp_path / "out"), reader="container")
+    cases = list_cases(dataset_dir=str(scans), output_dir=str(tmp_path / "out"), reader="measurement_file")
     assert [Path(c["image"]).name for c in cases] == ["scan.h5"]
 
 
 def test_all_readers_are_asked_by_name() -> None:
     installed = {info.name for info in registry.available("readers")}
-    assert {"nifti", "container"} <= set(module.readers_of()) <= installed
+    assert {"nifti", "measurement_file"} <= set(module.readers_of()) <= installed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.hashing import keyed_name, sha256_file, sha256_tensor
+from monai_diffrecon.numerics.hashing import keyed_name, sha256_file, sha256_tensor
 
 
 def test_file(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io import find_reader
 from monai_diffrecon.io.find_reader import read_scan
-from monai_diffrecon.io.measurement import geometry_of
-from monai_diffrecon.io.measurement_file import read_measurement, write_measurement
+from monai_diffrecon.io.measurement.file import read_measurement, write_measurement
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 

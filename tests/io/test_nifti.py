@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.measurement import affine_of, geometry_of
+from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.protocols import VolumeGeometry
 

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_diffrecon.engine.load_measurement import LoadVolumed
+from monai_diffrecon.engine.transforms.load_measurement import LoadVolumed
 from monai_diffrecon.io.find_reader import read_scan
-from monai_diffrecon.io.measurement import affine_of
+from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.io.nifti import write_volume
 from monai_diffrecon.protocols import Measurement
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_diffrecon import cli
+from monai_diffrecon.cli import main as cli
+from monai_diffrecon.engine.cases.list_cases import list_cases
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.io.cases import list_cases
-from monai_diffrecon.one_line_errors import users_error
+from monai_diffrecon.errors.uncaught import users_error
 
 UNDECODABLE = os.fsdecode(b"Doe\xff.nii.gz")
 

@@ -18,11 +18,11 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.io.anonymous import anonymously
-from monai_diffrecon.io.dicom_header import is_dicom
+from monai_diffrecon.io.dicom.header import is_dicom
+from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.nifti import write_volume
-from monai_diffrecon.io.readers.dicom_series import DicomSeriesReader
+from monai_diffrecon.privacy.file_names import anonymously
 from monai_diffrecon.protocols import VolumeGeometry
 
 
@@ -153,7 +153,7 @@ def test_lossless_jpeg_of_16_bits_by_predictor_6_is_refused(
     tmp_path: Path, dicom: Any, syntax: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "monai_diffrecon.io.readers.dicom_series.read_pixels", lambda *_: np.zeros((8, 8), dtype=np.uint16)
+        "monai_diffrecon.io.dicom.series_reader.read_pixels", lambda *_: np.zeros((8, 8), dtype=np.uint16)
     )
     for bits, predictor in ((16, 6), (16, 1), (16, 7), (12, 6)):
         series = dicom.make_series(dicom.stored((8, 8, 3)))

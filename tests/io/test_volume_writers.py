@@ -16,12 +16,12 @@ from monai.data import DataLoader, Dataset
 from torch import Tensor
 
 from monai_diffrecon import registry
-from monai_diffrecon.engine.case_recorder import CaseRecorder
-from monai_diffrecon.engine.evaluator import ReconstructionEvaluator
+from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.load_measurement import LoadMeasurementd
+from monai_diffrecon.engine.transforms.load_measurement import LoadMeasurementd
 from monai_diffrecon.errors import ConfigError, IntegrityError, PluginError
-from monai_diffrecon.io.measurement_file import write_measurement
+from monai_diffrecon.io.measurement.file import write_measurement
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.operators.cartesian_mri import CartesianMRI
 from monai_diffrecon.protocols import Measurement, VolumeGeometry
@@ -100,7 +100,7 @@ def run(folder: Path, output_format: Any) -> ReconstructionEvaluator:
     scan = folder / "Doe_John.h5"
     write_measurement(scan, Measurement(CartesianMRI(GEOMETRY, mask)(VOLUME), GEOMETRY, spec))
     cases = Dataset([{"image": str(scan), "case": "one"}], LoadMeasurementd(["image"]))
-    inferer = DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_sense", progress=False)
+    inferer = DiffReconInferer(SCORE, "cartesian_mri", sampler="cg_least_squares", progress=False)
     loader = DataLoader(cases, batch_size=1, num_workers=0)
     output = str(folder / "out")
     evaluator = ReconstructionEvaluator(

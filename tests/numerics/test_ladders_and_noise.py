@@ -78,7 +78,7 @@ def test_rho_reaches_the_karras_ladder_alone() -> None:
     [
         (("linear", 3, 1.0, 0.1), "sampler#ladder.*karras or geometric, got 'linear'"),
         (("karras", 0, 1.0, 0.1), "sampler#steps.*1 or more, got 0"),
-        (("karras", 3, 0.1, 1.0), "sampler: a ladder must fall.*sigma_start 0.1, sigma_end 1"),
+        (("karras", 3, 0.1, 1.0), "sampler: a sigma schedule must fall.*sigma_start 0.1, sigma_end 1"),
         (("geometric", 3, 1.0, 0.0), "sigma_end 0"),
         (("geometric", 3, float("nan"), 0.1), "sigma_start nan"),
     ],

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from monai_diffrecon.numerics.joseph import ray_entries
-from monai_diffrecon.numerics.parallel_geometry import joseph_matrix, parallel_rays, view_weights
-from monai_diffrecon.numerics.ramp_filter import ramp_filter
-from monai_diffrecon.numerics.slice_profile import cubic_interpolation, slice_count, slice_weights
-from monai_diffrecon.numerics.sparse import SparseMatrix
+from monai_diffrecon.numerics.ct.back_projection import ramp_filter
+from monai_diffrecon.numerics.ct.joseph import ray_entries
+from monai_diffrecon.numerics.ct.parallel_geometry import joseph_matrix, parallel_rays, view_weights
+from monai_diffrecon.numerics.sparse_matrix import SparseMatrix
+from monai_diffrecon.operators._slice_profile import cubic_interpolation, slice_count, slice_weights
 
 
 @pytest.mark.parametrize(

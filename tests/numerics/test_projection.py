@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics.projection import project_on_measured
+from monai_diffrecon.numerics.conjugate_gradient import project_on_measured
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.testing.dense_operator import DenseOperator

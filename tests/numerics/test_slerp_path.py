@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from monai_diffrecon.numerics.slerp import slerp_path
+from monai_diffrecon.numerics.noise import slerp_path
 
 
 def draw(seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

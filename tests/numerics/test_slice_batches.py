@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_diffrecon.numerics.slice_batches import SPLITS, batch_means, batches, slice_norms
+from monai_diffrecon.numerics.planes import SPLITS, batch_means, batches, slice_norms
 
 
 @pytest.mark.parametrize(

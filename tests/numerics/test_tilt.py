@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon.io.measurement import geometry_of
-from monai_diffrecon.numerics.tilt import lean_of, straighten
+from monai_diffrecon.io.measurement.metatensor import geometry_of
+from monai_diffrecon.io.straight import lean_of, straighten
 
 #: A rotation about all axes.
 TURN = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_diffrecon.numerics.joseph import Rays
+from monai_diffrecon.numerics.ct.joseph import Rays
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.operators.fan_ct import FanCT
 from monai_diffrecon.operators.parallel_ct import ParallelCT

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffrecon_published.rotation_ct import RotationCT
-from monai_diffrecon.numerics import matrix_cache
+from monai_diffrecon.operators import _matrix_cache as matrix_cache
 from monai_diffrecon.operators import _sparse_projector
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.operators.fan_ct import FanCT

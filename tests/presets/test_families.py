@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from monai_diffrecon.bundle.inspection.require_trusted import require_trusted
 from monai_diffrecon.engine.problem.measured_operator import family_notice
-from monai_diffrecon.engine.whitened_operator import WhitenedOperator
+from monai_diffrecon.engine.problem.whitened_operator import WhitenedOperator
 from monai_diffrecon.errors import ConfigError, PluginError
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.operators.cartesian_mri_3d import CartesianMRI3D
 from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.operators.slice_thickness import SliceThickness
-from monai_diffrecon.plugin_contract import breach
 from monai_diffrecon.presets import by_family, family, family_of
+from monai_diffrecon.registry.contract import breach
 from monai_diffrecon.testing.dense_operator import DenseOperator
-from monai_diffrecon.trust.require_trusted import require_trusted
 
 GEOMETRY = geometry_of((6, 6, 4))
 
@@ -30,7 +30,7 @@ def test_the_family_of_all_that_stands_for_an_operator() -> None:
     assert family_of("parallel_ct") == family_of("monai-diffrecon:parallel_ct") == "ct"
     assert family_of({"name": "cartesian_mri_3d", "acceleration": 4}) == family_of(CartesianMRI3D) == "mri"
     assert family_of(SliceThickness(GEOMETRY, thickness=2.0)) == "image"
-    assert family_of("unmeasured") == "none"
+    assert family_of("unconditional") == "none"
     assert family_of(DenseOperator) is None
 
 
@@ -88,7 +88,7 @@ def test_a_property_is_no_family() -> None:
 def test_falsy_settings_are_settings() -> None:
     assert by_family("parallel_ct", ct=0, mri=1) == 0
     assert by_family("parallel_ct", ct=None, mri=1) is None
-    assert by_family("unmeasured", none=False) is False
+    assert by_family("unconditional", none=False) is False
 
 
 def test_a_family_without_a_setting_is_refused() -> None:

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement import geometry_of
+from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.presets.family import family_of
 from monai_diffrecon.presets.overlays import METHODS, presets
 from monai_diffrecon.protocols import Operator, Problem
@@ -34,7 +34,7 @@ OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "cartesian_mri": ("mri", {"acceleration": 2.0}),
     "cartesian_mri_3d": ("mri", {"acceleration": 2.0}),
     "noncartesian_mri": ("mri", {"spokes": 5}),
-    "unmeasured": ("none", {}),
+    "unconditional": ("none", {}),
 }
 NAMES = [preset.name for preset in presets()]
 TV = {"name": "admm_tv", "rho": 0.3, "threshold": 0.03}

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from monai_diffrecon import cli
+from monai_diffrecon.bundle.importing.write_bundle import TEMPLATE
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.importing.write_bundle import TEMPLATE
 from monai_diffrecon.options.command_line import check_arguments
 from monai_diffrecon.presets.overlays import METHOD, METHODS, TASK, copy_methods, overlay_path, overlays, presets
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = {"diffusion_mbir", "tpdm", "dds", "dds_tpdm", "ddnm", "diffpir", "iscs", "posterior"}
-CLASSICAL = {"fbp", "fdk", "cubic", "sirt", "cg_sense", "admm_tv"}
+CLASSICAL = {"fbp", "fdk", "cubic", "sirt", "cg_least_squares", "admm_tv"}
 
 
 @pytest.fixture
@@ -84,7 +84,9 @@ def test_the_path_is_printed_alone_and_without_torch(bundle: Path, capsys: pytes
     assert capsys.readouterr().out == f"{METHODS / 'dds.json'}\n"
     assert cli.main(["methods", "--path", "dds", "--bundle", str(bundle)]) == 0
     assert capsys.readouterr().out == f"{bundle / 'configs/methods/dds.json'}\n"
-    code = "import sys; from monai_diffrecon import cli; cli.main(['methods']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from monai_diffrecon.cli import main as m; m.main(['methods']); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
 
 

@@ -123,29 +123,29 @@ def test_several_primary_planes_take_turns() -> None:
     assert turns(prior, 6) == "csacsa"  # no plane is auxiliary: K has nothing to give away
 
 
-def test_a_plane_without_a_network_borrows_one() -> None:
+def test_a_plane_without_a_network_shares_one() -> None:
     coronal, axial = GaussianPrior(mean=1.0, plane="coronal"), GaussianPrior(mean=2.0, plane="axial")
-    prior = PerpendicularPrior(K=5, primary=["coronal", "sagittal"], borrow={"sagittal": "coronal"})
+    prior = PerpendicularPrior(K=5, primary=["coronal", "sagittal"], share={"sagittal": "coronal"})
     prior.bind([axial, coronal])
     assert [p.plane for p in prior.planes] == ["coronal", "sagittal", "axial"]
     assert turns(prior, 10) == "cscsacscsa"
     sagittal = prior.planes[1]
     assert isinstance(sagittal, GaussianPrior)
     assert (sagittal.mean, coronal.plane) == (1.0, "coronal")
-    alone = PerpendicularPrior(borrow={"sagittal": "coronal"})
+    alone = PerpendicularPrior(share={"sagittal": "coronal"})
     alone.bind([coronal])  # one bundle serves two planes
     assert [p.plane for p in alone.planes] == ["coronal", "sagittal"]
 
 
-def test_a_network_of_its_own_comes_before_a_borrowed_one() -> None:
+def test_a_network_of_its_own_comes_before_a_shared_one() -> None:
     planes = [GaussianPrior(plane="coronal"), GaussianPrior(mean=7.0, plane="sagittal")]
-    prior = PerpendicularPrior(borrow={"sagittal": "coronal", "axial": "axial"})
+    prior = PerpendicularPrior(share={"sagittal": "coronal", "axial": "axial"})
     prior.bind(planes)
     assert prior.planes == tuple(planes)
 
 
-def test_what_lends_and_borrows_must_be_planes() -> None:
-    with pytest.raises(ConfigError, match="prior#borrow"):
-        PerpendicularPrior(borrow={"oblique": "axial"})
-    with pytest.raises(ConfigError, match="prior#borrow"):
-        PerpendicularPrior(borrow={"sagittal": "oblique"})
+def test_what_is_shared_must_be_planes() -> None:
+    with pytest.raises(ConfigError, match="prior#share"):
+        PerpendicularPrior(share={"oblique": "axial"})
+    with pytest.raises(ConfigError, match="prior#share"):
+        PerpendicularPrior(share={"sagittal": "oblique"})

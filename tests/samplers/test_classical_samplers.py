@@ -8,13 +8,12 @@ from torch import Tensor
 
 from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics import total_variation as tv
+from monai_diffrecon.numerics import finite_differences as tv
 from monai_diffrecon.numerics.conjugate_gradient import inner
-from monai_diffrecon.numerics.error_estimate import bootstrap_error
 from monai_diffrecon.protocols import Problem, VolumeGeometry
-from monai_diffrecon.samplers.admm_tv import ADMMTV
-from monai_diffrecon.samplers.cubic import CubicInterpolation
-from monai_diffrecon.samplers.initial import InitialEstimate
+from monai_diffrecon.samplers.classical.admm_tv import ADMMTV
+from monai_diffrecon.samplers.classical.initial import CubicInterpolation, InitialEstimate
+from monai_diffrecon.sampling.ladder_sampler import bootstrap_error
 from monai_diffrecon.testing.dense_operator import DenseOperator
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler, run

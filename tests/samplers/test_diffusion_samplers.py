@@ -16,12 +16,12 @@ from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.errors import ConfigError, NumericalError, ResumeMismatchError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
-from monai_diffrecon.priors.z_tv import ZTV
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
-from monai_diffrecon.samplers.admm_tv import ADMMTV
-from monai_diffrecon.samplers.annealed import AnnealedSampler
+from monai_diffrecon.regularizers.z_tv import ZTV
+from monai_diffrecon.samplers.classical.admm_tv import ADMMTV
 from monai_diffrecon.samplers.ddim import DDIMSampler
 from monai_diffrecon.samplers.heun import HeunSampler
+from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 from monai_diffrecon.testing.dense_operator import DenseOperator
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler, run
@@ -72,12 +72,10 @@ class Guided(ConsistencyStep):
 
 
 SAMPLERS = [
-    pytest.param(AnnealedSampler, id="annealed"),
-    pytest.param(
-        lambda: AnnealedSampler(3, start=ADMMTV(iterations=2), ladder="geometric"), id="annealed after ADMM-TV"
-    ),
-    pytest.param(lambda: AnnealedSampler(3, start="noise", sigma_start="max"), id="annealed from noise"),
-    pytest.param(lambda: AnnealedSampler(4, momentum=0.6), id="annealed with momentum"),
+    pytest.param(PnPHQSSampler, id="pnp_hqs"),
+    pytest.param(lambda: PnPHQSSampler(3, start=ADMMTV(iterations=2), ladder="geometric"), id="pnp_hqs after ADMM-TV"),
+    pytest.param(lambda: PnPHQSSampler(3, start="noise", sigma_start="max"), id="pnp_hqs from noise"),
+    pytest.param(lambda: PnPHQSSampler(4, momentum=0.6), id="pnp_hqs with momentum"),
     pytest.param(lambda: DDIMSampler(4), id="ddim"),
     pytest.param(lambda: DDIMSampler(3, start="initial", sigma_start="estimate", eta=0.0), id="ddim from the estimate"),
     pytest.param(lambda: HeunSampler(4), id="heun"),
@@ -95,13 +93,13 @@ def test_laws_with_random_turns_and_complex_volumes() -> None:
     prior = PerpendicularPrior(1.5)
     planes = [GaussianPrior(mean=0.4, plane="axial"), GaussianPrior(mean=0.6, plane="coronal")]
     prior.bind(planes, IndependentNoise(5, "case"))
-    for make in (AnnealedSampler, lambda: DDIMSampler(4), lambda: HeunSampler(3, S_churn=1.0)):
+    for make in (PnPHQSSampler, lambda: DDIMSampler(4), lambda: HeunSampler(3, S_churn=1.0)):
         check_sampler(make, problem(0.1, torch.complex128), prior.denoise, ConjugateGradientStep)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
-def test_annealed_is_its_written_recursion(momentum: float) -> None:
-    sampler, consistency, given = AnnealedSampler(5, momentum=momentum), ConjugateGradientStep(), problem(0.1)
+def test_pnp_hqs_is_its_written_recursion(momentum: float) -> None:
+    sampler, consistency, given = PnPHQSSampler(5, momentum=momentum), ConjugateGradientStep(), problem(0.1)
     state = run(sampler, given, PRIOR.denoise, ConjugateGradientStep())
     consistency.bind(given)
     x = before = given.operator.initial(given.measurement)
@@ -116,7 +114,7 @@ def test_momentum_gets_further_in_as_many_steps() -> None:
     """At one noise level the recursion is linear, and its fixed point is where very many plain steps end."""
 
     def after(steps: int, momentum: float) -> Tensor:
-        sampler = AnnealedSampler(steps, sigma_start=0.05, sigma_end=0.05, momentum=momentum)
+        sampler = PnPHQSSampler(steps, sigma_start=0.05, sigma_end=0.05, momentum=momentum)
         return run(sampler, problem(), PRIOR.denoise, ConjugateGradientStep()).x
 
     end = after(2000, 0.0)
@@ -181,13 +179,13 @@ def test_heun_with_churn_draws_from_the_prior() -> None:
 
 
 def test_calls_of_the_network() -> None:
-    for make, calls in ((AnnealedSampler, 5), (DDIMSampler, 5), (HeunSampler, 9)):
+    for make, calls in ((PnPHQSSampler, 5), (DDIMSampler, 5), (HeunSampler, 9)):
         prior = GaussianPrior()
         run(make(5), problem(), prior.denoise, NoConsistency())
         assert prior.calls == calls
 
 
-@pytest.mark.parametrize("make", [AnnealedSampler, DDIMSampler, HeunSampler])
+@pytest.mark.parametrize("make", [PnPHQSSampler, DDIMSampler, HeunSampler])
 def test_ends_consistent_with_the_measurement(make) -> None:
     p = problem()
     start = float(torch.linalg.vector_norm(p.operator(p.operator.initial(p.measurement)) - p.measurement))
@@ -195,18 +193,18 @@ def test_ends_consistent_with_the_measurement(make) -> None:
     assert float(torch.linalg.vector_norm(p.operator(x) - p.measurement)) < 1e-5 * start
 
 
-def test_annealed_ends_at_the_maximum_a_posteriori() -> None:
+def test_pnp_hqs_ends_at_the_maximum_a_posteriori() -> None:
     """Noiseless, Gaussian prior, last level far above the prior's width: the nearest solution to the mean."""
     p = problem()
     A = p.operator.matrix
     mean = torch.full((N,), 0.5, dtype=torch.float64)
     expected = mean + torch.linalg.pinv(A) @ (p.measurement - A @ mean)
-    sampler = AnnealedSampler(10, sigma_start=5.0, sigma_end=1.0)
+    sampler = PnPHQSSampler(10, sigma_start=5.0, sigma_end=1.0)
     x = run(sampler, p, PRIOR.denoise, ConjugateGradientStep(100, tolerance=1e-10)).x
     torch.testing.assert_close(x.reshape(-1), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("make", [AnnealedSampler, DDIMSampler, HeunSampler])
+@pytest.mark.parametrize("make", [PnPHQSSampler, DDIMSampler, HeunSampler])
 def test_guidance_is_subtracted_and_pulls_towards_the_measurement(make) -> None:
     p = problem()
     unpulled, pulled = (run(make(), p, PRIOR.denoise, Guided(weight)).x for weight in (0.0, 0.002))
@@ -217,7 +215,7 @@ def test_guidance_is_subtracted_and_pulls_towards_the_measurement(make) -> None:
 
 def test_one_guided_step_by_hand() -> None:
     p = problem()
-    sampler = AnnealedSampler(1, start="noise", sigma_start=0.5, sigma_end=0.5)
+    sampler = PnPHQSSampler(1, start="noise", sigma_start=0.5, sigma_end=0.5)
     guided, plain = (run(sampler, p, PRIOR.denoise, c).x for c in (Guided(0.1), NoConsistency()))
     slope = 0.25**2 / (0.25**2 + 0.5**2)  # the derivative of the denoiser
     expected = plain - 0.1 * slope * p.operator.adjoint(p.operator(plain) - p.measurement)
@@ -241,11 +239,11 @@ class Recorder(ConsistencyStep):
 
 
 def test_consistency_sees_the_level_of_what_it_is_given() -> None:
-    for make in (AnnealedSampler, DDIMSampler, HeunSampler):
+    for make in (PnPHQSSampler, DDIMSampler, HeunSampler):
         sampler, recorder = make(3, sigma_start=1.0, sigma_end=0.1), Recorder()
         a, b, c = sampler.schedule(run(sampler, problem(), PRIOR.denoise, recorder))
         assert recorder.estimates == ([a, b, b, c, c] if make is HeunSampler else [a, b, c])
-        assert recorder.iterates == ([a, b, c] if make is AnnealedSampler else [b, c, 0.0])
+        assert recorder.iterates == ([a, b, c] if make is PnPHQSSampler else [b, c, 0.0])
 
 
 def begin(sampler, p: Problem, **limits: float) -> SamplerState:
@@ -257,11 +255,11 @@ def test_starts() -> None:
     p = problem()
     initial = p.operator.initial(p.measurement)
     n = IndependentNoise(1, "c").volume(SHAPE, 0, stream="start", dtype=torch.float64)
-    assert torch.equal(begin(AnnealedSampler(), p).x, initial)
+    assert torch.equal(begin(PnPHQSSampler(), p).x, initial)
     torch.testing.assert_close(begin(DDIMSampler(), p).x, 10.0 * n)
     torch.testing.assert_close(begin(HeunSampler(start="initial", sigma_start=0.3), p).x, initial + 0.3 * n)
     tv = ADMMTV(iterations=3)
-    state = begin(AnnealedSampler(start=tv), p)
+    state = begin(PnPHQSSampler(start=tv), p)
     assert torch.equal(state.x, tv.estimate(p.measurement))
 
 
@@ -270,13 +268,13 @@ def test_the_first_level_is_the_estimated_error_of_the_start() -> None:
     x1 = p.operator.initial(p.measurement)
     x2 = p.operator.initial(p.operator(x1))
     error = float((x2 - x1)[x1.abs() > 0.05].square().mean().sqrt())
-    sampler = AnnealedSampler(4, estimate_factor=2.0)
+    sampler = PnPHQSSampler(4, estimate_factor=2.0)
     state = begin(sampler, p)
     assert state.sigma == pytest.approx(2.0 * error, rel=1e-9)
     assert sampler.schedule(state) == pytest.approx(tuple(state.memory["sampler"]["ladder"].tolist()))
     assert state.memory["sampler"]["ladder"].dtype == torch.float64
     assert begin(sampler, p, sigma_max=0.02).sigma == pytest.approx(0.02)
-    assert begin(AnnealedSampler(4, sigma_end=9.0), p).sigma == pytest.approx(9.0)
+    assert begin(PnPHQSSampler(4, sigma_end=9.0), p).sigma == pytest.approx(9.0)
     # The bootstrap measures with noise like the real one's.
     assert begin(sampler, Problem(p.operator, p.measurement, 5.0)).sigma > 1.05 * state.sigma
 
@@ -284,29 +282,29 @@ def test_the_first_level_is_the_estimated_error_of_the_start() -> None:
 def test_faults() -> None:
     p = problem()
     with pytest.raises(ConfigError, match=r"sampler#sigma_end: a noise level.*expected 0.05 to 10, got 0.01"):
-        begin(AnnealedSampler(), p, sigma_min=0.05)
+        begin(PnPHQSSampler(), p, sigma_min=0.05)
     with pytest.raises(ConfigError, match="sampler#sigma_start: a noise level"):
         begin(DDIMSampler(sigma_start=80.0), p)
     broken = Problem(p.operator, p.measurement * float("nan"))
     with pytest.raises(NumericalError, match="error of the start is not finite"):
-        begin(AnnealedSampler(), broken)
-    with pytest.raises(ResumeMismatchError, match="without a ladder"):
+        begin(PnPHQSSampler(), broken)
+    with pytest.raises(ResumeMismatchError, match="without a sigma schedule"):
         DDIMSampler().schedule(SamplerState(x=torch.zeros(SHAPE), sigma=1.0))
 
 
 @pytest.mark.parametrize(
     ("cls", "options", "message"),
     [
-        (AnnealedSampler, {"steps": 0}, "sampler#steps"),
-        (AnnealedSampler, {"steps": True}, "sampler#steps"),
-        (AnnealedSampler, {"steps": 10.0}, "sampler#steps"),
-        (AnnealedSampler, {"start": "fbp"}, "sampler#start"),
-        (AnnealedSampler, {"start": DDIMSampler()}, "sampler#start.*got DDIMSampler"),
-        (AnnealedSampler, {"start": "noise"}, "noise has no error to estimate"),
-        (AnnealedSampler, {"sigma_start": "auto"}, "sampler#sigma_start"),
-        (AnnealedSampler, {"sigma_start": 0.001}, "sampler#sigma_start"),
-        (AnnealedSampler, {"sigma_end": 0.0}, "sampler#sigma_end"),
-        (AnnealedSampler, {"estimate_factor": float("nan")}, "sampler#estimate_factor"),
+        (PnPHQSSampler, {"steps": 0}, "sampler#steps"),
+        (PnPHQSSampler, {"steps": True}, "sampler#steps"),
+        (PnPHQSSampler, {"steps": 10.0}, "sampler#steps"),
+        (PnPHQSSampler, {"start": "fbp"}, "sampler#start"),
+        (PnPHQSSampler, {"start": DDIMSampler()}, "sampler#start.*got DDIMSampler"),
+        (PnPHQSSampler, {"start": "noise"}, "noise has no error to estimate"),
+        (PnPHQSSampler, {"sigma_start": "auto"}, "sampler#sigma_start"),
+        (PnPHQSSampler, {"sigma_start": 0.001}, "sampler#sigma_start"),
+        (PnPHQSSampler, {"sigma_end": 0.0}, "sampler#sigma_end"),
+        (PnPHQSSampler, {"estimate_factor": float("nan")}, "sampler#estimate_factor"),
         (DDIMSampler, {"ladder": "linear"}, "sampler#ladder"),
         (DDIMSampler, {"ladder_rho": 0}, "sampler#ladder_rho"),
         (DDIMSampler, {"eta": 1.1}, "sampler#eta"),
@@ -324,18 +322,18 @@ def test_a_configuration_names_the_start() -> None:
     for start, kind in (("admm_tv", ADMMTV), ({"name": "admm_tv", "iterations": 2}, ADMMTV), ("noise", str)):
         sampler = registry.create("samplers", "ddim", start=start)
         assert isinstance(sampler.start, kind)
-    assert registry.create("samplers", "annealed").start == "initial"
+    assert registry.create("samplers", "pnp_hqs").start == "initial"
     with pytest.raises(ConfigError, match=r"sampler#start#iteration: ADMMTV has no option"):
-        registry.create("samplers", "annealed", start={"name": "admm_tv", "iteration": 2})
+        registry.create("samplers", "pnp_hqs", start={"name": "admm_tv", "iteration": 2})
 
 
-class InPlace(AnnealedSampler):
+class InPlace(PnPHQSSampler):
     def step(self, state, denoise, consistency, noise):
         state.x.mul_(0.5)
         return super().step(state, denoise, consistency, noise)
 
 
-class Counter(AnnealedSampler):
+class Counter(PnPHQSSampler):
     calls = 0
 
     def step(self, state, denoise, consistency, noise):

@@ -17,8 +17,8 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
-from monai_diffrecon.priors.z_tv import ZTV
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
+from monai_diffrecon.regularizers.z_tv import ZTV
 from monai_diffrecon.samplers.predictor_corrector import PredictorCorrectorSampler
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler, run

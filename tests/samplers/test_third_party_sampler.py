@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon import registry
+from monai_diffrecon.cli.plugins import find_plugin, plugin_options
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement import to_tensor
-from monai_diffrecon.options.plugin_page import find_plugin, plugin_options
+from monai_diffrecon.io.measurement.metatensor import to_tensor
 from monai_diffrecon.protocols import Measurement, Problem, Sampler, VolumeGeometry
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_diffrecon.engine.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.tracking.mlflow_client import open_client
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from monai_diffrecon import cli
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.engine.run_report import RunReport
 from monai_diffrecon.errors import InputError, IntegrityError
-from monai_diffrecon.io.hashing import sha256_file, sha256_tensor
 from monai_diffrecon.io.nifti import write_volume
+from monai_diffrecon.numerics.hashing import sha256_file, sha256_tensor
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.tracking.provenance import build_record, record_path, verify_record, write_record
 from monai_diffrecon.tracking.provenance_schema import Report
@@ -105,8 +105,8 @@ def test_record_says_where_the_measurement_came_from(tmp_path: Path) -> None:
     nothing = {"reader": None, "unit": "arbitrary", "sha256": None}
     path, record = _write(tmp_path)
     assert record["source"] == nothing
-    path, record = _write(tmp_path, reader="container", unit="HU")
-    assert record["source"] == nothing | {"reader": "container", "unit": "HU"}
+    path, record = _write(tmp_path, reader="measurement_file", unit="HU")
+    assert record["source"] == nothing | {"reader": "measurement_file", "unit": "HU"}
     verify_record(path)
     with pytest.raises(IntegrityError, match="not a provenance record"):
         _write(tmp_path, source_sha256="abc")

@@ -16,10 +16,7 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.training.autocast_inferer import AutocastInferer
 from monai_diffrecon.training.denoising_batch import DenoisingBatch
 from monai_diffrecon.training.denoising_loss import DenoisingLoss
-from monai_diffrecon.training.epoch_counter import EpochCounter
-from monai_diffrecon.training.gradient_clip import GradientClip
-from monai_diffrecon.training.moving_average import MovingAverage
-from monai_diffrecon.training.trapezoid_schedule import TrapezoidSchedule
+from monai_diffrecon.training.handlers import EpochCounter, GradientClip, MovingAverage, TrapezoidSchedule
 
 
 def test_noise_has_the_level_that_the_batch_says() -> None:

@@ -19,13 +19,13 @@ from monai.transforms import Compose, Transform
 from monai.utils import CommonKeys
 from torch import Tensor
 
-from monai_diffrecon.engine.out_of_memory import is_out_of_memory
+from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
-from monai_diffrecon.io.measurement import affine_of, check_finite
-from monai_diffrecon.one_line_errors import chain_of
+from monai_diffrecon.errors.uncaught import chain_of
+from monai_diffrecon.io.measurement.metatensor import affine_of, check_finite
+from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.protocols import VolumeGeometry
-from monai_diffrecon.tracking.redaction import redact
 
 _WHERE = "postprocessing"
 

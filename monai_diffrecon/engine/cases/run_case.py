@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from monai_diffrecon.engine.case_record import comparable
-from monai_diffrecon.engine.case_recorder import CaseRecorder, check_reference
+from monai_diffrecon.engine.cases.case_record import comparable
+from monai_diffrecon.engine.cases.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.cases.postprocessing import Postprocessing
+from monai_diffrecon.engine.cases.reference_grid import reference_on_grid
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.problem.posed_case import PosedCase
-from monai_diffrecon.engine.reference_grid import reference_on_grid
 from monai_diffrecon.engine.run_report import PosteriorSpread, Reconstruction, RunReport
 from monai_diffrecon.protocols import VolumeGeometry
 

@@ -12,9 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_diffrecon.engine.floor_padding import without_padding_of
-from monai_diffrecon.engine.memory_estimate import MemoryEstimate, estimate_memory, network_memory
-from monai_diffrecon.engine.network_units import (
+from monai_diffrecon.engine.memory.memory_estimate import MemoryEstimate, estimate_memory, network_memory
+from monai_diffrecon.engine.plugin_objects import Spec, described, distributions_of
+from monai_diffrecon.engine.problem.floor_padding import without_padding_of
+from monai_diffrecon.engine.problem.measured_operator import (
+    build_operator,
+    family_notice,
+    operator_notices,
+    resolve_operator,
+)
+from monai_diffrecon.engine.problem.network_units import (
     background_notices,
     check_fits,
     check_modality,
@@ -23,21 +30,14 @@ from monai_diffrecon.engine.network_units import (
     to_network_units,
     unit_map,
 )
-from monai_diffrecon.engine.outlier_hiding import hide_outliers
-from monai_diffrecon.engine.phase_of_data import without_phase
-from monai_diffrecon.engine.plugin_objects import Spec, described, distributions_of
-from monai_diffrecon.engine.problem.measured_operator import (
-    build_operator,
-    family_notice,
-    operator_notices,
-    resolve_operator,
-)
-from monai_diffrecon.engine.problem.voxel_size import SpacingMend, check_spacing, spacing_mend
-from monai_diffrecon.engine.recipe import Recipe, weights_of
-from monai_diffrecon.engine.run_identity import run_identity
-from monai_diffrecon.engine.whitened_operator import WhitenedOperator
-from monai_diffrecon.io.hashing import sha256_tensor
-from monai_diffrecon.io.measurement import check_finite, from_tensor
+from monai_diffrecon.engine.problem.outlier_hiding import hide_outliers
+from monai_diffrecon.engine.problem.phase_of_data import without_phase
+from monai_diffrecon.engine.problem.whitened_operator import WhitenedOperator
+from monai_diffrecon.engine.recipe import Recipe, as_spec, weights_of
+from monai_diffrecon.engine.resume.run_identity import run_identity
+from monai_diffrecon.engine.voxel_size import SpacingMend, check_spacing, spacing_mend
+from monai_diffrecon.io.measurement.metatensor import check_finite, from_tensor
+from monai_diffrecon.numerics.hashing import sha256_tensor
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.protocols import Measurement, Operator, Problem, VolumeGeometry
 from monai_diffrecon.tracking.versions import versions_of
@@ -106,6 +106,8 @@ class PosedCase:
         if spec is None:
             spec, geometry = resolve_operator(recipe.specs["operator"], geometry)
             notices += operator_notices(spec, measured.geometry)
+        else:
+            spec = as_spec(spec, "operator")
         return replace(measured, data=y, operator=spec, geometry=geometry, noise_std=noise_std, notices=notices)
 
     @property

@@ -13,8 +13,8 @@ from torch import Tensor
 from diffrecon_mri.coil_maps import SMALLEST_CALIBRATION, calibration_box, espirit_maps, low_resolution_maps
 from diffrecon_mri.orientation import closest_ras, flip_kspace, ras_affine, reverse_frequencies
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.fourier import centred_fft, centred_ifft
-from monai_diffrecon.numerics.kspace_grid import centred_resize
+from monai_diffrecon.numerics.mri.fourier import centred_fft, centred_ifft
+from monai_diffrecon.numerics.mri.kspace_grid import centred_resize
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement, VolumeGeometry
 
 #: No receiver counts so far.

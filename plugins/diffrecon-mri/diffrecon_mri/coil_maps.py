@@ -10,7 +10,7 @@ from sigpy.mri.app import EspiritCalib
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.fourier import centred_ifft
+from monai_diffrecon.numerics.mri.fourier import centred_ifft
 
 #: Width of ESPIRiT's kernels, samples.
 KERNEL_WIDTH = 6

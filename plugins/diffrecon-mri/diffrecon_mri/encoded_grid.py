@@ -14,8 +14,8 @@ from torch import Tensor
 
 from diffrecon_mri.acquired import Acquired
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.fourier import centred_fft, centred_ifft
-from monai_diffrecon.numerics.kspace_grid import centred_affine, centred_resize, crop_or_pad_kspace
+from monai_diffrecon.numerics.mri.fourier import centred_fft, centred_ifft
+from monai_diffrecon.numerics.mri.kspace_grid import centred_affine, centred_resize, crop_or_pad_kspace
 
 #: No voxel is made finer than this part of what was measured.
 _FINEST = 0.25

@@ -15,11 +15,11 @@ from torch import Tensor
 from diffrecon_mri.acquired import Acquired, to_measurement
 from diffrecon_mri.encoded_grid import same_of_all, with_empty_slices, with_spacing, without_oversampling
 from diffrecon_mri.hdf5_files import find_dataset, has_members, opened, read_text, sha256
-from diffrecon_mri.kspace_level import estimated_noise_std
-from diffrecon_mri.mrd_header import parse_header
+from diffrecon_mri.ismrmrd.header import parse_header
+from diffrecon_mri.kspace_noise import estimated_noise_std
 from diffrecon_mri.orientation import UNKNOWN_ORIENTATION, directions_of
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 

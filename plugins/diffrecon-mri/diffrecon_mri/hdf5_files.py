@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.io.hdf5_heaps import check_heaps
+from monai_diffrecon.io.measurement.hdf5_heaps import check_heaps
 
 #: How many times the file's size a compressed dataset may have, or one whose entries share their bytes.
 _LARGEST_RATIO = 100

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffrecon_mri.nufft import nufft
+from diffrecon_mri.ismrmrd.simulated_header import simulated_header
+from diffrecon_mri.noncartesian.nufft import nufft
 from diffrecon_mri.orientation import closest_ras, directions_of, lps_to_ras
-from diffrecon_mri.simulated_header import simulated_header
 
 #: Dwell time of simulated samples, microseconds.
 _DWELL = 5.0

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffrecon_mri.coil_maps import calibration_width, espirit_maps, low_resolution_maps
 from diffrecon_mri.synthetic_maps import birdcage_maps, smooth_phase
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.fourier import centred_fft
+from monai_diffrecon.numerics.mri.fourier import centred_fft
 
 SHAPE = (40, 36, 3)
 

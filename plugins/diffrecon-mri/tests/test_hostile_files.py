@@ -16,7 +16,7 @@ import torch
 from diffrecon_mri.simulate import write_fastmri, write_ismrmrd
 from monai_diffrecon import registry
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.io.hdf5_heaps import check_heaps
+from monai_diffrecon.io.measurement.hdf5_heaps import check_heaps
 
 VOLUME = torch.ones(16, 14, 3, dtype=torch.complex64)
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffrecon_mri.noncartesian_mri import NoncartesianMRI
-from diffrecon_mri.nufft import nufft
-from diffrecon_mri.trajectories import radial, spiral
+from diffrecon_mri.noncartesian.nufft import nufft
+from diffrecon_mri.noncartesian.operator import NoncartesianMRI
+from diffrecon_mri.noncartesian.trajectories import radial, spiral
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.fourier import centred_fft
+from monai_diffrecon.numerics.mri.fourier import centred_fft
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 from monai_diffrecon.testing.operator_laws import OperatorLaws
 
@@ -96,7 +96,7 @@ def test_the_normal_operator_follows_the_precision_and_large_volumes_are_split(m
     operator = make(**CASES["coils"])
     x = random(1, 8, 7, 4, dtype=torch.float32)
     whole = operator.normal(x)
-    monkeypatch.setattr("diffrecon_mri.noncartesian_mri._CHUNK", 1)
+    monkeypatch.setattr("diffrecon_mri.noncartesian.operator._CHUNK", 1)
     torch.testing.assert_close(operator.normal(x), whole, rtol=1e-6, atol=1e-6)
     wide = copy.deepcopy(operator).double()
     expected = wide.adjoint(wide(x.double()))

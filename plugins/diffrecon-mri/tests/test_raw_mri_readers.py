@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffrecon_mri.ismrmrd_reader import SIEMENS, ISMRMRDReader
+from diffrecon_mri.ismrmrd.reader import SIEMENS, ISMRMRDReader
+from diffrecon_mri.noncartesian.trajectories import radial
 from diffrecon_mri.simulate import Receiver, write_fastmri, write_ismrmrd
 from diffrecon_mri.synthetic_maps import birdcage_maps, smooth_phase
-from diffrecon_mri.trajectories import radial
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.protocols import Measurement

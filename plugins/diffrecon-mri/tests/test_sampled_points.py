@@ -113,11 +113,11 @@ def least_squares(y: np.ndarray, mask: np.ndarray, maps: np.ndarray, iterations:
     return x
 
 
-def cg_sense(m: Measurement) -> Tensor:
+def cg_least_squares(m: Measurement) -> Tensor:
     """What the classical method makes of the reader's operator."""
     assert m.operator is not None
     operator = registry.build("operators", m.operator, geometry=m.geometry)
-    sampler = registry.create("samplers", "cg_sense", iterations=30, tolerance=0.0)
+    sampler = registry.create("samplers", "cg_least_squares", iterations=30, tolerance=0.0)
     sampler.problem = Problem(operator, m.data, 0.0)
     return sampler.estimate(m.data)[0]
 
@@ -138,7 +138,7 @@ def test_the_mask_is_what_was_measured_and_the_image_that_of_least_squares(
     maps = m.operator["coil_maps"]
     # The true maps, so that the only difference is what counts as measured.
     m.operator["coil_maps"] = MAPS
-    image = cg_sense(m).numpy()
+    image = cg_least_squares(m).numpy()
     for z in range(N2):
         expected = least_squares(m.data[..., z].numpy(), mask[..., z].numpy(), MAPS[..., z].numpy(), 30)
         assert np.linalg.norm(image[..., z] - expected) < 5e-3 * np.linalg.norm(expected)

@@ -13,7 +13,7 @@ import torch
 from diffrecon_ncsnpp.diffusers_unet import DiffusersUNet
 from diffrecon_ncsnpp.state_dicts import check_agreement, check_declared, check_tensors, listed, tensors_of
 from monai_diffrecon.errors import InputError, IntegrityError
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.protocols import CheckpointImporter, ImportedNetwork
 
 _WHERE = "import diffusers"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffrecon_ncsnpp.slice_shape import check_slices
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_integer
+from monai_diffrecon.errors.options import check_integer
 
 _WHERE = "network_def#config"
 

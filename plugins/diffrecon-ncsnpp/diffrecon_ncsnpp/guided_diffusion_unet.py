@@ -19,7 +19,7 @@ from diffrecon_ncsnpp.guided_diffusion_blocks import (
 )
 from diffrecon_ncsnpp.slice_shape import check_slices
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_flag, check_integer, check_number
+from monai_diffrecon.errors.options import check_flag, check_integer, check_number
 
 
 class GuidedDiffusionUNet(nn.Module):

@@ -23,7 +23,7 @@ from diffrecon_ncsnpp.ncsnpp_blocks import (
 )
 from diffrecon_ncsnpp.slice_shape import check_slices
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_integer, check_number
+from monai_diffrecon.errors.options import check_integer, check_number
 
 
 class NCSNpp(nn.Module):

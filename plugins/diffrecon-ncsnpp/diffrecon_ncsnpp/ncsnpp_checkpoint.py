@@ -15,7 +15,7 @@ from diffrecon_ncsnpp.ncsnpp import NCSNpp
 from diffrecon_ncsnpp.ncsnpp_layout import FREQUENCIES, SIGMAS, infer_options, published_shapes
 from diffrecon_ncsnpp.state_dicts import check_agreement, check_declared, check_tensors, listed, tensors_of
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.option_checks import check_choice, check_sigma_range
+from monai_diffrecon.errors.options import check_choice, check_sigma_range
 from monai_diffrecon.protocols import CheckpointImporter, ImportedNetwork
 
 _WHERE = "import ncsnpp"

@@ -15,8 +15,8 @@ import torch
 from torch.serialization import get_safe_globals, safe_globals
 
 from diffrecon_ncsnpp.ncsnpp_checkpoint import NCSNppImporter
+from monai_diffrecon.bundle.checkpoint_file import load_checkpoint
 from monai_diffrecon.errors import InputError, IntegrityError
-from monai_diffrecon.io.checkpoint_file import load_checkpoint
 
 ALLOWED = NCSNppImporter.allowed_globals
 

@@ -14,8 +14,8 @@ import torch
 from diffrecon_ncsnpp.diffusers_checkpoint import DiffusersImporter
 from diffrecon_ncsnpp.diffusers_unet import DiffusersUNet
 from monai_diffrecon import registry
+from monai_diffrecon.bundle.checkpoint_file import load_checkpoint
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
-from monai_diffrecon.io.checkpoint_file import load_checkpoint
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -17,8 +17,8 @@ from diffrecon_ncsnpp.guided_diffusion_blocks import ADMAttentionBlock, ADMResid
 from diffrecon_ncsnpp.guided_diffusion_checkpoint import GuidedDiffusionImporter
 from diffrecon_ncsnpp.guided_diffusion_unet import GuidedDiffusionUNet
 from monai_diffrecon import registry
+from monai_diffrecon.bundle.checkpoint_file import load_checkpoint
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.checkpoint_file import load_checkpoint
 
 OPTIONS: dict[str, Any] = {
     "in_channels": 1,

@@ -20,8 +20,8 @@ from diffrecon_ncsnpp.ncsnpp import NCSNpp
 from diffrecon_ncsnpp.ncsnpp_checkpoint import NCSNppImporter
 from diffrecon_ncsnpp.ncsnpp_layout import published_shapes
 from monai_diffrecon import registry
+from monai_diffrecon.bundle.checkpoint_file import load_checkpoint
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.checkpoint_file import load_checkpoint
 from monai_diffrecon.protocols import CheckpointImporter
 
 OPTIONS: dict[str, Any] = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_diffrecon.consistency.dps import DPSStep
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_flag
+from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.protocols import NoiseSource, Problem, SamplerState
 
 #: Suffix of the noise stream from which the measurement is noised.

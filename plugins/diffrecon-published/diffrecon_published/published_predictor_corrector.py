@@ -10,10 +10,9 @@ from torch import Tensor
 from diffrecon_published.published_dps import PublishedDPSStep, StagedState
 from diffrecon_published.sequential import Draw, SequentialNoise
 from diffrecon_published.ve_schedule import INDEX_RULES, ve_schedule
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
-from monai_diffrecon.numerics.planes import to_slices
-from monai_diffrecon.numerics.projection import project_on_measured
-from monai_diffrecon.numerics.slice_batches import SPLITS, batch_means, batches
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
+from monai_diffrecon.numerics.conjugate_gradient import project_on_measured
+from monai_diffrecon.numerics.planes import SPLITS, batch_means, batches, to_slices
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, SamplerState, ScorePrior
 from monai_diffrecon.samplers.predictor_corrector import PredictorCorrectorSampler
 
@@ -31,7 +30,7 @@ class PublishedPredictorCorrectorSampler(PredictorCorrectorSampler):
         corrector_steps: Langevin steps at each level.
         sigma_max: first noise level in network units; None for the largest that the networks know.
         sigma_min: last noise level; None for the smallest.
-        ladder: ``geometric``, the papers' SDE, or ``karras``, which knows no time and no index.
+        ladder: the sigma schedule: ``geometric``, the papers' SDE, or ``karras``, which knows no time and no index.
         final_mean: the last update adds no noise.
         time_end: last time of the SDE; published: 1e-10 (DiffusionMBIR), 1e-5 (TPDM).
         index_rule: ``exact``, or ``trunc32``, the truncation in float32 of the published codes.
@@ -89,7 +88,7 @@ class PublishedPredictorCorrectorSampler(PredictorCorrectorSampler):
         """Learn the problem, the range of noise levels that the networks know (network units), and the prior.
 
         Raises:
-            ConfigError: the ladder would leave that range.
+            ConfigError: the sigma schedule would leave that range.
         """
         super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         self._first = self.levels[0]

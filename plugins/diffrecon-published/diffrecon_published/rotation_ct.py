@@ -18,10 +18,10 @@ from diffrecon_published.rotation_geometry import (
     rotation_matrix,
 )
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.option_checks import check_integer, check_number
-from monai_diffrecon.numerics.ramp_filter import ramp_filter
-from monai_diffrecon.numerics.scan_angles import MOST_VIEWS
-from monai_diffrecon.numerics.sparse import SparseMatrix
+from monai_diffrecon.errors.options import check_integer, check_number
+from monai_diffrecon.numerics.ct.back_projection import ramp_filter
+from monai_diffrecon.numerics.ct.scan_angles import MOST_VIEWS
+from monai_diffrecon.numerics.sparse_matrix import SparseMatrix
 from monai_diffrecon.operators._sparse_projector import SparseProjector
 from monai_diffrecon.protocols import VolumeGeometry
 

@@ -18,8 +18,8 @@ class VESchedule:
 
     Attributes:
         sigma: continuous noise level at each step, descending; the networks are conditioned on it.
-        discrete: level of the discrete ladder at each step.
-        following: the next lower level of the discrete ladder, 0 below the lowest.
+        discrete: level of the discrete schedule at each step.
+        following: the next lower level of the discrete schedule, 0 below the lowest.
     """
 
     sigma: tuple[float, ...]
@@ -32,7 +32,7 @@ def ve_schedule(
 ) -> VESchedule:
     """Return the steps of the reverse VE-SDE ``sigma(t) = sigma_min (sigma_max / sigma_min)^t``.
 
-    Times are evenly spaced from 1 to ``time_end``, the ladder is geometric with ``steps`` levels, and the index of a
+    Times are evenly spaced from 1 to ``time_end``, the schedule is geometric with ``steps`` levels, and the index of a
     time is that of the level below it (Song et al. 2021, arXiv 2011.13456, appendix F and G).
 
     Args:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from diffrecon_published.rotation_ct import RotationCT
 from monai_diffrecon.consistency.admm_iterate import ADMMIterateStep
-from monai_diffrecon.priors.z_tv import ZTV
 from monai_diffrecon.protocols import Problem, SamplerState, VolumeGeometry
+from monai_diffrecon.regularizers.z_tv import ZTV
 
 
 def state_of(x: Tensor) -> SamplerState:

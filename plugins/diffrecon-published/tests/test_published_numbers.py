@@ -154,7 +154,7 @@ GOLDEN: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     ),
     "TPDM unconditional": (
         {
-            "operator": {"name": "unmeasured"},
+            "operator": {"name": "unconditional"},
             "truth": PHANTOM,
             "planes": ["sagittal", "axial"],
             "prior": EVERY_SECOND,
@@ -418,7 +418,7 @@ def test_tpdm_unconditional(shape: tuple[int, int, int], steps: int, K: float) -
     truth = torch.zeros(shape).unsqueeze(1)
     expected = published_tpdm(truth, (3, 1, 0, 2), steps=steps, K=K, seed=4)
     got = reconstruct(
-        {"name": "unmeasured"},
+        {"name": "unconditional"},
         truth,
         ["sagittal", "axial"],
         {"name": "none"},

@@ -16,9 +16,9 @@ from diffrecon_rtk.rtk_filters import back_project, fdk, load_rtk, project, sour
 from diffrecon_rtk.scan_options import detector_of, radius_of, view_angles
 from diffrecon_rtk.trajectory import Detector, Trajectory, fdk_weighting, helix, moved_back
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
-from monai_diffrecon.numerics.option_checks import check_choice, check_integer, check_number
-from monai_diffrecon.numerics.scan_distances import scan_distances
+from monai_diffrecon.numerics.ct.scan_angles import scan_distances
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
 _WHERE = "operator cone_beam_ct"

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from diffrecon_rtk.trajectory import Detector
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.option_checks import check_integer, check_number
-from monai_diffrecon.numerics.scan_angles import MOST_VIEWS, scan_angles
+from monai_diffrecon.errors.options import check_integer, check_number
+from monai_diffrecon.numerics.ct.scan_angles import MOST_VIEWS, scan_angles
 from monai_diffrecon.protocols import VolumeGeometry
 
 #: Largest side of a detector that is not asked for.

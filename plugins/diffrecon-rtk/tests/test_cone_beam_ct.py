@@ -13,7 +13,7 @@ import torch
 from diffrecon_rtk.cone_beam_ct import ConeBeamCT
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.numerics.parallel_geometry import joseph_matrix
+from monai_diffrecon.numerics.ct.parallel_geometry import joseph_matrix
 from monai_diffrecon.presets.overlays import METHOD, overlay_path
 from monai_diffrecon.protocols import Problem, VolumeGeometry
 from monai_diffrecon.testing.operator_laws import check_operator

@@ -12,11 +12,11 @@ from ismrmrd.hdf5 import acquisition_header_dtype
 from twixtools.geometry import quat_to_rotmat
 from twixtools.mdb import Mdb
 
-from diffrecon_mri.mrd_acquisitions import Acquisitions
+from diffrecon_mri.ismrmrd.acquisitions import Acquisitions
+from diffrecon_mri.kspace_noise import prewhiten, prewhitening_matrix
 from diffrecon_twix.protocol import Protocol
 from diffrecon_twix.twix_file import TwixFile
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.kspace_noise import prewhiten, prewhitening_matrix
 
 #: Lines that are neither image, nor calibration, nor noise; ``noname60`` are navigators.
 _OTHER = ("RTFEEDBACK", "HPFEEDBACK", "REFPHASESTABSCAN", "PHASESTABSCAN", "PHASCOR", "RETRO_DUMMYSCAN", "noname60")

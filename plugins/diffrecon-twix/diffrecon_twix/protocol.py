@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 
-from diffrecon_mri.mrd_header import Encoding, Limits, Space
+from diffrecon_mri.ismrmrd.header import Encoding, Limits, Space
 from diffrecon_twix.twix_file import TwixFile
 from monai_diffrecon.errors import InputError
 

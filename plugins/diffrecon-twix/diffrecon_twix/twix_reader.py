@@ -11,13 +11,13 @@ from typing import ClassVar
 from diffrecon_mri.acquired import to_measurement
 from diffrecon_mri.encoded_grid import with_spacing, without_oversampling
 from diffrecon_mri.hdf5_files import sha256
-from diffrecon_mri.kspace_level import estimated_noise_std
-from diffrecon_mri.mrd_cartesian import assemble
+from diffrecon_mri.ismrmrd.cartesian import assemble
+from diffrecon_mri.kspace_noise import estimated_noise_std
 from diffrecon_twix.acquisitions import ALL, read_acquisitions
 from diffrecon_twix.protocol import Protocol
 from diffrecon_twix.twix_file import TwixFile, looks_like_twix
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.option_checks import check_choice, check_flag, check_integer, check_number
+from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
 

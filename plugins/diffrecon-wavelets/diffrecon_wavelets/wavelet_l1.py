@@ -17,9 +17,9 @@ from diffrecon_wavelets.orthogonal_wavelets import (
     padded_shape,
 )
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.option_checks import check_flag
+from monai_diffrecon.errors.options import check_flag
+from monai_diffrecon.numerics.finite_differences import soft_threshold
 from monai_diffrecon.numerics.planes import check_plane
-from monai_diffrecon.numerics.shrinkage import soft_threshold
 from monai_diffrecon.protocols import PLANE_AXIS, Regularizer, VolumeGeometry
 
 

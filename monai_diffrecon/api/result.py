@@ -1,0 +1,63 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""A reconstructed volume, as a script receives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_diffrecon.api.files import write_volume
+from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors.options import path_option
+from monai_diffrecon.io.measurement.metatensor import affine_of
+
+
+@dataclass
+class ReconstructionResult(Reconstruction):
+    """A reconstructed volume; ``numpy.asarray(result)`` is the array (X, Y, Z).
+
+    Attributes:
+        volume: tensor (1, X, Y, Z) in RAS+ order, in the unit of ``report.unit``; of several samples, their mean.
+        geometry: where it lies.
+        report: what was done: options, weights, notices, seconds.
+        spread: how far several samples spread, or None for one.
+        source: the file or folder it was made from, or None.
+    """
+
+    source: Path | None = None
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel-to-world matrix (4, 4) in mm; diagonal when it is not known how the volume lies."""
+        return affine_of(self.geometry)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.volume.detach().cpu().numpy()[0]
+        return np.array(array, dtype=dtype) if copy else np.asarray(array, dtype=dtype)
+
+    def save(self, path: str | Path) -> None:
+        """Write the volume as NIfTI, atomically; an older result is replaced, the scan never.
+
+        Args:
+            path: file to write, ``.nii`` or ``.nii.gz``.
+
+        Raises:
+            InputError: the scan itself, a complex volume, another suffix, or the folder cannot be written.
+        """
+        target = path_option(path, "path")
+        if self.source is not None and target.exists():
+            scan = self.source.resolve()
+            if target.samefile(scan) or scan in target.resolve().parents:
+                raise InputError("would overwrite the scan", where=target.name, mend="name another file")
+        if self.volume.is_complex():
+            raise InputError(
+                "a complex volume, which NIfTI files here do not hold",
+                where=target.name,
+                mend="write_volume(path, result.volume.abs(), result.geometry), and the angle() beside it",
+            )
+        write_volume(target, self.volume, self.geometry)

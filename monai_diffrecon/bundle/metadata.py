@@ -1,0 +1,166 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""What a bundle's metadata say of its score network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.errors.options import check_choice, check_integer, path_option
+from monai_diffrecon.io.file_validation import Number, Text, at, checked, keys_of, needed_keys, read_json, validated
+from monai_diffrecon.numerics.planes import check_plane
+
+_Length = Annotated[Number, Field(gt=0)]
+_Count = Annotated[int, checked(partial(check_integer, low=1))]
+_Window: Any = tuple[_Count, _Count] | None
+
+
+def check_window(value: object, where: str) -> tuple[int, int] | None:
+    """Return the largest slice (height, width) in one piece, or None for no limit.
+
+    Raises:
+        ConfigError: neither None nor two integers from 1.
+    """
+    return validated(_Window, value, where)
+
+
+def _names(value: object, where: str) -> list[str]:
+    names = [value] if isinstance(value, str) and value else value or []
+    if not isinstance(names, list) or not all(isinstance(n, str) and n and Path(n).name == n for n in names):
+        raise ConfigError("not names of bundles", where=where, expected="a name or a list of names", got=repr(value))
+    return names
+
+
+@dataclass(frozen=True)
+class _Percentile:
+    map: str
+    q: Annotated[Number, Field(gt=0, le=100)] = 99.5
+
+
+@dataclass(frozen=True)
+class _Range:
+    map: str
+    low: Number
+    high: Number
+
+
+def _intensity(value: object, where: str) -> dict[str, Any]:
+    block = validated(dict[str, Any], value, where)
+    maps: dict[str, type[_Percentile | _Range]] = {"percentile": _Percentile, "window": _Range}
+    kind = maps[check_choice(block.get("map"), "map", tuple(maps))]
+    said = validated(kind, keys_of(kind)(block, where), where)
+    if isinstance(said, _Range) and not 0 < said.high - said.low < math.inf:
+        raise ConfigError("an empty window", where="high", expected=f"above {said.low:g}", got=f"{said.high:g}")
+    return block
+
+
+@dataclass(frozen=True)
+class _Plugin:
+    name: Text
+
+
+@dataclass(frozen=True)
+class _Weights:
+    file: Annotated[Path, checked(path_option)]
+    sha256: Text
+
+
+@dataclass(frozen=True)
+class ScoreMetadata:
+    """The block ``diffrecon`` of a bundle's metadata, see :class:`~monai_diffrecon.bundle.score_network.ScoreNetwork`.
+
+    Attributes:
+        plane: plane of the slices.
+        spacing: voxel size (mm) within the slice.
+        intensity: how physical units map to network units.
+        denoiser: registry spec of the denoiser; its options are for the registry to check.
+        weights: file and sha256 of the weights.
+        window: largest slice (height, width) in one piece, or None for no limit.
+        anatomy: what the network was trained on, or None when no one said.
+        auxiliary: names of the bundles of other planes.
+    """
+
+    plane: Annotated[str, checked(check_plane)]
+    spacing: tuple[_Length, _Length]
+    intensity: Annotated[dict[str, Any], checked(_intensity)]
+    denoiser: _Plugin
+    weights: Annotated[_Weights, checked(partial(validated, _Weights, error=InputError))]
+    window: tuple[_Count, _Count] | None = None
+    anatomy: str | None = None
+    auxiliary: Annotated[list[str], checked(_names)] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """The network's input: its channels, and the modality that the metadata name, ``MR`` or ``CT`` for instance."""
+
+    num_channels: _Count = 1
+    modality: Any = None
+
+
+def check_metadata(metadata: object, bundle: str) -> tuple[ScoreMetadata, InputImage]:
+    """Return what metadata say of the network and of its input.
+
+    Args:
+        metadata: content of ``metadata.json``.
+        bundle: what messages call the bundle.
+
+    Raises:
+        InputError: not the metadata of a score network, or without its weights.
+        ConfigError: something impossible.
+    """
+    block = metadata.get("diffrecon") if isinstance(metadata, dict) else None
+    needed = needed_keys(ScoreMetadata)
+    missing = [name for name in needed if not isinstance(block, dict) or name not in block]
+    if missing or not isinstance(metadata, dict):
+        raise InputError(
+            "metadata is not that of a score network",
+            where=f"{bundle}, configs/metadata.json#diffrecon",
+            expected=", ".join(needed),
+            got=f"without {', '.join(missing)}",
+        )
+    image, where = metadata, f"{bundle}, metadata.json"
+    for key in ("network_data_format", "inputs", "image"):
+        image, where = validated(dict[str, Any], image.get(key, {}), at(where, key)), at(where, key)
+    return validated(ScoreMetadata, block, f"{bundle}, diffrecon"), validated(InputImage, image, where)
+
+
+def checked_metadata(root: Path) -> tuple[dict[str, Any], ScoreMetadata, InputImage]:
+    """Return a bundle's ``metadata.json``, and what it says of the network and of its input.
+
+    Args:
+        root: root folder of the bundle.
+
+    Raises:
+        InputError: no bundle there, or not the metadata of a score network.
+        ConfigError: something impossible.
+    """
+    bundle = f"bundle {root.name}"
+    path = root / "configs" / "metadata.json"
+    if not path.is_file():
+        raise InputError(
+            "no bundle",
+            where=bundle,
+            expected="a folder with configs/metadata.json",
+            got="no such file",
+            mend="give the path of a bundle's root",
+        )
+    metadata = read_json(path, f"{bundle}, configs/metadata.json")
+    return metadata, *check_metadata(metadata, bundle)
+
+
+def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
+    """Return a bundle's ``metadata.json``, checked.
+
+    Raises:
+        InputError: no bundle there, or not the metadata of a score network.
+        ConfigError: they say something impossible of the network.
+    """
+    return checked_metadata(path_option(bundle_root, "bundle_root"))[0]

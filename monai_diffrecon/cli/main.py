@@ -1,0 +1,292 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``diffrecon``. Each subcommand imports what it needs when it runs, so that the others stay quick."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from monai_diffrecon._version import __version__
+from monai_diffrecon.cli.cases import cases
+from monai_diffrecon.cli.check import check
+from monai_diffrecon.cli.methods import methods
+from monai_diffrecon.cli.reader_study import reader_study
+from monai_diffrecon.cli.records import rerun, verify
+from monai_diffrecon.cli.run import run as run_bundle
+from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
+
+if TYPE_CHECKING:
+    from monai_diffrecon.registry import PluginInfo
+
+#: What a subcommand does with its parsed arguments; returns the exit code.
+Run = Callable[[argparse.Namespace], int]
+
+
+def plugins(parser: argparse.ArgumentParser) -> Run:
+    """List the installed plugins, or the options of one."""
+    from monai_diffrecon.registry import KINDS, available
+    from monai_diffrecon.registry.contract import FOLDERS
+
+    parser.add_argument("name", nargs="?", help="one plugin: NAME, KIND:NAME or DISTRIBUTION:NAME; lists its options")
+    parser.add_argument("--kind", choices=sorted([*KINDS, *FOLDERS]), help="only plugins of this kind")
+    parser.add_argument("--check", action="store_true", help="import each plugin and report the broken ones")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def describe(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.cli.plugins import find_plugin, plugin_options, plugin_page
+
+        info = find_plugin(arguments.name, arguments.kind)
+        options = plugin_options(info)
+        known = {**asdict(info), "options": [asdict(option) for option in options]}
+        lines = [json.dumps(known, indent=2)] if arguments.json else plugin_page(info, options)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return 0
+
+    def run(arguments: argparse.Namespace) -> int:
+        if arguments.name is not None:
+            return describe(arguments)
+        kinds = [*KINDS, *FOLDERS] if arguments.kind is None else [arguments.kind]
+        infos = [info for kind in kinds for info in available(kind, check=arguments.check)]
+        as_json = arguments.json
+        lines = [json.dumps([asdict(info) for info in infos], indent=2)] if as_json else plugin_table(infos)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        broken = [info for info in infos if info.error]
+        return PluginError.exit_code if arguments.check and broken else 0
+
+    return run
+
+
+def plugin_table(infos: Sequence[PluginInfo]) -> list[str]:
+    """Return the lines of a table of plugins; a name that two distributions provide is shown qualified."""
+    if not infos:
+        return ["No plugins found: install monai-diffrecon with pip, so that its entry points are registered."]
+    providers = Counter((info.kind, info.name) for info in infos)
+    rows = [("KIND", "NAME", "DISTRIBUTION", "SUMMARY")]
+    for info in infos:
+        name = info.name if providers[info.kind, info.name] == 1 else f"{info.distribution}:{info.name}"
+        text = f"BROKEN: {info.error}" if info.error else info.summary
+        rows.append((info.kind, name, f"{info.distribution} {info.version}".strip(), text))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
+
+
+def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
+    """Turn a published checkpoint into a bundle."""
+    parser.add_argument("checkpoint", help="file of weights, or folder of the library diffusers")
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="root of the new bundle")
+    parser.add_argument("--plane", required=True, help="plane of the training slices: sagittal, coronal or axial")
+    parser.add_argument(
+        "--spacing", required=True, nargs=2, type=float, metavar="MM", help="voxel size within the slice, RAS+ order"
+    )
+    parser.add_argument(
+        "--intensity", required=True, nargs="+", metavar="WORD", help="percentile Q, or window LOW HIGH (to 0 and 1)"
+    )
+    parser.add_argument("--format", default="auto", help="name of an importer; auto (the default) asks each")
+    parser.add_argument("--sample", metavar="NIFTI", help="volume of the network's kind, for the orientation test")
+    parser.add_argument("--sample-slices", type=int, default=4, metavar="N", help="slices of it to test (4)")
+    parser.add_argument("--window", nargs=2, type=int, metavar="N", help="largest slice to denoise in one piece")
+    parser.add_argument("--dtype", default="float32", help="type of the stored weights: float32 (default) or float16")
+    parser.add_argument("--license-note", metavar="TEXT", help="what you know of the licence of the weights")
+    parser.add_argument(
+        "--declare", action="append", default=[], metavar="KEY=VALUE", help="tell the importer (JSON value, or a word)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a bundle")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.bundle.importing.declaration import Declaration, parse_intensity
+        from monai_diffrecon.bundle.importing.import_checkpoint import import_checkpoint
+
+        window = arguments.window
+        bundle = import_checkpoint(
+            arguments.checkpoint,
+            arguments.to,
+            Declaration(
+                plane=arguments.plane,
+                spacing=(arguments.spacing[0], arguments.spacing[1]),
+                intensity=parse_intensity(arguments.intensity),
+                window=None if window is None else (window[0], window[1]),
+                license_note=arguments.license_note,
+            ),
+            importer=arguments.format,
+            sample=arguments.sample,
+            sample_slices=arguments.sample_slices,
+            dtype=arguments.dtype,
+            declared=declarations(arguments.declare),
+            force=arguments.force,
+        )
+        sys.stdout.write("".join(f"{line}\n" for line in bundle.summary()))
+        sys.stderr.write("".join(f"warning: {text}\n" for text in bundle.warnings))
+        return 0
+
+    return run
+
+
+def simulate(parser: argparse.ArgumentParser) -> Run:
+    """Measure a volume and write the measurement to a file."""
+    parser.add_argument("volume", help="NIfTI file, or what else an installed reader reads as an image")
+    parser.add_argument("--operator", required=True, metavar="NAME", help='name, or {"name": ..., options} in JSON')
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of the operator (JSON value, or a word)"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.h5", help="file to write")
+    parser.add_argument("--noise", type=float, default=0.0, metavar="X", help="relative to the measured entries (0)")
+    parser.add_argument("--photons", type=float, metavar="N", help="CT: photons a ray has without an object")
+    parser.add_argument(
+        "--electronic-std", type=float, default=0.0, metavar="S", help="CT: noise of the electronics in photons (0)"
+    )
+    parser.add_argument("--unit", help="of the volume: HU, 1/mm or arbitrary; the default is what the file says")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (0)")
+    parser.add_argument("--reader", default="auto", help="name of a reader; auto (the default) asks each")
+    parser.add_argument("--force", action="store_true", help="replace a file")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.engine.problem.simulation import Simulation, simulate_file
+
+        operator = arguments.operator
+        if operator.lstrip().startswith("{"):
+            try:
+                operator = json.loads(operator)
+            except ValueError as error:
+                raise ConfigError("not JSON", where="--operator", got=str(error)) from None
+        else:
+            operator = {"name": operator}
+        measured = simulate_file(
+            arguments.volume,
+            arguments.output,
+            Simulation(
+                {**operator, **declarations(arguments.set, "--set")},
+                noise=arguments.noise,
+                photons=arguments.photons,
+                electronic_std=arguments.electronic_std,
+                unit=arguments.unit,
+                seed=arguments.seed,
+            ),
+            reader=arguments.reader,
+            force=arguments.force,
+        )
+        shape = " x ".join(map(str, measured.data.shape))
+        sys.stdout.write(f"{arguments.output}: {shape}, noise {measured.noise_std:.4g}, volume in {measured.unit}\n")
+        return 0
+
+    return run
+
+
+def evaluate(parser: argparse.ArgumentParser) -> Run:
+    """Compare methods over a cohort of scans, and write tables and a report."""
+    parser.add_argument("--config", required=True, metavar="COHORT.json", help="cases, methods and how to compare them")
+    parser.add_argument("--output", default="evaluation", metavar="FOLDER", help="folder for everything (evaluation)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (sqlite in the folder)")
+    parser.add_argument("--experiment", default="monai_diffrecon", metavar="NAME", help="MLflow's experiment")
+    parser.add_argument("--no-tracking", action="store_true", help="do without MLflow")
+    parser.add_argument("--tracking-required", action="store_true", help="end when MLflow fails, instead of a warning")
+    parser.add_argument(
+        "--resume", default="auto", help="auto (default): go on where a run stopped; require; never: compute all anew"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (as cost a hundredth of the time)"
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
+
+        evaluation = CohortEvaluation(
+            arguments.config,
+            arguments.output,
+            track=not arguments.no_tracking,
+            tracking_uri=arguments.tracking_uri,
+            experiment=arguments.experiment,
+            tracking_required=arguments.tracking_required,
+            resume=arguments.resume,
+            checkpoint_every=arguments.checkpoint_every,
+        )
+        try:
+            evaluation.run()
+        finally:
+            if evaluation.rows:
+                reused = sum(row.status == "reused" for row in evaluation.rows)
+                sys.stdout.write(f"{evaluation.report}: {len(evaluation.rows)} reconstructions, {reused} reused\n")
+        return 0
+
+    return run
+
+
+def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, Any]:
+    """Return ``KEY=VALUE`` pairs as a dict; a value that is no JSON is a word.
+
+    Args:
+        pairs: the pairs.
+        where: the argument that they came with, for messages.
+
+    Raises:
+        ConfigError: no such pair, or a key twice.
+    """
+    declared: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key.isidentifier() and equals) or key in declared:
+            raise ConfigError("not a declaration", where=where, expected="KEY=VALUE, each KEY once", got=pair)
+        try:
+            declared[key] = json.loads(value)
+        except ValueError:
+            declared[key] = value
+    return declared
+
+
+#: Name of the subcommand -> function that adds its arguments and returns what runs it; its docstring is the help.
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
+    "plugins": plugins,
+    "methods": methods,
+    "run": run_bundle,
+    "import-checkpoint": import_checkpoint,
+    "simulate": simulate,
+    "evaluate": evaluate,
+    "cases": cases,
+    "check": check,
+    "verify": verify,
+    "rerun": rerun,
+    "reader-study": reader_study,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="diffrecon", description="Reconstruct 3D CT and MR volumes with pre-trained 2D diffusion models."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        text = (command.__doc__ or "").strip().splitlines()[0]
+        subparser = subparsers.add_parser(name, help=text, description=text)
+        subparser.set_defaults(run=command(subparser))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    An error that the package raises on purpose becomes one line on stderr and its exit code; any other
+    exception is a defect and keeps its traceback.
+
+    Args:
+        argv: arguments; those of the process unless given.
+    """
+    arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return int(arguments.run(arguments))
+    except DiffReconError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommand ``diffrecon run``; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from collections.abc import Callable
+
+
+def run(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """Run a bundle as `python -m monai.bundle run`, its command line checked before MONAI reads it."""
+    # Every word is MONAI's, with two hyphens or without.
+    parser.prefix_chars = "\0"
+    parser.add_argument("words", nargs="*", metavar="--ID VALUE", help="what follows `python -m monai.bundle run`")
+
+    def run_bundle(arguments: argparse.Namespace) -> int:
+        from importlib.util import find_spec
+
+        from monai_diffrecon.errors.uncaught import users_error
+        from monai_diffrecon.options.command_line import check_arguments, with_present_ids
+
+        if {"--help", "-h"} & {*arguments.words}:
+            parser.print_help()
+            return 0
+        check_arguments(arguments.words)
+        words = with_present_ids(arguments.words)
+        before = sys.argv
+        found = find_spec("monai.bundle.__main__")
+        sys.argv = [str(found.origin if found else ""), "run", *words]
+        try:
+            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        except Exception as error:
+            cause = users_error(error)
+            if cause is None:
+                raise
+            raise cause from error
+        finally:
+            sys.argv = before
+        return 0
+
+    return run_bundle

@@ -1,0 +1,121 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Locks, runs and records of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from monai_diffrecon.comparison.volume_metrics import default_data_range
+from monai_diffrecon.engine.cases.case_lock import case_lock
+from monai_diffrecon.engine.cases.case_record import CaseRecord, checkpoint_path, magnitude_of
+from monai_diffrecon.engine.cases.output_formats import output_writers
+from monai_diffrecon.engine.cases.reference_grid import RESAMPLE, check_on_grid
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
+from monai_diffrecon.errors.options import check_flag
+from monai_diffrecon.io.atomic import make_folder, remove_leftovers
+from monai_diffrecon.protocols import VolumeGeometry
+from monai_diffrecon.tracking.export_run import TrackedRun
+
+
+class CaseRecorder:
+    """Writes volumes, records and pictures, and tracks one MLflow run a case under one for the cohort.
+
+    Args:
+        output_dir: folder for everything.
+        track: track in MLflow.
+        tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
+        experiment: MLflow's experiment.
+        output_format: ``nifti``, or what is written beside it: the name of a writer, such as ``dicom``, or a list.
+        hounsfield: volumes whose measurement does not say its unit are in HU.
+        tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
+        resume: see :class:`~monai_diffrecon.engine.resume.run_checkpoint.RunCheckpoint`; with ``never`` a case is
+            computed again even though its record verifies.
+        checkpoint_every: steps between checkpoints, see there.
+        anatomy: what the network was trained on, for the notice that a volume shows a face.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        track: bool,
+        tracking_uri: str | None,
+        experiment: str,
+        output_format: Any = "nifti",
+        hounsfield: bool = False,
+        tracking_required: bool = False,
+        resume: str = "auto",
+        checkpoint_every: int | None = None,
+        anatomy: str | None = None,
+    ) -> None:
+        self.output_dir, self.track = output_dir, check_flag(track, "evaluator#track")
+        self.tracking_uri, self.experiment = tracking_uri, experiment
+        self.tracking_required = check_flag(tracking_required, "tracking_required")
+        self.resume, self.checkpoint_every = resume, checkpoint_every
+        RunCheckpoint(output_dir / "checkpoint.pt", resume=resume, every=checkpoint_every)  # checks the options now
+        self.writers = output_writers(output_format)
+        self.unit, self.anatomy = "HU" if hounsfield else "arbitrary", anatomy
+        self._parent: Any = None
+
+    def _run(self, name: str, parent: str | None) -> TrackedRun:
+        return TrackedRun(
+            self.output_dir,
+            name,
+            track=self.track,
+            experiment=self.experiment,
+            tracking_uri=self.tracking_uri,
+            parent_run_id=parent,
+            required=self.tracking_required,
+        )
+
+    @contextmanager
+    def cohort(self) -> Iterator[None]:
+        """Open the run of the cohort."""
+        make_folder(self.output_dir)
+        with self._run("cohort", None) as self._parent:
+            yield
+        self._parent = None
+
+    @contextmanager
+    def case(self, name: str, run: Any = None) -> Iterator[CaseRecord]:
+        """Hold the lock of one case and open its run, or record into a ``run`` that is open.
+
+        Raises:
+            ResourceError: another process is at the same case.
+        """
+        with case_lock(self.output_dir, name):
+            for folder in (self.output_dir, self.output_dir / name):
+                remove_leftovers(folder)
+            if run is not None:
+                yield self._record(name, run)
+                return
+            with self._run(name, None if self._parent is None else self._parent.run_id) as own:
+                yield self._record(name, own)
+
+    def _record(self, name: str, run: Any) -> CaseRecord:
+        checkpoint = RunCheckpoint(
+            checkpoint_path(self.output_dir, name), resume=self.resume, every=self.checkpoint_every
+        )
+        return CaseRecord(name, self.output_dir, run, checkpoint, self.writers, self.unit, self.anatomy)
+
+
+def check_reference(reference: Tensor, geometry: VolumeGeometry, image: Tensor | None = None) -> None:
+    """Refuse a reference before there is a reconstruction that cannot be compared with it.
+
+    Args:
+        reference: the truth, (1, X, Y, Z); a ``MetaTensor`` says where it lies.
+        geometry: of the reconstruction.
+        image: what it is made from.
+
+    Raises:
+        InputError: another shape, another place, or a constant.
+    """
+    mend = f"{RESAMPLE}, or resample it to the reconstruction's grid"
+    check_on_grid(reference, geometry, "reference", mend, image=image)
+    default_data_range(magnitude_of(reference.as_subclass(Tensor)))

@@ -1,0 +1,209 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The MONAI evaluator that reconstructs cases, one after the other, and records each."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.engines import Evaluator
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+
+from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.list_cases import nothing_to_reconstruct
+from monai_diffrecon.engine.cases.loaded_cases import LoadedCases, raise_for
+from monai_diffrecon.engine.cases.metrics_of_cases import MetricsOfCases
+from monai_diffrecon.engine.cases.postprocessing import Postprocessing
+from monai_diffrecon.engine.cases.run_case import run_case
+from monai_diffrecon.engine.cases.termination import stop_on_sigterm
+from monai_diffrecon.engine.handlers.preview_pictures import PreviewPictures
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.errors import BusyError, ConfigError, DiffReconError, InputError, ResourceError
+from monai_diffrecon.errors.options import check_device, check_flag, check_integer, path_option
+from monai_diffrecon.io.measurement.metatensor import affine_of
+
+logger = logging.getLogger(__name__)
+
+
+class ReconstructionEvaluator(Evaluator):
+    """Reconstructs every case of a loader; one iteration is one case.
+
+    ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics``,
+    ``report`` (None for a case that was done before) and ``spread`` (None for one sample); each case is written,
+    tracked and recorded by :func:`~monai_diffrecon.engine.cases.run_case.run_case`. A case that fails stops no other:
+    ``failures`` keeps its error, and ``state.output`` is then ``pred`` None and ``error``. ``engine.state.metrics`` are
+    those of the latest case, and at the end of the epoch their means, as MONAI's handlers expect.
+
+    Args:
+        device: where the networks compute.
+        val_data_loader: batches of one case: ``image`` (a measurement), ``case`` (its name) and, for metrics,
+            ``reference``.
+        network: the primary score network.
+        inferer: the inferer.
+        output_dir: folder for volumes, records, pictures and the MLflow store.
+        track: track the runs in MLflow.
+        tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
+        experiment: MLflow's experiment.
+        preview_every: steps between preview pictures; 0 for none. Of several samples those of the last remain.
+        output_format: ``nifti``; or what is written beside the NIfTI file, which the record speaks of: the name of a
+            writer, such as ``dicom`` (also called ``both``), ``{"name": ..., **options}``, or a list of these.
+        tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
+        resume: ``auto`` goes on where an interrupted run of the same case, configuration, weights and versions stopped,
+            and leaves a case alone whose record verifies; ``require`` refuses to start a case anew; ``never`` computes
+            everything.
+        checkpoint_every: steps between checkpoints; 0 for none but at an interrupt; None: as often as costs one
+            hundredth of the wall time.
+        resample_reference: bring a reference that lies on another grid to that of the reconstruction; else it is
+            refused.
+        postprocessing: MONAI transform of dicts that changes ``pred`` before it is written and compared; of several
+            samples their mean, not the samples.
+        val_handlers: further handlers, for this evaluator.
+
+    Raises:
+        InputError: ``output_dir`` is no path.
+        ConfigError: an option out of its range, or MONAI's own MLflow handler, which would merge cases in one run.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        val_data_loader: Iterable[Any],
+        network: nn.Module,
+        inferer: DiffReconInferer,
+        output_dir: str,
+        *,
+        track: bool = True,
+        tracking_uri: str | None = None,
+        experiment: str = "monai_diffrecon",
+        preview_every: int = 0,
+        output_format: Any = "nifti",
+        tracking_required: bool = False,
+        resume: str = "auto",
+        checkpoint_every: int | None = None,
+        resample_reference: bool = False,
+        postprocessing: Callable[[dict[str, Any]], Any] | None = None,
+        val_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        _refuse_monai_tracking(val_handlers)
+        super().__init__(
+            device=torch.device(check_device(device, "device") or "cpu"),
+            val_data_loader=val_data_loader,
+            val_handlers=[MetricsOfCases(), *(val_handlers or ())],
+            decollate=False,
+        )
+        self.network, self.inferer = network, inferer
+        self.postprocessing = Postprocessing(postprocessing)
+        self.output_dir = path_option(output_dir, "output_dir")
+        self.resample_reference = check_flag(resample_reference, "resample_reference")
+        self.preview_every = check_integer(preview_every, "evaluator#preview_every", low=0)
+        self.recorder = CaseRecorder(
+            self.output_dir,
+            track=track,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+            output_format=output_format,
+            hounsfield=inferer.score.intensity["map"] == "window",
+            tracking_required=tracking_required,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            anatomy=inferer.score.anatomy,
+        )
+        self.data_loader = LoadedCases(val_data_loader)
+        self.results: list[dict[str, Any]] = []
+        self.failures: list[DiffReconError] = []
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Reconstruct all cases that are not done, within one MLflow run for the cohort.
+
+        Raises:
+            InputError: there is no case.
+            ResourceError: memory or disk does not suffice; nothing more is tried.
+            DiffReconError: the one case failed, or some of several did: the others are done.
+        """
+        if self.state.epoch_length == 0:
+            raise nothing_to_reconstruct("neither")
+        self.failures, before = [], len(self.results)
+        with stop_on_sigterm(), self.recorder.cohort():
+            super().run(global_epoch)
+            for done in self.results[before:]:
+                logger.info("case %s: %s", done["case"], _summary(done))
+            raise_for(self.failures, len(self.failures) + len(self.results) - before)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
+        try:
+            if isinstance(batchdata, DiffReconError):
+                raise batchdata
+            return self._reconstruct(engine, batchdata)
+        except DiffReconError as error:
+            # A disk or a memory that is full is so for the next case as well; another process's case is only that.
+            hopeless = isinstance(error, ResourceError) and not isinstance(error, BusyError)
+            if hopeless or engine.state.epoch_length == 1:
+                raise
+            logger.error("%s", error)
+            self.failures.append(error)
+        engine.state.output = {CommonKeys.PRED: None, "error": str(self.failures[-1])}
+        return engine.state.output
+
+    def _reconstruct(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        name, image, reference = _single(batchdata)
+        folder = self.output_dir / name
+        done = run_case(
+            self.inferer,
+            self.inferer.pose(image, self.network, case=name),
+            self.recorder,
+            reference=reference,
+            resample_reference=self.resample_reference,
+            reader=_word(batchdata, f"{CommonKeys.IMAGE}_reader"),
+            preparation=json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]"),
+            postprocessing=self.postprocessing,
+            handlers=[PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else [],
+        )
+        pred = MetaTensor(done.volume, affine=torch.as_tensor(affine_of(done.geometry)))
+        output = {CommonKeys.PRED: pred, "case": name, "metrics": done.metrics}
+        output |= {"report": done.report, "spread": done.spread}
+        self.results.append({"case": name, "metrics": done.metrics, "output": str(done.output)})
+        engine.state.output = output
+        return output
+
+
+def _summary(done: dict[str, Any]) -> str:
+    """Return where a volume is, and how near to its reference, in one line."""
+    metrics: dict[str, float] = done["metrics"]
+    words = [f"the volume is in {done['output']}"]
+    if "psnr" in metrics:
+        planes = ", ".join(f"{k[5:]} {v:.4f}" for k, v in metrics.items() if k.startswith("ssim_"))
+        words.append(f"PSNR {metrics['psnr']:.2f} dB, SSIM {planes}")
+    return "; ".join(words)
+
+
+def _refuse_monai_tracking(handlers: Sequence[Any] | None) -> None:
+    for handler in handlers or ():
+        if type(handler).__name__ == "MLFlowHandler":
+            raise ConfigError(
+                "MONAI's MLFlowHandler puts several patients into one run, and their paths with them",
+                where="handlers",
+                expected="no handler for MLflow: every case is tracked in a run of its own",
+                mend="leave --tracking out",
+            )
+
+
+def _word(batch: dict[str, Any], key: str) -> str | None:
+    """Return a text of a batch of one, or None when it is not there."""
+    value = batch.get(key)
+    return value if value is None or isinstance(value, str) else str(value[0])
+
+
+def _single(batch: dict[str, Any]) -> tuple[str, Tensor, Tensor | None]:
+    """Take a batch of one apart: name, measurement and reference, without the batch axis."""
+    image = batch[CommonKeys.IMAGE]
+    if image.shape[0] != 1:
+        raise InputError("several cases in a batch", where="dataloader#batch_size", expected=1, got=image.shape[0])
+    reference = batch.get("reference")
+    case = batch.get("case", "case")
+    return (case if isinstance(case, str) else case[0]), image[0], None if reference is None else reference[0]

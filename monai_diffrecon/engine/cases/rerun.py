@@ -1,0 +1,222 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Reconstructing again what a record tells of, to see that it comes out the same."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import CommonKeys
+from torch import Tensor
+
+from monai_diffrecon.bundle.score_network import BESIDE, ScoreNetwork, load_auxiliaries, load_score_network
+from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.run_case import run_case
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.posterior.sample_runner import circumstances
+from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.engine.transforms.floor_padding import FloorPaddingd
+from monai_diffrecon.engine.transforms.load_measurement import LoadMeasurementd
+from monai_diffrecon.engine.transforms.resample_in_plane import ResampleInPlaned
+from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
+from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
+from monai_diffrecon.io.atomic import make_folder
+from monai_diffrecon.io.find_reader import AUTO
+from monai_diffrecon.io.measurement.metatensor import from_tensor
+from monai_diffrecon.tracking.provenance import read_record
+from monai_diffrecon.tracking.versions import versions_of
+
+logger = logging.getLogger(__name__)
+
+#: Preparations of the measurement; and those that the reading does, or that are of the reference.
+_PREPARATIONS = {"floor_padding": FloorPaddingd, "simulate": SimulateMeasurementd, "resample": ResampleInPlaned}
+_OTHERS = ("correct_tilt", "resample_reference")
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What came of it.
+
+    Attributes:
+        files: name of each output of the record -> it came out with the same hash.
+        changed: what is not as it was: versions, instruction set.
+    """
+
+    files: dict[str, bool]
+    changed: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Every output has the hash that the record says."""
+        return all(self.files.values())
+
+
+def rerun(
+    record: str | Path,
+    image: str | Path,
+    bundle: str | Path,
+    auxiliary_bundles: Sequence[str] = (),
+    *,
+    output_dir: str | Path | None = None,
+    device: torch.device | str | None = None,
+) -> Rerun:
+    """Reconstruct what a record tells of once more, from the same scan and weights, and compare the hashes.
+
+    Args:
+        record: the record.
+        image: the scan it was made from.
+        bundle: root of the bundle.
+        auxiliary_bundles: roots of the bundles of other planes; none: those beside the bundle, if the record says that
+            several took part.
+        output_dir: folder for the new outputs; None: a temporary one.
+        device: where the networks compute.
+
+    Raises:
+        InputError: no such file, or a record that does not say enough.
+        IntegrityError: another scan, or other weights, than the record says.
+    """
+    said = read_record(record)
+    missing = [name for name in ("case", "inferer", "execution", "preparation") if name not in said | said["report"]]
+    if missing:
+        raise InputError(
+            "an earlier kind of record, which does not say enough",
+            where=Path(record).name,
+            expected=", ".join(missing),
+            mend="verify it instead",
+        )
+    if "postprocessing" in said["options"]:
+        raise InputError(
+            "the postprocessing of a bundle is not repeated from a record",
+            where="options#postprocessing",
+            expected="an output that is the reconstruction itself",
+            mend="run the bundle again",
+        )
+    score = load_score_network(bundle, device=device)
+    several = len(said["weights"]) > 1
+    auxiliaries = load_auxiliaries(list(auxiliary_bundles) or (BESIDE if several else None), score, bundle, device)
+    _check_weights(said, (score, *auxiliaries))
+    scan = _prepared(said, image)
+    inferer = _inferer(said, scan, score, auxiliaries, device)
+    case = inferer.pose(scan, case=said["case"])
+    _check_scan(said, case.sha256)
+    changed = _changed(said, device, inferer.sw_batch_size)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(said["report"]["execution"]["threads"]))
+    try:
+        if output_dir is not None:
+            return Rerun(_outputs(said, inferer, case, make_folder(output_dir)), changed)
+        with tempfile.TemporaryDirectory(prefix="diffrecon-") as folder:
+            return Rerun(_outputs(said, inferer, case, Path(folder)), changed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_weights(said: Mapping[str, Any], scores: Sequence[ScoreNetwork]) -> None:
+    there = {score.sha256 for score in scores}
+    for name, sha in said["weights"].items():
+        if sha not in there:
+            raise IntegrityError(
+                f"no bundle with the weights of {name}",
+                where="bundle, auxiliary_bundle",
+                expected=f"sha256 {sha[:16]}...",
+                got=", ".join(f"{s.name} {s.version}" for s in scores),
+                mend="name the bundles, in the versions, that the record says",
+            )
+
+
+def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
+    """Return the measurement, made from the scan as the record says."""
+    if not Path(image).exists():
+        raise InputError("no such file", where="image")
+    data: dict[Any, Any] = {CommonKeys.IMAGE: str(image), "case": said["case"]}
+    tilted = any("correct_tilt" in step for step in said["preparation"])
+    data = LoadMeasurementd([CommonKeys.IMAGE], said["source"]["reader"] or AUTO, correct_tilt=tilted)(data)
+    for step in said["preparation"]:
+        ((name, options),) = step.items()
+        if name in _OTHERS:
+            continue
+        if name not in _PREPARATIONS:
+            raise InputError("a preparation that this version does not know", where="preparation", got=name)
+        data = _PREPARATIONS[name]([CommonKeys.IMAGE], **options)(data)
+    return torch.as_tensor(data[CommonKeys.IMAGE])
+
+
+def _check_scan(said: Mapping[str, Any], got: str) -> None:
+    if got != said["measurement_sha256"]:
+        raise IntegrityError(
+            "another measurement than the record tells of",
+            where="image",
+            expected=f"sha256 {said['measurement_sha256'][:16]}...",
+            got=f"{got[:16]}...",
+            mend="name the scan that it was made from",
+        )
+
+
+def _inferer(
+    said: Mapping[str, Any],
+    scan: Tensor,
+    score: ScoreNetwork,
+    auxiliaries: Sequence[ScoreNetwork],
+    device: torch.device | str | None,
+) -> DiffReconInferer:
+    config = dict(said["config"])
+    specs = {name: config[name] for name in ("operator", "prior", "consistency", "sampler", "noise") if name in config}
+    if from_tensor(scan).operator is not None:
+        specs["operator"] = specs["operator"]["name"]  # the measurement brings its options, arrays among them
+    try:
+        return DiffReconInferer(
+            score, **specs, auxiliaries=auxiliaries, seed=said["seeds"]["noise"], device=device, **said["inferer"]
+        )
+    except TypeError as error:
+        raise ConfigError("options that this version does not know", where="inferer", got=str(error)) from error
+
+
+def _changed(said: Mapping[str, Any], device: torch.device | str | None, batch: int) -> tuple[str, ...]:
+    """Return what is not as it was, in words."""
+    names = [name for name in said["versions"] if name not in ("python", "torch", "monai", "monai_diffrecon")]
+    now, before = versions_of(names), said["versions"]
+    changed = [f"{name} {before[name]} (now {now[name]})" for name in sorted(now) if before.get(name) != now[name]]
+    here = circumstances(device, batch)
+    for name in ("device", "instructions"):
+        if here[name] != said["report"]["execution"].get(name):
+            changed.append(f"{name} {said['execution'].get(name)} (now {here[name]})")
+    sizes = {int(size) for size in said["report"]["execution"].get("batch_sizes", {}).values()}
+    if sizes - {batch}:
+        changed.append("slices a network call were fewer on the way")
+    return tuple(changed)
+
+
+def _outputs(said: Mapping[str, Any], inferer: DiffReconInferer, case: PosedCase, folder: Path) -> dict[str, bool]:
+    """Reconstruct into a folder; return name of each output -> it has the hash that the record says."""
+    recorder = CaseRecorder(
+        folder,
+        track=False,
+        tracking_uri=None,
+        experiment="",
+        resume="never",
+        checkpoint_every=0,
+        anatomy=inferer.score.anatomy,
+    )
+    with recorder.cohort():
+        done = run_case(
+            inferer,
+            case,
+            recorder,
+            reader=said["source"]["reader"],
+            preparation=said["preparation"],
+            options=said["options"],
+        )
+    new = done.record["output"]
+    old = said["output"]
+    files = {old["file"]: old["sha256"] == new["sha256"]}
+    if "phase" in old:
+        files[old["phase"]["file"]] = old["phase"]["sha256"] == new.get("phase", {}).get("sha256")
+    for name, entry in old.get("spread", {}).items():
+        files[entry["file"]] = entry["sha256"] == new.get("spread", {}).get(name, {}).get("sha256")
+    return files

@@ -1,0 +1,39 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai_diffrecon.comparison.montage import preview
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
+from monai_diffrecon.errors.options import check_integer, path_option
+
+
+class PreviewPictures:
+    """Handler that draws the iterate's three central slices every ``every`` steps.
+
+    Args:
+        folder: folder of the pictures ``step_0005.png``.
+        every: steps between pictures, 1 or more.
+
+    Raises:
+        ConfigError: ``every`` is out of range.
+        InputError: ``folder`` is no path.
+    """
+
+    def __init__(self, folder: str, every: int = 5) -> None:
+        self.folder = path_option(folder, "preview folder")
+        self.every = check_integer(every, "preview_every", low=1)
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a reconstruction engine."""
+        engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Draw, when it is time."""
+        step = engine.state.recon.step
+        if step % self.every == 0 or step == len(engine.ladder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            preview(engine.state.recon.x.abs(), self.folder / f"step_{step:04d}.png")

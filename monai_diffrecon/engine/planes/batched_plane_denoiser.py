@@ -1,0 +1,225 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""All slices of a volume through a 2D network, batch by batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory, release_memory
+from monai_diffrecon.engine.plugin_checks import check_like
+from monai_diffrecon.errors import ConfigError, NumericalError
+from monai_diffrecon.errors.options import check_choice
+from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices
+from monai_diffrecon.protocols import Denoiser, PlaneDenoiser
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+class BatchedPlaneDenoiser(PlaneDenoiser):
+    """Denoises the slices of one plane in batches; the volume may stay on the CPU while slices visit a GPU.
+
+    A plane larger than ``window`` is covered by overlapping windows with Gaussian blending (MONAI's sliding
+    window); a smaller one goes through the convolutional network whole, which is faster and has no seams. A network
+    whose attribute ``multiple`` says that it takes multiples of a size only gets slices padded by their last voxels.
+
+    A batch that runs out of memory is halved, and the run goes on from there with smaller batches: the same voxels,
+    within the rounding of another batch size. What the network makes of finite slices must be finite.
+
+    Args:
+        denoiser: the slice denoiser.
+        plane: plane of its slices.
+        batch_size: slices (or windows) a network call.
+        window: largest (height, width) in one piece, or None for no limit.
+        overlap: overlap of neighbouring windows, a fraction of the window.
+        device: where the network computes; None: where its weights are.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's products, which is faster
+            where the processor knows it; the volume stays as it is.
+        name: the bundle's name, for messages.
+
+    Attributes:
+        batch_size: slices a network call now.
+        fallbacks: what was done differently for want of memory, in words.
+        network_calls: batches of slices or windows that went through the network so far.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        plane: str,
+        *,
+        batch_size: int = 8,
+        window: Sequence[int] | None = None,
+        overlap: float = 0.25,
+        device: torch.device | str | None = None,
+        precision: str = "float32",
+        name: str = "",
+    ) -> None:
+        self.dtype = getattr(torch, check_choice(precision, "inferer#precision", PRECISIONS))
+        self.precision, self.name = precision, name
+        if batch_size < 1:
+            raise ConfigError("no slice in a batch", where="inferer#sw_batch_size", expected=">= 1", got=batch_size)
+        if not 0.0 <= overlap < 1.0:
+            raise ConfigError("overlap out of range", where="inferer#overlap", expected="0 <= overlap < 1", got=overlap)
+        if window is not None and (len(window) != 2 or min(window) < 1):
+            raise ConfigError("not a window", where="inferer#window", expected="[height, width]", got=window)
+        self.denoiser = denoiser
+        self.plane = check_plane(plane)
+        self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        self.batch_size, self.overlap = batch_size, overlap
+        self.window = None if window is None else (int(window[0]), int(window[1]))
+        self.device = device
+        self.multiple = int(getattr(denoiser.network, "multiple", 1))
+        self.network_calls = 0
+        self.fallbacks: list[str] = []
+        self._wanted, self._slices = batch_size, batch_size
+
+    def for_plane(self, plane: str) -> BatchedPlaneDenoiser:
+        """Return a denoiser of another plane that uses the same network and counts its own calls."""
+        return BatchedPlaneDenoiser(
+            self.denoiser,
+            plane,
+            batch_size=self.batch_size,
+            window=self.window,
+            overlap=self.overlap,
+            device=self.device,
+            precision=self.precision,
+            name=self.name,
+        )
+
+    def halve(self) -> bool:
+        """Halve the batches from now on; return False when they are single slices already.
+
+        It starts from what a batch held at most, so that the next try needs less memory.
+        """
+        now = min(self.batch_size, self._slices)
+        if now <= 1:
+            return False
+        self.batch_size = now // 2
+        note = (
+            f"out of memory: slices of the {self.plane} plane denoised {self.batch_size} at a time "
+            f"instead of {self._wanted}"
+        )
+        self.fallbacks = [note]
+        logger.warning(note)
+        return True
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """Denoise a volume (C, X, Y, Z) at noise level ``sigma``; same shape, device and type out.
+
+        The network knows real slices: a complex volume is denoised as its real and its imaginary part, each of
+        which carries noise of the level ``sigma`` (score-MRI: Chung and Ye 2022, arXiv 2110.05243, section 3.3).
+        """
+        if x.is_complex():
+            return torch.complex(self(x.real, sigma), self(x.imag, sigma))
+        slices = to_slices(x, self.plane)
+        self._slices = len(slices)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return from_slices(torch.cat([done for _, done in self._batches(slices, sigma)]), self.plane)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        rows = to_slices(out, self.plane)  # a view: one volume in memory instead of two
+        for start, done in self._batches(slices, sigma):
+            rows[start : start + len(done)] = done
+        return out
+
+    def _batches(self, slices: Tensor, sigma: float) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first index and the denoised slices (B, C, H, W) of each batch, on the device of ``slices``."""
+        device, start = torch.device(self.device or slices.device), 0
+        while start < len(slices):
+            done = None
+            try:
+                done = self._checked(slices[start : start + self.batch_size], start, sigma, device)
+            except Exception as error:
+                if not (is_out_of_memory(error) and self.halve()):
+                    raise
+            if done is None:  # here the error, and with it what its traceback kept alive, is gone
+                release_memory(device)
+                continue
+            yield start, done
+            start += len(done)
+
+    def _checked(self, batch: Tensor, start: int, sigma: float, device: torch.device) -> Tensor:
+        given = batch.to(device).contiguous()
+        done = check_like(self._batch(given, sigma), given, self._where)
+        check_network_output(
+            done, given, where=self._where, plane=self.plane, first=start, sigma=sigma, precision=self.precision
+        )
+        return done.to(batch.device)
+
+    @property
+    def _where(self) -> str:
+        return f"network of the {self.plane} plane" + (f" ({self.name})" if self.name else "")
+
+    def _batch(self, batch: Tensor, sigma: float) -> Tensor:
+        if self.window is None or (batch.shape[-2] <= self.window[0] and batch.shape[-1] <= self.window[1]):
+            return self._call(batch, sigma)
+        roi = tuple(min(n, w) for n, w in zip(batch.shape[-2:], self.window, strict=True))
+        covered = sliding_window_inference(
+            batch,
+            roi_size=roi,
+            sw_batch_size=self.batch_size,
+            predictor=lambda windows: self._call(windows, sigma),
+            overlap=self.overlap,
+            mode="gaussian",
+        )
+        return torch.as_tensor(covered)
+
+    def _call(self, batch: Tensor, sigma: float) -> Tensor:
+        height, width = batch.shape[-2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        if any(padding):
+            batch = functional.pad(batch, padding, mode="replicate")
+        with torch.autocast(batch.device.type, self.dtype, enabled=self.precision != "float32"):
+            denoised = self._differentiable(batch, sigma).to(batch.dtype)
+        self.network_calls += 1
+        return denoised[..., :height, :width]
+
+    def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:
+        if torch.is_grad_enabled() and batch.requires_grad:
+            # Guidance differentiates through all slices: activations are kept for one batch, and computed twice.
+            return torch.as_tensor(checkpoint(self.denoiser, batch, sigma, use_reentrant=False))
+        denoised: Tensor = self.denoiser(batch, sigma)
+        return denoised
+
+
+def check_network_output(
+    done: Tensor, given: Tensor, *, where: str, plane: str, first: int, sigma: float, precision: str
+) -> None:
+    """Refuse what is not finite, unless the slice was not when the network got it: then it is not its fault.
+
+    Args:
+        done: denoised slices (B, C, H, W).
+        given: what they were made from, same shape.
+        where: the network, for the message.
+        plane: plane of the slices.
+        first: index of the first of them in the volume.
+        sigma: noise level.
+        precision: that of the network's products.
+
+    Raises:
+        NumericalError: the network made a value that is not finite; the first such slice is named.
+    """
+    # One sum costs next to nothing. It may overflow where every value is finite, so it is not the last word.
+    if bool(torch.isfinite(done.detach().sum())):
+        return
+    bad, spoilt = ((~torch.isfinite(x.detach())).flatten(1).sum(dim=1) for x in (done, given))
+    blamed = torch.nonzero((bad > 0) & (spoilt == 0)).flatten().tolist()
+    if not blamed:
+        return
+    raise NumericalError(
+        f"the network made {int(bad[blamed[0]])} values that are not finite of {plane} slice {first + blamed[0]}, "
+        f"whose values were finite, at sigma {sigma:.4g}",
+        where=where,
+        mend="set precision to float32"
+        if precision != "float32"
+        else "check the weights of the bundle and the scale of the measurement",
+    )

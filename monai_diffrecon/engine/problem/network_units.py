@@ -1,0 +1,231 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Physical units and the units of a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.numerics.ct.attenuation import MU_WATER
+from monai_diffrecon.numerics.intensity import IntensityMap, image_offset, looks_like_hounsfield
+from monai_diffrecon.protocols import Measurement, Operator
+
+#: What an operator acts on is in the volume's own unit.
+SAME = IntensityMap(scale=1.0)
+#: Hounsfield units by linear attenuation in 1/mm: ``HU = 1000 (mu / mu_water - 1)``.
+HU_OF_ATTENUATION = IntensityMap(scale=1000.0 / MU_WATER, offset=-1000.0)
+#: The window of a classical method for volumes in HU.
+_HOUNSFIELD = IntensityMap.window(-1000.0, 1000.0)
+#: Of a bundle's window, what the contrast of a volume fills at the least.
+_LEAST_CONTRAST = 0.02
+
+
+def classical_map(operator: Operator, y: Tensor, unit: str) -> IntensityMap:
+    """Return the map from the units of a classical method to what the operator acts on; no bundle has a say in it.
+
+    Args:
+        operator: the forward operator.
+        y: the measurement.
+        unit: unit of the volume.
+    """
+    if unit == "HU":
+        return _HOUNSFIELD.then(unit_map(operator, unit).inverse())
+    estimate = operator.initial(y) if y.numel() else y
+    return IntensityMap.percentile(estimate) if bool((estimate != 0).any()) else IntensityMap(scale=1.0)
+
+
+def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str) -> IntensityMap:
+    """Return the map from network units to what the operator acts on; a bundle's window is in the volume's unit.
+
+    Args:
+        score: the network.
+        operator: the forward operator.
+        y: the measurement.
+        unit: unit of the volume.
+
+    Raises:
+        ConfigError: a window that has no meaning for such a volume.
+        InputError: CT for a network of MR, or negative values where only magnitudes have a meaning.
+    """
+    if not y.numel():
+        return IntensityMap(scale=1.0)  # a sample has no unit but the network's
+    kind = dict(score.intensity)
+    if kind.pop("map") == "window":
+        window = IntensityMap.window(**kind)
+        if operator.complex_volume and window.offset != 0.0:
+            raise ConfigError(
+                "a window that does not begin at 0 has no meaning for a complex volume",
+                where=f"bundle {score.name}, diffrecon#intensity",
+                expected="low 0, or a percentile",
+                got=f"low {window.offset:g}",
+            )
+        if unit == "1/mm":
+            raise ConfigError(
+                "a window in HU and a volume in attenuation",
+                where=f"bundle {score.name}, diffrecon#intensity",
+                expected="a measurement whose unit is HU",
+                got=unit,
+                mend="say the unit HU in the measurement's file: its line integrals stay the same",
+            )
+        return _checked_contrast(score, window.then(unit_map(operator, unit).inverse()), operator, y, unit)
+    if score.modality == "MR" and (unit == "HU" or (measures_image(operator) and looks_like_hounsfield(y))):
+        raise InputError(
+            "CT in Hounsfield units, and a network of MR",
+            where=f"bundle {score.name}",
+            expected="magnitudes of MR",
+            got="air near -1000 and tissue near 0",
+            mend="use a bundle of CT; if it is MR all the same, make its values 0 or more",
+        )
+    estimate = operator.initial(y)
+    if measures_image(operator):
+        return IntensityMap.percentile(estimate, offset=image_offset(y), **kind)
+    if not operator.complex_volume:
+        check_magnitudes(estimate, f"operator {type(operator).__name__}")
+    return IntensityMap.percentile(estimate, **kind)
+
+
+def _checked_contrast(
+    score: ScoreNetwork, acted: IntensityMap, operator: Operator, y: Tensor, unit: str
+) -> IntensityMap:
+    """Refuse a volume that nobody said to be in HU and whose values fill next to nothing of the window."""
+    if unit == "arbitrary" and not operator.complex_measurement:
+        volume = (y if measures_image(operator) else operator.initial(y)).flatten()
+        low, high = (float(volume.kthvalue(max(round(q * volume.numel()), 1)).values) for q in (0.01, 0.99))
+        if high - low < _LEAST_CONTRAST * acted.scale:
+            raise InputError(
+                "values that fill next to nothing of the network's window",
+                where=f"bundle {score.name}, diffrecon#intensity",
+                expected=f"a volume in HU, as {acted.offset:g} to {acted.offset + acted.scale:g}",
+                got=f"{low:.3g} to {high:.3g}, 1st to 99th percentile",
+                mend="say the measurement's unit (HU, whose line integrals are of attenuation in 1/mm)",
+            )
+    return acted
+
+
+def check_modality(score: ScoreNetwork, measured: Measurement) -> None:
+    """Refuse a scan of another modality than the network's, where both say theirs.
+
+    Raises:
+        InputError: it is.
+    """
+    said = (measured.header or {}).get("Modality")
+    if said in ("CT", "MR") and score.modality not in (None, said):
+        raise InputError(
+            f"a scan of {said}, and a network of {score.modality}",
+            where=f"bundle {score.name}",
+            expected=score.modality,
+            got=said,
+            mend=f"use a bundle of {said}",
+        )
+
+
+def background_notices(score: ScoreNetwork, operator: Operator, y: Tensor, intensity: IntensityMap) -> tuple[str, ...]:
+    """Return the notice that a background of 0 lies amid the tissue of a normalized image, or none.
+
+    Args:
+        score: the network.
+        operator: the forward operator.
+        y: the measurement.
+        intensity: the map from network units.
+    """
+    shifted = score.intensity["map"] == "percentile" and intensity.offset < 0.0
+    if not shifted or not measures_image(operator) or float((y == 0.0).float().mean()) < 0.1:
+        return ()
+    return (
+        "a background of 0 lies within the range of the tissue, as in skull-stripped images that were normalized: "
+        "its border is reconstructed less well than in the image before",
+    )
+
+
+def to_network_units(operator: Operator, y: Tensor, intensity: IntensityMap) -> Tensor:
+    """Return the measurement of ``(x - offset) / scale``, which a linear operator gives exactly."""
+    if intensity.offset != 0.0:
+        flat = torch.full(operator.volume_shape, intensity.offset, dtype=operator.volume_dtype, device=y.device)
+        y = y - operator(flat)
+    return y / intensity.scale
+
+
+def check_fits(y: Tensor, operator: Operator, where: str) -> None:
+    """Refuse a measurement that is not one of its operator.
+
+    Raises:
+        InputError: another shape, or real numbers for complex ones, or the other way round.
+    """
+    if tuple(y.shape) != operator.measurement_shape:
+        swapped = sorted(y.shape) == sorted(operator.measurement_shape)
+        axes = f" ({', '.join(operator.measurement_axes)})" if operator.measurement_axes else ""
+        raise InputError(
+            f"measurement of the wrong shape{axes}",
+            where=where,
+            expected=operator.measurement_shape,
+            got=tuple(y.shape),
+            mend="bring its axes into this order"
+            if swapped
+            else "check the operator's options against the acquisition",
+        )
+    if y.is_complex() != operator.complex_measurement:
+        kinds = ("real numbers", "complex numbers")
+        raise InputError(
+            "measurement of the wrong type",
+            where=where,
+            expected=kinds[operator.complex_measurement],
+            got=kinds[y.is_complex()],
+            mend="give both parts of every number, not its magnitude"
+            if operator.complex_measurement
+            else "name the operator that measured them",
+        )
+
+
+def unit_map(operator: Operator, unit: str) -> IntensityMap:
+    """Return the map from what the operator acts on to the volume's unit.
+
+    Of a volume in HU an image (thick slices, say) is in HU as well; any other real measurement consists of line
+    integrals of linear attenuation, where air is 0.
+
+    Args:
+        operator: the operator.
+        unit: the volume's: ``HU``, ``1/mm`` or ``arbitrary``.
+
+    Raises:
+        InputError: HU with a complex measurement.
+    """
+    if unit != "HU":
+        return SAME
+    if operator.complex_measurement:
+        raise InputError(
+            "a complex measurement of a volume in HU",
+            where=f"operator {type(operator).__name__}",
+            expected="a CT operator, or another unit",
+        )
+    return SAME if measures_image(operator) else HU_OF_ATTENUATION
+
+
+def check_magnitudes(volume: Tensor, where: str) -> None:
+    """Refuse a volume most of which is negative, where only magnitudes have a meaning.
+
+    Args:
+        volume: real, any shape.
+        where: what it came from, for messages.
+
+    Raises:
+        InputError: more than half of its energy lies below 0.
+    """
+    total = float(volume.square().sum())
+    negative = float(volume.clamp(max=0.0).square().sum()) / total if total else 0.0
+    if negative > 0.5:
+        raise InputError(
+            "a volume of mostly negative values",
+            where=where,
+            expected="magnitudes of 0 or more",
+            got=f"{negative:.0%} of the energy below 0",
+            mend="shift the volume before it is measured",
+        )
+
+
+def measures_image(operator: Operator) -> bool:
+    """Say whether a measurement is an image in the unit of the volume, thick slices for instance."""
+    image = (1, *operator.measured_geometry().shape)
+    return not operator.complex_measurement and operator.measurement_shape == image

@@ -1,0 +1,113 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Transforms that read scans and volumes of any kind that a reader knows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from monai_diffrecon.engine.transforms.resample_in_plane import note_preparation
+from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors.options import check_flag
+from monai_diffrecon.io.find_reader import AUTO, read_scan
+from monai_diffrecon.io.measurement.metatensor import affine_of, to_tensor
+from monai_diffrecon.io.straight import corrected_tilt
+from monai_diffrecon.privacy.file_names import anonymously
+
+logger = logging.getLogger(__name__)
+
+
+class LoadMeasurementd(MapTransform):
+    """Reads each file or folder to a ``MetaTensor`` that carries its geometry, and its operator if it names one.
+
+    A plain image is (1, X, Y, Z) in RAS+ order with its affine. Neither a name of a file nor a header that may name a
+    patient travels with the data. The name of the reader is kept under ``<key>_reader``. An error names the case (what
+    stands under ``case``) and the key. What is a tensor already stays as it is.
+
+    Args:
+        keys: keys of the paths.
+        reader: ``auto`` asks each installed reader; or the name of one, or ``{"name": ..., **options}``.
+        correct_tilt: resample an image whose slices lean (gantry tilt) to a straight stack; else it is refused.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        reader: Any = AUTO,
+        allow_missing_keys: bool = False,
+        *,
+        correct_tilt: bool = False,
+    ) -> None:
+        super().__init__(keys, check_flag(allow_missing_keys, "preprocessing#allow_missing_keys"))
+        self.reader = reader
+        self.correct_tilt = check_flag(correct_tilt, "correct_tilt")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read.
+
+        Raises:
+            DiffReconError: as :func:`~monai_diffrecon.io.find_reader.read_scan`.
+        """
+        out, case = dict(data), data.get("case")
+        for key in self.key_iterator(out):
+            if isinstance(out[key], Tensor):
+                continue
+            path = Path(out[key])
+            read = partial(read_scan, path, self.reader, leaning=self.correct_tilt)
+            name, measurement = anonymously(read, path, str(key), case)
+            if self.correct_tilt:
+                measurement, degrees = corrected_tilt(measurement, str(key))
+                if degrees is not None:
+                    note_preparation(out, key, {"correct_tilt": {"degrees": round(degrees, 3)}})
+            out[key], out[f"{key}_reader"] = to_tensor(measurement), name
+        return out
+
+
+class LoadVolumed(MapTransform):
+    """Reads each file or folder to a ``MetaTensor`` (1, X, Y, Z) in RAS+ order with its affine, and nothing else.
+
+    Unlike MONAI's ``LoadImaged`` it refuses what cannot be a volume, and keeps neither the file's name nor its
+    header, so that nothing that may name a patient travels with the voxels. An error names the case (what stands
+    under ``case``) and the key; what the reader has to say of a scan is logged.
+
+    Args:
+        keys: keys of the paths; any installed reader may read them.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, check_flag(allow_missing_keys, "preprocessing#allow_missing_keys"))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read.
+
+        Raises:
+            InputError: no reader reads it, or it is a measurement instead of a volume.
+        """
+        out, case = dict(data), data.get("case")
+        for key in self.key_iterator(out):
+            path = Path(out[key])
+            _, m = anonymously(partial(read_scan, path), path, str(key), case)
+            where = str(key) if case is None else f"case {case}: {key}"
+            if m.operator is not None:
+                raise InputError(
+                    "a measurement instead of a volume",
+                    where=where,
+                    expected="an image, such as NIfTI or a DICOM series",
+                    got=f"data of {m.operator['name']}",
+                )
+            for line in m.notices:
+                logger.warning("%s: %s", where, line)
+            out[key] = MetaTensor(m.data, affine=torch.as_tensor(affine_of(m.geometry)))
+        return out

@@ -1,0 +1,217 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""One case and one method: reconstructed unless that was done before, measured against the truth, recorded."""
+
+from __future__ import annotations
+
+import cmath
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_diffrecon.comparison.calibration import Coverage, interval_coverage
+from monai_diffrecon.comparison.case_metrics import case_metrics, check_mask, foreground, magnitude
+from monai_diffrecon.comparison.statistics import agreement
+from monai_diffrecon.comparison.third_party_metrics import providers
+from monai_diffrecon.engine.cases.case_record import comparable
+from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.reference_grid import check_on_grid
+from monai_diffrecon.engine.cases.run_case import run_case
+from monai_diffrecon.engine.memory.machine_memory import PeakMemory
+from monai_diffrecon.engine.problem.network_units import unit_map
+from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.evaluation.cohort.case_row import CaseRow
+from monai_diffrecon.evaluation.cohort.cases import CaseHashes, read_mask
+from monai_diffrecon.evaluation.cohort.method import PreparedMethod, digest
+from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortSpec
+from monai_diffrecon.io.measurement.metatensor import affine_of
+from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.numerics.hashing import sha256_tensor
+from monai_diffrecon.numerics.noise import key_seed
+from monai_diffrecon.numerics.padding import without_padding
+from monai_diffrecon.tracking.provenance import record_path
+
+
+def data_residual(done: Reconstruction, case: PosedCase) -> float:
+    """Return ``||A x - y|| / ||y||`` of the volume as it was handed out, weighted as the measurement says.
+
+    Args:
+        done: the reconstruction.
+        case: what it was made from.
+
+    Returns:
+        NaN when nothing was measured.
+    """
+    measured, operator = case.said, case.posed.operator
+    if not measured.data.numel():
+        return math.nan
+    x = without_padding(done.volume.as_subclass(Tensor), affine_of(done.geometry), measured.padding)
+    x = x.to(operator.volume_dtype)
+    y = measured.data.to(torch.complex64 if measured.data.is_complex() else torch.float32)
+    y = y * cmath.exp(-1j * done.report.phase) if y.is_complex() else y
+    difference = operator(unit_map(operator, done.report.unit).to_network(x)) - y
+    root = 1.0 if measured.weights is None else measured.weights.sqrt()
+    norm = float(torch.linalg.vector_norm(root * y))
+    return float(torch.linalg.vector_norm(root * difference)) / norm if norm > 0 else math.nan
+
+
+#: Changes when a metric is computed in another way, so that kept rows are computed anew.
+METRICS_VERSION = 2
+_SAMPLE = 400  # voxels a case and method, for pictures
+
+
+class CaseRunner:
+    """Makes the rows of a cohort.
+
+    Args:
+        spec: the cohort.
+        output_dir: folder of the methods' folders.
+        resume: ``auto`` goes on where an interrupted run stopped and leaves alone what is done, ``require`` refuses to
+            start anew, ``never`` computes everything.
+        checkpoint_every: steps between checkpoints; None: as often as costs one hundredth of the wall time.
+    """
+
+    def __init__(
+        self, spec: CohortSpec, output_dir: Path, *, resume: str = "auto", checkpoint_every: int | None = None
+    ) -> None:
+        self.spec, self.output_dir = spec, output_dir
+        self.resume, self.checkpoint_every = resume, checkpoint_every
+
+    def row(
+        self, case: CohortCase, method: PreparedMethod, data: dict[str, Any], hashes: CaseHashes, run: Any
+    ) -> CaseRow:
+        """Return the row of a case and a method, computed unless its record verifies and is of the same inputs.
+
+        Args:
+            case: the case.
+            method: the method.
+            data: the measurement, and the truth if there is one.
+            hashes: of the case's files.
+            run: the open run to track in.
+        """
+        image, mask = data["image"], None if case.mask is None else read_mask(case.mask)
+        folder = self.output_dir / method.folder
+        posed = method.inferer.pose(image, case=case.name)
+        memory = PeakMemory()
+
+        def check(truth: Tensor | None) -> None:
+            if mask is not None and truth is not None:
+                check_mask(mask, truth)
+                check_on_grid(mask, posed.geometry, "mask", "resample it to the reconstruction's grid", image=image)
+
+        done = run_case(
+            method.inferer,
+            posed,
+            self._recorder(folder, method),
+            reference=data.get("reference"),
+            resample_reference=method.resample_reference,
+            reader=data.get("image_reader"),
+            preparation=json.loads(data.get("image_preparation", "[]")),
+            postprocessing=method.postprocessing,
+            run=run,
+            options={"method_sha256": method.fingerprint},
+            costs=lambda done: _costs_of(done, posed, memory),
+            check=check,
+            score_kept=False,
+        )
+        record, truth, known = done.record, done.reference, done.metrics
+        if truth is not data.get("reference"):  # brought to the grid: for the methods that follow as well
+            data["reference"], data["image_preparation"] = truth, json.dumps(done.preparation)
+        key = self._key(record, truth, hashes)
+        kept = folder / f"{case.name}_metrics.json"
+        row = CaseRow.read(kept, key)
+        if row is None:
+            geometry, volume = done.geometry, comparable(magnitude(done.volume), done.geometry, image)
+            row = CaseRow(case.name, method.label, record_sha256=record["record_sha256"], versions=record["versions"])
+            row.metrics = _costs(record)
+            if truth is not None:
+                reference = magnitude(truth)
+                row.metrics |= case_metrics(
+                    volume,
+                    reference,
+                    geometry,
+                    operator=record["config"]["operator"],
+                    mask=mask,
+                    data_range=self.spec.data_range,
+                    vif=self.spec.vif,
+                    known=known if self.spec.data_range is None and known else None,
+                )
+                inside = foreground(reference) if mask is None else check_mask(mask, reference)
+                self._compare_intensities(row, volume, reference, inside)
+                coverage = _coverage(record, folder, volume, reference, inside)
+                if coverage is not None:
+                    row.coverage = list(zip(coverage.nominal, coverage.observed, strict=True))
+                    row.metrics |= {
+                        "coverage_90": coverage.at(0.9),
+                        "calibration_error": coverage.expected_calibration_error,
+                    }
+            row.write(kept, key)
+        row.status, row.method = "computed" if done.computed else "reused", method.label
+        run.log_metrics({k: v for k, v in row.metrics.items() if math.isfinite(v)})
+        if not done.computed:
+            run.log_artifact(record_path(done.output))
+        return row
+
+    def _recorder(self, folder: Path, method: PreparedMethod) -> CaseRecorder:
+        return CaseRecorder(
+            folder,
+            track=False,
+            tracking_uri=None,
+            experiment="",
+            resume=self.resume,
+            checkpoint_every=self.checkpoint_every,
+            anatomy=method.inferer.score.anatomy,
+        )
+
+    def _key(self, record: dict[str, Any], truth: Any, hashes: CaseHashes) -> str:
+        """Return the hash of all that a kept row depends on."""
+        sha = None if truth is None else sha256_tensor(torch.as_tensor(truth).as_subclass(Tensor))
+        how = [METRICS_VERSION, self.spec.data_range, self.spec.vif, *providers()]
+        return digest([record["record_sha256"], sha, hashes.mask, how])
+
+    def _compare_intensities(self, row: CaseRow, volume: Tensor, reference: Tensor, inside: Tensor) -> None:
+        pairs = torch.stack([reference[inside], volume[inside]], dim=1).double()
+        row.agreement = agreement(pairs[:, 1].numpy(), pairs[:, 0].numpy())
+        generator = torch.Generator().manual_seed(key_seed(self.spec.seed, "sample", row.case))
+        chosen = torch.randperm(len(pairs), generator=generator)[:_SAMPLE]
+        row.sample = [(float(a), float(b)) for a, b in pairs[chosen].tolist()]
+
+
+def _costs_of(done: Reconstruction, case: PosedCase, memory: PeakMemory) -> dict[str, Any]:
+    """Return what the record must say besides, for a row that is made from it."""
+    return {
+        "denoiser_calls": done.report.denoiser_calls,
+        "peak_memory_gb": memory.gigabytes(),
+        "data_residual": data_residual(done, case),
+    }
+
+
+def _coverage(
+    record: dict[str, Any], folder: Path, volume: Tensor, reference: Tensor, inside: Tensor
+) -> Coverage | None:
+    """Return how often the samples' intervals hold the truth, or None when there are none.
+
+    The deviation of a complex volume is of both components together: it does not say how the magnitude spreads.
+    """
+    output = record["output"]
+    if "spread" not in output or "phase" in output:
+        return None
+    std = read_volume(folder / output["spread"]["std"]["file"])[0]
+    return interval_coverage(volume, std, reference, mask=inside, num_samples=record["config"]["num_samples"])
+
+
+def _costs(record: dict[str, Any]) -> dict[str, float]:
+    options = record["options"]
+    costs = {
+        "seconds": record["report"].get("seconds"),
+        "network_calls": record["report"]["network_calls"],
+        "denoiser_calls": record["report"].get("denoiser_calls", options.get("denoiser_calls")),
+        "peak_memory": options.get("peak_memory_gb"),
+        "data_residual": options.get("data_residual"),
+    }
+    return {name: float(value) for name, value in costs.items() if value is not None}

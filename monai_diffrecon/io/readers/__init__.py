@@ -1,3 +1,0 @@
-# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
-# SPDX-License-Identifier: Apache-2.0
-"""Built-in readers of scans."""

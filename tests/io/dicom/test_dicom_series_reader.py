@@ -1,0 +1,372 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.transforms import Spacing
+
+from monai_diffrecon import registry
+from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
+from monai_diffrecon.io.measurement.metatensor import affine_of, from_tensor, to_tensor
+from monai_diffrecon.operators.slice_thickness import SliceThickness
+
+TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+def world(affine: np.ndarray, *index: float) -> np.ndarray:
+    return (affine @ [*index, 1.0])[:3]
+
+
+@pytest.fixture
+def mr(tmp_path: Path, dicom: Any) -> Path:
+    """An oblique MR series: 5 slices of 3 mm, 4 mm apart."""
+    return dicom.save(tmp_path / "mr", dicom.make_series(dicom.stored(), SliceThickness=3.0))
+
+
+def test_every_voxel_of_an_oblique_series_lies_where_its_header_says(mr: Path, dicom: Any) -> None:
+    assert DicomSeriesReader().recognises(mr)
+    measured = DicomSeriesReader().read(mr)
+    stored, axes = dicom.stored(), dicom.OBLIQUE
+    assert measured.data.dtype == torch.float32
+    assert measured.data.shape == (1, 9, 8, 5)
+    affine = affine_of(measured.geometry)
+    assert nib.aff2axcodes(affine) == ("R", "A", "S")
+    for c, r, k in [(0, 0, 0), (8, 0, 0), (0, 7, 0), (0, 0, 4), (3, 5, 2)]:
+        expected = TO_RAS * (dicom.ORIGIN + c * axes[:, 0] + r * axes[:, 1] + 4 * k * axes[:, 2])
+        x, y = 8 - c, 7 - r  # LPS to RAS+
+        np.testing.assert_allclose(world(affine, x, y, k), expected, atol=1e-6)
+        assert float(measured.data[0, x, y, k]) == stored[c, r, k]
+    assert measured.unit == "arbitrary"
+    assert measured.operator is None
+    assert re.fullmatch("[0-9a-f]{64}", measured.source_sha256 or "")
+
+
+def test_ct_is_rescaled_slice_by_slice(tmp_path: Path, dicom: Any) -> None:
+    folder = dicom.save(tmp_path / "ct", dicom.make_ct(dicom.stored()))
+    measured = DicomSeriesReader().read(folder)
+    slopes = 1 + np.arange(5)
+    expected = (dicom.stored() * slopes - 1024.0)[::-1, ::-1, ::-1]  # the files go down, and LPS
+    np.testing.assert_array_equal(measured.data[0].numpy(), expected)
+    np.testing.assert_allclose(measured.geometry.spacing, (0.5, 0.75, 3.0))
+    x, y, z = dicom.ORIGIN
+    first = [-(x + 8 * 0.5), -(y + 7 * 0.75), z - 4 * 3]
+    np.testing.assert_allclose(affine_of(measured.geometry)[:3, 3], first)
+    assert measured.unit == "HU"
+    assert measured.header is not None
+    assert measured.header["Modality"] == "CT"
+
+
+@pytest.mark.parametrize("kind", ["mr", "ct"])
+def test_agrees_with_itk(tmp_path: Path, dicom: Any, itk: Any, kind: str) -> None:
+    series = dicom.make_series(dicom.stored()) if kind == "mr" else dicom.make_ct(dicom.stored())
+    folder = dicom.save(tmp_path / kind, series)
+    names, reader = itk.GDCMSeriesFileNames.New(), itk.ImageSeriesReaderIF3.New()
+    names.SetInputDirectory(str(folder))
+    reader.SetImageIO(itk.GDCMImageIO.New())
+    reader.SetFileNames(names.GetInputFileNames())
+    reader.Update()
+    image = reader.GetOutput()
+    affine = np.eye(4)
+    direction = np.array([[image.GetDirection().GetVnlMatrix().get(i, j) for j in range(3)] for i in range(3)])
+    affine[:3, :3] = TO_RAS[:, None] * direction * np.array(list(image.GetSpacing()))
+    affine[:3, 3] = TO_RAS * np.array(list(image.GetOrigin()))
+    array = np.array(itk.PyBufferIF3.GetArrayViewFromImage(image)).transpose(2, 1, 0)
+    theirs = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+    ours = DicomSeriesReader().read(folder)
+    np.testing.assert_array_equal(ours.data[0].numpy(), np.asarray(theirs.dataobj))
+    np.testing.assert_allclose(affine_of(ours.geometry), theirs.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal"])
+def test_other_planes_become_ras(tmp_path: Path, dicom: Any, plane: str) -> None:
+    columns = {"sagittal": [[0, 0, 1], [1, 0, 0], [0, -1, 0]], "coronal": [[1, 0, 0], [0, 0, 1], [0, -1, 0]]}[plane]
+    axes = np.array(columns, dtype=float)
+    folder = dicom.save(tmp_path / plane, dicom.make_series(dicom.stored(), axes=axes, SliceThickness=3.5))
+    measured = DicomSeriesReader().read(folder)
+    axis = {"sagittal": 0, "coronal": 1}[plane]
+    assert measured.geometry.shape == ((5, 9, 8) if plane == "sagittal" else (9, 5, 8))
+    assert measured.geometry.spacing[axis] == pytest.approx(4.0)
+    assert measured.geometry.gaps == pytest.approx([0.5 * (a == axis) for a in range(3)])
+    stored = dicom.stored()
+    for c, r, k in [(0, 0, 0), (8, 7, 4), (2, 5, 1)]:
+        at = TO_RAS * (dicom.ORIGIN + c * axes[:, 0] + r * axes[:, 1] + 4 * k * axes[:, 2])
+        x, y, z = np.round(np.linalg.solve(affine_of(measured.geometry), [*at, 1.0])[:3]).astype(int)
+        assert float(measured.data[0, x, y, z]) == stored[c, r, k]
+
+
+def test_thickness_and_gap_reach_the_operator(mr: Path, dicom: Any, tmp_path: Path) -> None:
+    measured = DicomSeriesReader().read(mr)
+    assert measured.geometry.gaps == pytest.approx((0, 0, 1))
+    (batch,) = DataLoader([{"image": to_tensor(measured)}], batch_size=1, num_workers=0)
+    image = from_tensor(batch["image"][0])
+    assert dataclasses.replace(image, data=None) == dataclasses.replace(measured, data=None)
+    finer = from_tensor(Spacing(pixdim=(0.5, 0.5, -1))(to_tensor(measured)))  # as ResampleInPlaned does
+    for geometry in (image.geometry, finer.geometry):
+        options = SliceThickness.resolve_options(geometry)
+        assert options == pytest.approx({"thickness": 3.0, "gap": 1.0, "target_spacing": 1.0}, abs=1e-4)
+        operator = SliceThickness(SliceThickness.volume_geometry(geometry, **options), **options)
+        assert operator.measurement_shape[1:] == geometry.shape
+        assert operator.measured_geometry().gaps == pytest.approx((0, 0, 1), abs=1e-4)
+    assert SliceThickness.resolve_options(image.geometry, gap=0.5)["thickness"] == pytest.approx(3.5)
+    with pytest.raises(ConfigError, match="at another distance"):
+        SliceThickness.resolve_options(image.geometry, thickness=4.0)
+    touching = dicom.save(tmp_path / "touching", dicom.make_series(dicom.stored(), SliceThickness="4.003"))
+    assert DicomSeriesReader().read(touching).geometry.gaps == (0.0, 0.0, 0.0)
+
+
+def test_overlapping_slices_are_read_and_left_to_the_user(tmp_path: Path, dicom: Any) -> None:
+    folder = dicom.save(tmp_path / "mr", dicom.make_series(dicom.stored(), SliceThickness=5.0))
+    geometry = DicomSeriesReader().read(folder).geometry
+    assert geometry.gaps == pytest.approx((0, 0, -1))
+    with pytest.raises(ConfigError, match=r"slices overlap.*at most 4 mm, got 5 mm.*operator#thickness 4"):
+        SliceThickness.resolve_options(geometry)
+    assert SliceThickness.resolve_options(geometry, thickness=4.0)["thickness"] == 4.0
+
+
+def test_nothing_returned_identifies(mr: Path, dicom: Any) -> None:
+    measured = DicomSeriesReader().read(mr)
+    text = repr(measured.header) + repr(to_tensor(measured).meta)
+    for secret in [*dicom.SECRETS.values(), dicom.PRIVATE, dicom.ROOT]:
+        assert secret not in text
+    assert measured.header is not None
+    assert measured.header["SequenceVariant"] == "SK\\SP"
+    assert measured.header["EchoTime"] == "3.25"
+
+
+def test_a_name_in_an_allowed_attribute_is_not_kept(tmp_path: Path, dicom: Any) -> None:
+    series = dicom.make_series(dicom.stored(), ScanningSequence="DOE", PatientPosition="JOHN")
+    header = DicomSeriesReader().read(dicom.save(tmp_path / "mr", series)).header
+    assert header is not None
+    assert header.keys().isdisjoint({"ScanningSequence", "PatientPosition"})
+
+
+def test_an_enhanced_file_is_read(tmp_path: Path, dicom: Any) -> None:
+    folder = dicom.save(tmp_path / "enhanced", [dicom.make_enhanced(dicom.stored())])
+    (path,) = folder.iterdir()
+    assert DicomSeriesReader().recognises(path)
+    for place in (path, folder):
+        measured = DicomSeriesReader().read(place)
+        np.testing.assert_array_equal(measured.data[0].numpy(), dicom.stored()[::-1, ::-1] * 0.5 + 3)
+        expected = TO_RAS * (dicom.ORIGIN + 8 * dicom.OBLIQUE[:, 0] + 7 * dicom.OBLIQUE[:, 1])
+        np.testing.assert_allclose(affine_of(measured.geometry)[:3, 3], expected, atol=1e-6)
+        assert measured.geometry.gaps == pytest.approx((0, 0, 1))
+
+
+def _compressed(tmp_path: Path, dicom: Any, itk: Any, syntax: str) -> Path:
+    series = dicom.make_series(dicom.stored((32, 32, 3)), RescaleSlope=0.5, RescaleIntercept=7)
+    if syntax == "rle":
+        for ds in series:
+            ds.compress("1.2.840.10008.1.2.5")
+        return dicom.save(tmp_path / syntax, series)
+    from pydicom import dcmread
+
+    plain = dicom.save(tmp_path / "plain", dicom.make_series(dicom.stored((32, 32, 3))))
+    for ds in series:
+        name = f"IM{7 * int(ds.InstanceNumber):03d}.dcm"
+        reader, writer, io = itk.ImageFileReaderISS2.New(), itk.ImageFileWriterISS2.New(), itk.GDCMImageIO.New()
+        reader.SetFileName(str(plain / name))
+        reader.SetImageIO(itk.GDCMImageIO.New())
+        reader.Update()
+        io.SetCompressionType({"jpeg2000": 1, "jpeg": 0}[syntax])
+        writer.SetImageIO(io)
+        writer.SetUseCompression(True)
+        writer.SetInput(reader.GetOutput())
+        writer.SetFileName(str(tmp_path / name))
+        writer.Update()
+        packed = dcmread(tmp_path / name)
+        assert packed.file_meta.TransferSyntaxUID.is_compressed
+        ds.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+        ds["PixelData"] = packed["PixelData"]
+    return dicom.save(tmp_path / syntax, series)
+
+
+@pytest.mark.parametrize("syntax", ["rle", "jpeg", "jpeg2000"])
+def test_lossless_compression_changes_nothing(tmp_path: Path, dicom: Any, itk: Any, syntax: str) -> None:
+    measured = DicomSeriesReader().read(_compressed(tmp_path, dicom, itk, syntax))
+    np.testing.assert_array_equal(measured.data[0].numpy(), dicom.stored((32, 32, 3))[::-1, ::-1] * 0.5 + 7)
+
+
+def test_a_truncated_compressed_file(tmp_path: Path, dicom: Any) -> None:
+    folder = _compressed(tmp_path, dicom, None, "rle")
+    path = folder / "IM014.dcm"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"IM014.dcm: truncated"):
+        DicomSeriesReader().read(folder)
+
+
+def _change(*numbers: int, **changes: Any) -> Callable[[list[Any], Any], None]:
+    def change(series: list[Any], dicom: Any) -> None:
+        for ds in series if not numbers else [series[n] for n in numbers]:
+            for keyword, value in changes.items():
+                delattr(ds, keyword) if value is None else setattr(ds, keyword, value)
+
+    return change
+
+
+def _remove(series: list[Any], dicom: Any) -> None:
+    del series[2]
+
+
+def _shift(series: list[Any], dicom: Any) -> None:
+    series[2].ImagePositionPatient = [float(v) for v in dicom.ORIGIN + 9.5 * dicom.OBLIQUE[:, 2]]
+
+
+def _repeat(series: list[Any], dicom: Any) -> None:
+    again = dicom.make_slice(dicom.stored()[..., 1], series[1].ImagePositionPatient, dicom.OBLIQUE, 9)
+    series.append(again)
+
+
+def _tilt(series: list[Any], dicom: Any) -> None:
+    for k, ds in enumerate(series):
+        ds.ImagePositionPatient = [
+            float(v) for v in dicom.ORIGIN + 4 * k * dicom.OBLIQUE[:, 2] + k * dicom.OBLIQUE[:, 1]
+        ]
+
+
+def _turn(series: list[Any], dicom: Any) -> None:
+    turned = dicom.OBLIQUE @ dicom.rotation(0.01, 0, 0)
+    series[3].ImageOrientationPatient = [float(v) for v in turned[:, :2].T.reshape(-1)]
+
+
+REFUSALS: dict[str, tuple[Callable[[list[Any], Any], None], str]] = {
+    "missing": (_remove, r"missing slices: 1; expected 4\.00 mm .* got 8\.00 mm between those at .* and .* mm"),
+    "uneven": (_shift, r"slices at uneven distances; expected 4\.00 mm .* got 5\.50 mm between"),
+    "duplicate": (_repeat, r"slices at one position; .* got 1 more, the first at .* mm along the normal"),
+    "tilt": (_tilt, r"not stacked along their normal \(gantry tilt\); expected 0 degrees, got 14\.0 degrees"),
+    "orientation": (_turn, r"mixed orientations; .* got 4 slices of one kind and 1 of others"),
+    "spacing": (_change(4, PixelSpacing=[1.0, 1.1]), "mixed pixel spacings"),
+    "shape": (_change(4, Rows=9, Columns=8), "mixed shapes"),
+    "thickness": (_change(4, SliceThickness=2.0), "mixed thicknesses"),
+    "localizer": (_change(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localizer slices; .* got 1 of 5 files"),
+    "mosaic": (_change(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "slices side by side"),
+    "rgb": (_change(SamplesPerPixel=3, PhotometricInterpretation="RGB"), "not one channel; .* got RGB, 3 values"),
+    "inverted": (_change(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1: large values mean dark"),
+    "position": (
+        _change(1, ImagePositionPatient=None),
+        "does not say where its pixels lie; .* no ImagePositionPatient",
+    ),
+    "orientation tag": (_change(1, ImageOrientationPatient=None), "got no ImageOrientationPatient"),
+    "cosines": (_change(1, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "not two perpendicular unit vectors"),
+    "spacing tag": (_change(1, PixelSpacing=None), "got no PixelSpacing"),
+    "zero spacing": (_change(1, PixelSpacing=[0, 1]), "PixelSpacing that is not above 0"),
+    "modality": (_change(Modality="US"), "not CT or MR"),
+    "slope": (_change(1, RescaleSlope=0, RescaleIntercept=3), "a rescale slope of 0"),
+    "no rows": (_change(1, Rows=None), "no image; .* got no Rows"),
+    "no pixels": (_change(1, PixelData=None), "an image without pixel data"),
+    "frames": (_change(1, NumberOfFrames=2, Rows=4), "several frames without functional groups"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_what_is_no_volume_is_refused_from_the_headers(
+    tmp_path: Path, dicom: Any, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, message = REFUSALS[fault]
+    series = dicom.make_series(dicom.stored())
+    change(series, dicom)
+    folder = dicom.save(tmp_path / "mr", series)
+
+    def never(*_: object) -> None:
+        raise AssertionError("pixels were read")
+
+    monkeypatch.setattr("monai_diffrecon.io.dicom.series_reader.read_pixels", never)
+    with pytest.raises(InputError, match=message) as caught:
+        DicomSeriesReader().read(folder)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    for secret in [*dicom.SECRETS.values(), dicom.PRIVATE, dicom.ROOT, str(tmp_path)]:
+        assert secret not in str(caught.value)
+
+
+def test_a_syntax_that_nothing_decodes(tmp_path: Path, dicom: Any) -> None:
+    series = dicom.make_series(dicom.stored())
+    for ds in series:
+        ds.compress("1.2.840.10008.1.2.5")
+        ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+    with pytest.raises(InputError, match=r"compressed in a way that cannot be decoded; .* got MPEG2 .* gdcmconv"):
+        DicomSeriesReader().read(dicom.save(tmp_path / "mr", series))
+
+
+def test_truncated_and_foreign_files(mr: Path, tmp_path: Path) -> None:
+    (mr / "notes.txt").write_text("no image")
+    (mr / ".hidden.dcm").write_bytes(b"")
+    whole = DicomSeriesReader().read(mr)
+    path = mr / "IM014.dcm"
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    with pytest.raises(InputError, match=r"IM014.dcm: truncated: the pixel data is incomplete"):
+        DicomSeriesReader().read(mr)
+    for length in (200, 400, len(content) - 150):  # within the header
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"IM014.dcm: (cannot be read as DICOM|an image without pixel data)"):
+            DicomSeriesReader().read(mr)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"IM014.dcm: not DICOM, or damaged"):
+        DicomSeriesReader().read(mr)
+    path.write_bytes(content)
+    assert torch.equal(DicomSeriesReader().read(mr).data, whole.data)
+    with pytest.raises(InputError, match="name the folder that holds all of them"):
+        DicomSeriesReader().read(path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for place, message in [(empty, "no DICOM file"), (mr / "notes.txt", "not a DICOM"), (mr / "gone", "no such file")]:
+        assert not DicomSeriesReader().recognises(place)
+        with pytest.raises(InputError, match=message):
+            DicomSeriesReader().read(place)
+
+
+def test_a_folder_of_several_series(tmp_path: Path, dicom: Any) -> None:
+    folder = dicom.save(tmp_path / "study", dicom.make_series(dicom.stored()))
+    ct = dicom.make_ct(dicom.stored(seed=1), SeriesInstanceUID=dicom.ROOT + "8", SeriesNumber=2)
+    for ds in ct:
+        ds.InstanceNumber = int(ds.InstanceNumber) + 50
+    dicom.save(folder, ct)
+    with pytest.raises(InputError) as caught:
+        DicomSeriesReader().read(folder)
+    text = str(caught.value)
+    assert "got 2 (1: CT, 5 slices of 9 x 8; 2: MR, 5 slices of 9 x 8)" in text
+    assert """--reader '{"name":"dicom","series":1}'""" in text
+    assert dicom.ROOT not in text
+    for choice, unit in [
+        (1, "HU"),
+        ("1", "HU"),
+        (dicom.ROOT + "8", "HU"),
+        (2, "arbitrary"),
+        (dicom.ROOT + "9", "arbitrary"),
+    ]:
+        assert DicomSeriesReader(choice).read(folder).unit == unit
+    for wrong in (3, dicom.ROOT + "7"):
+        with pytest.raises(InputError, match="no such series") as caught:
+            DicomSeriesReader(wrong).read(folder)
+        assert dicom.ROOT not in str(caught.value)
+
+
+@pytest.mark.parametrize("series", [0, True, 1.5, ""])
+def test_wrong_options(series: Any) -> None:
+    with pytest.raises(ConfigError, match="reader#series"):
+        DicomSeriesReader(series)
+
+
+def test_it_is_a_plugin() -> None:
+    reader = registry.build("readers", {"name": "dicom", "series": 2})
+    assert isinstance(reader, DicomSeriesReader)
+    assert reader.series == 2
+
+
+def test_ct_shown_inverted_keeps_its_hounsfield_units(tmp_path: Path, dicom: Any) -> None:
+    series = dicom.make_ct(dicom.stored())
+    plain = DicomSeriesReader().read(dicom.save(tmp_path / "a", series)).data
+    for ds in series:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+    assert torch.equal(DicomSeriesReader().read(dicom.save(tmp_path / "b", series)).data, plain)
