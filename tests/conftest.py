@@ -17,12 +17,15 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 import torch
+
+from .faults.processes import Server, index_monai_once
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 
@@ -33,6 +36,12 @@ TINY_NETWORK = {"channels": [4, 8], "units": 1, "bottleneck_units": 1}
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_index_of_monai() -> None:
+    if "monai.bundle" in sys.modules:
+        index_monai_once()
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +87,19 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pa
         return folder
 
     return put
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[Server]:
+    """Return a process that has imported everything and forks others."""
+    with Server.started() as server:
+        yield server
+
+
+@pytest.fixture
+def python_m(fork_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Do what ``python -m MODULE WORDS`` does, in a fork: ``python_m(module, *words, cwd=None, env=None)``."""
+    return partial(fork_server.python_m, tmp_path_factory.mktemp("said"))
 
 
 @pytest.fixture

@@ -5,9 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -408,14 +405,15 @@ def test_weights_of_another_network(run: Callable[..., None], tmp_path: Path, ma
 
 
 @pytest.mark.parametrize("name", ["wrong shape for the operator", "unknown reader"], ids=lambda n: n.replace(" ", "_"))
-def test_the_command_ends_with_one_line_and_an_exit_code(bundle: Path, tmp_path: Path, name: str) -> None:
+def test_the_command_ends_with_one_line_and_an_exit_code(
+    bundle: Path, tmp_path: Path, name: str, python_m: Callable[..., Any]
+) -> None:
     case = CASES[name]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle / "configs/inference.json")]
+    words = ["run", "--config_file", bundle / "configs/inference.json"]
     options = {"bundle_root": bundle, "image": case.image(tmp_path), "output_dir": tmp_path / "out", **case.options}
     for key, value in {**options, "evaluator#track": "False"}.items():
-        command += [f"--{key}", str(value)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=110)
+        words += [f"--{key}", value]
+    done = python_m("monai.bundle", *words)
     assert done.returncode == (7 if case.kind is PluginError else 2), done.stderr[-2000:]
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -77,7 +78,7 @@ def validated(kind: type[T], value: object, where: str, error: type[DiffReconErr
         DiffReconError: ``error``, or what a check (:func:`checked`) raised, with the place of the value.
     """
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return _adapter(kind).validate_python(value)
     except ValidationError as refused:
         first = refused.errors(include_url=False)[0]
     where, given, raised = at(where, *first["loc"]), first["input"], first.get("ctx", {}).get("error")
@@ -96,6 +97,12 @@ def validated(kind: type[T], value: object, where: str, error: type[DiffReconErr
         expected=_CONTAINERS.get(first["type"], said),
         got=got,
     )
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what validates a type; pydantic takes much longer to build it than to use it."""
+    return TypeAdapter(kind)
 
 
 def checked(check: Callable[[Any, str], Any]) -> BeforeValidator:

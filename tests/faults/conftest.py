@@ -5,13 +5,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,86 +17,6 @@ from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import write_volume
 
 SHAPE = (14, 13, 12)
-
-
-class Server:
-    """Starts command lines in forked processes, and kills them when told to."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "DIFFRECON_CASE_KEY": "secret"},
-        )
-        assert self._line() == "ready"
-
-    def warm(self, **job: Any) -> None:
-        """Run a job in the server, so that its children need not import anything."""
-        self._send(warm=True, **job)
-        while self._line() != "warm":
-            pass
-
-    def run(
-        self,
-        log: Path,
-        *,
-        kill: tuple[int, float] | None = None,
-        number: int = signal.SIGKILL,
-        pause: tuple[int, Callable[[], None]] | None = None,
-        **job: Any,
-    ) -> tuple[int, str]:
-        """Run a job to its end; return its exit code (negative: a signal) and what it printed.
-
-        Args:
-            log: file for its output.
-            kill: after so many steps, and then so many seconds, send a signal.
-            number: the signal.
-            pause: after so many steps it stops, something else is done, and it goes on.
-            job: as of ``fork_server``.
-        """
-        log.unlink(missing_ok=True)
-        self._send(log=str(log), stop_at=None if pause is None else pause[0], **job)
-        pid = int(self._line().removeprefix("pid "))
-        steps = 0
-        if kill is not None and kill[0] == 0:
-            self._kill(pid, kill[1], number)
-        while not (line := self._line()).startswith("end "):
-            steps += 1
-            if pause is not None and steps == pause[0]:
-                try:
-                    pause[1]()
-                finally:
-                    os.kill(pid, signal.SIGCONT)
-            if kill is not None and steps == kill[0]:
-                self._kill(pid, kill[1], number)
-        return int(line.removeprefix("end ")), log.read_text() if log.exists() else ""
-
-    def _send(self, **job: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-
-    @staticmethod
-    def _kill(pid: int, after: float, number: int) -> None:
-        time.sleep(after)
-        with suppress(ProcessLookupError):  # it was quicker
-            os.kill(pid, number)
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the server died"
-        return line.strip()
-
-    def close(self) -> None:
-        """Stop serving."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=20)
 
 
 class Job:
@@ -161,10 +75,9 @@ def job(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Pat
 
 
 @pytest.fixture(scope="session")
-def server(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return the process that forks others."""
-    running, folder = Server(), tmp_path_factory.mktemp("warm")
-    running.warm(bundle=job.reconstruction(folder / "one", steps=2, reference=str(job.scans / "Doe_0.nii.gz")))
-    running.warm(argv=job.cohort(folder / "cohort", steps=2))
-    yield running
-    running.close()
+def server(fork_server: Any, job: Job, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the process that forks others, when it has run the jobs once."""
+    folder = tmp_path_factory.mktemp("warm")
+    fork_server.warm(bundle=job.reconstruction(folder / "one", steps=2, reference=str(job.scans / "Doe_0.nii.gz")))
+    fork_server.warm(argv=job.cohort(folder / "cohort", steps=2))
+    return fork_server

@@ -4,26 +4,31 @@
 
     python fork_server.py
 
-Each line on stdin is a JSON object: ``argv`` (of ``diffrecon``) or ``bundle`` (arguments of ``monai.bundle.run``);
-``log``, a file for the child's stdout and stderr; ``die_at``, to end in a SIGKILL of its own: ``{"write": n, "when":
-"before" | "during" | "after"}`` at the n-th file written, or ``{"step": n}``; ``stop_at``, a step after which it waits
-for SIGCONT; ``warm``, to run in the server itself, so that all that is imported late is there for the children. Answers
-on stdout are lines: ``pid N``, ``step N`` after each step, ``end STATUS`` (negative: the signal that ended it).
+Each line on stdin is a JSON object: ``argv`` (of ``diffrecon``), ``bundle`` (arguments of ``monai.bundle.run``), or
+``module`` and ``argv`` (of ``python -m``, with ``cwd`` and the environment ``replaced``); ``log``, a file for the
+child's stdout and stderr, and ``errors``, one of its own for stderr; ``die_at``, to end in a SIGKILL of its own:
+``{"write": n, "when": "before" | "during" | "after"}`` at the n-th file written, or ``{"step": n}``; ``stop_at``, a
+step after which it waits for SIGCONT; ``warm``, to run in the server itself, so that all that is imported late is there
+for the children; ``second``, two named pipes on which a copy of the server answers meanwhile. Answers on stdout are
+lines: ``pid N``, ``step N`` after each step, ``end STATUS`` (negative: the signal that ended it).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import monai.bundle
 import torch
+from processes import index_monai_once
 
 import monai_diffrecon.engine.cases.evaluator
 import monai_diffrecon.evaluation.cohort.runner
@@ -79,6 +84,8 @@ def die_at_write(number: int, when: str) -> None:
 
 def call(job: dict[str, Any]) -> int:
     """Do what a command line would, and return its exit code."""
+    if "module" in job:
+        return python_m(job)
     if "argv" in job:
         return cli.main(job["argv"])
     try:
@@ -92,11 +99,26 @@ def call(job: dict[str, Any]) -> int:
     return 0
 
 
+def python_m(job: dict[str, Any]) -> int:
+    """Do what ``python -m`` does."""
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["replaced"])
+    tempfile.tempdir = None
+    sys.argv = [job["module"], *job["argv"]]
+    try:
+        runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
 def child(job: dict[str, Any], answers: Any) -> int:
     """Run one job with its output in the log."""
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
-    os.dup2(log, 2)
+    os.dup2(os.open(job["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if "errors" in job else log, 2)
     torch.set_num_threads(1)
     die_at = job.get("die_at", {})
     report_steps(answers, die_at, job.get("stop_at"))
@@ -116,14 +138,16 @@ def child(job: dict[str, Any], answers: Any) -> int:
         sys.stderr.flush()
 
 
-def main() -> None:
-    """Serve until stdin ends."""
-    mlflow_module()
-    answers = os.fdopen(os.dup(1), "w")
-    answers.write("ready\n")
-    answers.flush()
-    for line in sys.stdin:
+def serve(requests: Iterable[str], answers: Any) -> None:
+    """Answer requests until they end."""
+    for line in requests:
         job = json.loads(line)
+        if "second" in job:
+            if os.fork() == 0:
+                with open(job["second"][0]) as own, open(job["second"][1], "w") as told:
+                    serve(own, told)
+                    os._exit(0)
+            continue
         if job.get("warm"):
             call(job)
             answers.write("warm\n")
@@ -137,6 +161,17 @@ def main() -> None:
         _, status = os.waitpid(pid, 0)
         answers.write(f"end {os.waitstatus_to_exitcode(status)}\n")
         answers.flush()
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    mlflow_module()
+    index_monai_once()
+    answers = os.fdopen(os.dup(1), "w")
+    answers.write("ready\n")
+    answers.flush()
+    serve(sys.stdin, answers)
+    os._exit(0)  # libraries take seconds to end
 
 
 if __name__ == "__main__":

@@ -195,11 +195,11 @@ def test_two_processes_do_not_write_one_case(
     output = store("two")
     arguments = job.reconstruction(output, steps=STEPS)
     seen: list[tuple[int, str]] = []
+    other = server.second(tmp_path)
 
     def second() -> None:
-        with_own = type(server)()
-        seen.append(with_own.run(tmp_path / "second", bundle=arguments))
-        with_own.close()
+        seen.append(other.run(tmp_path / "second", bundle=arguments))
+        other.close()
 
     code, said = server.run(tmp_path / "log", bundle=arguments, pause=(5, second))
     assert code == 0, said

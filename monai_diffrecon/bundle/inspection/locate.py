@@ -87,7 +87,8 @@ def without(root: Path | None) -> Iterator[None]:
     """Take the folder of a bundle, which MONAI puts on the path of imports, off it."""
     before = list(sys.path)
     if root is not None:
-        sys.path[:] = [path for path in before if not Path(path).resolve().is_relative_to(root.resolve())]
+        folder = root.resolve()
+        sys.path[:] = [path for path in before if not Path(path).resolve().is_relative_to(folder)]
     try:
         yield
     finally:

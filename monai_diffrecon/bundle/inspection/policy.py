@@ -134,7 +134,8 @@ def policy_for(trust: Iterable[str] = (), root: str | Path | None = None) -> Pol
 
 def plugin_packages() -> tuple[str, ...]:
     """Return the top-level packages of the installed plugins: naming a plugin runs them anyway."""
-    points = (point for kind in KINDS for point in entry_points(group=f"monai_diffrecon.{kind}"))
+    installed = entry_points()  # read once, since it opens a file of each distribution
+    points = (point for kind in KINDS for point in installed.select(group=f"monai_diffrecon.{kind}"))
     return tuple(sorted({point.module.partition(".")[0] for point in points} - _TABLE))
 
 

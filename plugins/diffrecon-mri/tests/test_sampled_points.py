@@ -97,10 +97,10 @@ def least_squares(y: np.ndarray, mask: np.ndarray, maps: np.ndarray, iterations:
     f0, f1 = encoding(mask.shape[0])
 
     def adjoint(k: np.ndarray) -> np.ndarray:
-        return (maps.conj() * np.einsum("ax,cab,by->cxy", f0.conj(), k * mask, f1.conj())).sum(0)
+        return (maps.conj() * (f0.conj().T @ (k * mask) @ f1.conj())).sum(0)
 
     def normal(x: np.ndarray) -> np.ndarray:
-        return adjoint(np.einsum("ax,cxy,by->cab", f0, maps * x, f1))
+        return adjoint(f0 @ (maps * x) @ f1.T)
 
     x, r = np.zeros(maps.shape[1:], complex), adjoint(y)
     p, rr = r, np.vdot(r, r).real

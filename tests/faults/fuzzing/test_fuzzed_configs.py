@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -166,7 +165,9 @@ COMMANDS: dict[str, tuple[Callable[[SimpleNamespace], dict[str, object]], str]] 
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_the_command_ends_with_one_line_and_exit_code_2(place: SimpleNamespace, name: str) -> None:
+def test_the_command_ends_with_one_line_and_exit_code_2(
+    place: SimpleNamespace, name: str, python_m: Callable[..., Any]
+) -> None:
     given, says = COMMANDS[name]
     options = {
         "config_file": place.bundle / "configs/inference.json",
@@ -176,21 +177,15 @@ def test_the_command_ends_with_one_line_and_exit_code_2(place: SimpleNamespace, 
         **given(place),
     }
     arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
-    _check_refused(command("monai.bundle", "run", *arguments), says, place)
+    _check_refused(python_m("monai.bundle", "run", *arguments), says, place)
 
 
-def test_simulate_ends_with_one_line_and_exit_code_2(place: SimpleNamespace) -> None:
+def test_simulate_ends_with_one_line_and_exit_code_2(place: SimpleNamespace, python_m: Callable[..., Any]) -> None:
     scan = truncated_hdf5(place.folder / "cut.h5")
     output = place.folder / "simulated.h5"
-    done = command("monai_diffrecon", "simulate", scan, "--operator", "parallel_ct", "--output", output)
+    done = python_m("monai_diffrecon", "simulate", scan, "--operator", "parallel_ct", "--output", output)
     _check_refused(done, "cannot be read as HDF5", place)
     assert not output.exists()
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    typed = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(typed, env=environment, capture_output=True, text=True, check=False, timeout=110)
 
 
 def _check_refused(done: subprocess.CompletedProcess[str], says: str, place: SimpleNamespace) -> None:
