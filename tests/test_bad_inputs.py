@@ -266,7 +266,7 @@ CASES: dict[str, Case] = {
     "4D NIfTI": Case(
         lambda p: nifti(p / "scan.nii.gz", np.ones((8, 7, 6, 3), dtype=np.float32)),
         InputError,
-        ("image: not a volume", "three axes, got shape (8, 7, 6, 3)", "split it"),
+        ("image: several volumes", "three axes, got shape (8, 7, 6, 3)", "split it"),
     ),
     "another voxel size": Case(
         lambda p: nifti(p / "scan.nii.gz", blobs(8, 14, 4), (2.0, 1.0, 3.0)),
@@ -342,13 +342,13 @@ def run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 def without(distribution: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the plugins of a distribution, as where it is not installed."""
-    found = registry._entries
+    found = registry.registry._entries
 
     def entries(kind: str) -> Any:
         kept, unreadable = found(kind)
         return tuple(e for e in kept if e.distribution != distribution), unreadable
 
-    monkeypatch.setattr(registry, "_entries", entries)
+    monkeypatch.setattr("monai_diffrecon.registry.registry._entries", entries)
 
 
 def written(output: Path) -> list[str]:

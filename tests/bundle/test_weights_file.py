@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of bundles: formats, and what is no state dict. Attacks are in tests/bundle/inspection/test_untrusted_bundles.py."""
+"""Weights of bundles: formats, and what is no state dict. Attacks are in ``inspection/test_untrusted_bundles.py``."""
 
 from __future__ import annotations
 
