@@ -60,7 +60,7 @@ def test_each_contract_can_fail(tmp_path: Path, module: str, line: str, broken: 
         copy = package / path.relative_to(ROOT / "monai_diffrecon")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.touch()
-    (package / "registry" / "registry.py").write_text("import entrypoints\n")
+    (package / "registry" / "discovery.py").write_text("import entrypoints\n")
     (package / "engine/cases/ring.py").write_text(
         "import monai_diffrecon.engine.cases.rogue\n" if "ring" in line else ""
     )

@@ -68,7 +68,7 @@ def bases(kind: str) -> tuple[type, ...]:
     return tuple(getattr(protocols, base) for base in names)
 
 
-def breach(kind: str, cls: object) -> str | None:
+def breach(kind: str, cls: Any) -> str | None:
     """Return how a loaded object breaks the contract of its kind, or None."""
     from monai_diffrecon.protocols import API_VERSION
 
