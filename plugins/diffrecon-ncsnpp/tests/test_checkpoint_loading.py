@@ -42,7 +42,7 @@ def test_tensors_and_numpy_scalars(tmp_path: Path, zipped: bool) -> None:
     content = load_checkpoint(path, ALLOWED)
     assert torch.equal(content["w"], torch.ones(3))
     assert content["lr"] == 0.25
-    with pytest.raises(IntegrityError, match=r"wants to call numpy\._?core\.multiarray\.scalar"):
+    with pytest.raises(IntegrityError, match=r"the file calls numpy\._?core\.multiarray\.scalar"):
         load_checkpoint(path)
 
 
@@ -81,21 +81,21 @@ def test_code_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
 )
 def test_other_calls_are_refused_by_name(tmp_path: Path, function: Any, arguments: Any, name: str) -> None:
     path = save(tmp_path / "bad.pth", {"x": Payload(function, *arguments)})
-    with pytest.raises(IntegrityError, match=f"wants to call .*({name})"):
+    with pytest.raises(IntegrityError, match=f"the file calls .*({name})"):
         load_checkpoint(path, ALLOWED)
 
 
 def test_a_bare_pickle_is_refused_too(tmp_path: Path) -> None:
     path = tmp_path / "bare.pth"
     path.write_bytes(pickle.dumps({"x": Payload(os.system, "true")}, protocol=2))
-    with pytest.raises(IntegrityError, match=r"wants to call \w+\.system"):
+    with pytest.raises(IntegrityError, match=r"the file calls \w+\.system"):
         load_checkpoint(path, ALLOWED)
 
 
 def test_what_others_have_allowed_does_not_count_and_is_kept(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pth", {"x": Payload(pow, 2, 3)})
     with safe_globals([pow]):
-        with pytest.raises(IntegrityError, match="wants to call pow"):
+        with pytest.raises(IntegrityError, match="the file calls pow"):
             load_checkpoint(path, ALLOWED)
         assert pow in get_safe_globals()
     assert not set(get_safe_globals()) & set(ALLOWED)
