@@ -33,6 +33,8 @@ from monai_diffrecon.networks.preconditioned_unet import PreconditionedUNet
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.training.slice_patches import SlicePatches
 
+from ..raising import raises
+
 ROOT = Path(__file__).parents[2]
 GEOMETRY = VolumeGeometry((8, 8, 8), (1.0, 1.0, 1.0))
 #: Options that a plugin needs beside its flags.
@@ -167,6 +169,6 @@ def test_a_name_that_is_no_text_is_refused_in_a_cohort(tmp_path: Path, name: obj
     (tmp_path / "a.nii").touch()
     content = {"cases": [{"image": "a.nii", "name": name}], "methods": [{"label": "A", "bundle": "."}]}
     (tmp_path / "cohort.json").write_text(json.dumps(content))
-    with pytest.raises(Exception, match="not a name of files") as caught:
+    with raises(Exception, where="cases#0#name", expected="a text of letters, digits, '.', '_', '-'") as caught:
         read_cohort(tmp_path / "cohort.json", tmp_path)
     assert caught.value.where == "cases#0#name"  # type: ignore[attr-defined]
