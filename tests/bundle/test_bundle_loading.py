@@ -73,7 +73,7 @@ def test_changed_weights_are_refused(bundle: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with raises(IntegrityError, where="bundle axial, models/model.pt", got="487c3feea3f90a93...") as caught:
+    with raises(IntegrityError, where="bundle axial, models/model.pt", got=...) as caught:
         load_score_network(bundle)
     assert caught.value.exit_code == 4
 

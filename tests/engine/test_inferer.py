@@ -223,20 +223,21 @@ def test_a_mistyped_option_is_an_error_at_once(options: dict[str, Any], where: s
 
 
 def test_a_mistyped_plugin_is_an_error_at_once() -> None:
-    with raises(PluginError, where="sampler"):
+    with raises(PluginError, where="sampler", mend="did you mean 'pnp_hqs'?"):
         inferer(sampler="pnp_hq")
 
 
 def test_a_regularizer_is_no_prior() -> None:
-    with raises(ConfigError, where="prior", got=None):
+    with raises(ConfigError, where="prior", mend=...) as caught:
         inferer(prior="z_tv")
+    assert '"regularizers": [{"name": "z_tv"}]' in caught.value.mend
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("inf")])
 def test_a_measurement_must_be_finite(value: float) -> None:
     measurement = thick()
     measurement[0, 3, 3, 1] = value
-    with raises(InputError, where="inputs", got=None):
+    with raises(InputError, where="inputs", mend="repair the measurement"):
         voxels(inferer(), measurement)
 
 

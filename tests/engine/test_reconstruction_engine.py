@@ -184,14 +184,16 @@ def test_the_guard_names_step_and_prior() -> None:
     NonFiniteGuard().attach(run)
     with raises(NumericalError, where="prior SlicesPrior") as caught:
         run.reconstruct(seed=0, case="")
+    assert "step 3" in caught.value.what
     assert caught.value.exit_code == 5
 
 
 def test_the_guard_names_the_consistency_step() -> None:
     run = engine(PnPHQSSampler(5), Overflow())
     NonFiniteGuard().attach(run)
-    with raises(NumericalError, where="consistency Overflow, on_estimate"):
+    with raises(NumericalError, where="consistency Overflow, on_estimate") as caught:
         run.reconstruct(seed=0, case="")
+    assert "step 1" in caught.value.what
 
 
 def test_preview_pictures(tmp_path: Path) -> None:

@@ -260,14 +260,14 @@ def test_key_and_pack_must_belong_together(pack: tuple[Path, Path], tmp_path: Pa
     assert json.loads((folder / "manifest.json").read_text())["key_sha256"] == unseal(key, [sheet])["key_sha256"]
     other = tmp_path / "other.sealed"
     export_pack(read_spec(spec_file(tmp_path, planes=["axial"])), tmp_path / "other", other, seed=3)
-    with raises(IntegrityError, where="one.csv, item 001", got="'088b4b1ba2e557de'"):
+    with raises(IntegrityError, where="one.csv, item 001", got=...):
         unseal(other, [sheet])
-    with raises(IntegrityError, where="pack", got="824cd265a377ed1a..."):
+    with raises(IntegrityError, where="pack", got=...):
         unseal(other, [sheet], pack=folder)
     changed = json.loads(key.read_text())
     changed["items"][0]["A"], changed["items"][0]["B"] = changed["items"][0]["B"], changed["items"][0]["A"]
     (tmp_path / "forged").write_text(json.dumps(changed, indent=2, sort_keys=True))
-    with raises(IntegrityError, where="one.csv, item 001", got="'088b4b1ba2e557de'"):
+    with raises(IntegrityError, where="one.csv, item 001", got=...):
         unseal(tmp_path / "forged", [sheet])
     item = folder / "items" / "002"
     (item / "A.nii.gz").write_bytes((item / "B.nii.gz").read_bytes())

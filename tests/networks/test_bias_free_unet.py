@@ -75,5 +75,5 @@ def test_output_is_in_the_precision_of_the_input_under_autocast() -> None:
 
 @pytest.mark.parametrize("options", [{"channels": ()}, {"channels": (4, 0)}, {"units": 0}, {"unshuffle": 0}])
 def test_sizes_must_be_positive(options: dict[str, object]) -> None:
-    with raises(ConfigError, where="network_def"):
+    with raises(ConfigError, where="network_def", got=...):
         BiasFreeUNet(**options)  # type: ignore[arg-type]

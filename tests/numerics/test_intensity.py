@@ -39,9 +39,9 @@ def test_percentile_of_the_foreground(q: float) -> None:
 
 
 def test_percentile_of_nothing() -> None:
-    with raises(InputError, where="intensity", got=None):
+    with raises(InputError, where="intensity", expected="voxels other than zero"):
         IntensityMap.percentile(torch.zeros(1, 4, 4, 4))
-    with raises(InputError, where="intensity", got=None):
+    with raises(InputError, where="intensity", expected=None):
         IntensityMap.percentile(torch.tensor([1.0, math.nan]))
     for q in (0, 101, math.nan):
         with raises(ConfigError, where="intensity#q", expected="above 0, at most 100"):

@@ -87,7 +87,6 @@ class _Careless(Operator):
 @pytest.mark.parametrize("fault", ["key", "zero", "torch", "memory"])
 def test_what_a_constructor_raises_is_one_line(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda *_, **__: _Careless)
-    monkeypatch.setattr(registry, "_load", lambda *_, **__: _Careless)
     kind = ResourceError if fault == "memory" else ConfigError
-    with pytest.raises(kind, match=r"operator: _Careless (refused its options|needs more memory)"):
+    with raises(kind, where="operator"):
         registry.build("operators", {"name": "parallel_ct", "fault": fault}, geometry=GEOMETRY)

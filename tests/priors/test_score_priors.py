@@ -74,14 +74,14 @@ def test_each_plane_has_its_say() -> None:
 
 @pytest.mark.parametrize("K", [1, 0, -2, True, 2.0, 1.0, 0.5, float("nan"), float("inf"), "mean", None, np.bool_(True)])
 def test_wrong_turns(K: object) -> None:
-    with raises(ConfigError, where="prior#K"):
+    with raises(ConfigError, where="prior#K", expected='an integer from 2, a fraction above 1, or "average"'):
         PerpendicularPrior(K)
 
 
 def test_unbound_priors_say_so() -> None:
     state = SamplerState(x=torch.zeros(1, 2, 2, 2), sigma=1.0)
-    for prior in (SlicesPrior(), PerpendicularPrior()):
-        with pytest.raises(ConfigError, match="before bind"):
+    for prior, name in ((SlicesPrior(), "slices"), (PerpendicularPrior(), "perpendicular")):
+        with raises(ConfigError, where=f"prior {name}"):
             prior.denoise(state.x, 1.0, state)
     prior = PerpendicularPrior(1.5)
     prior.bind([GaussianPrior(plane="axial"), GaussianPrior(plane="coronal")])

@@ -180,8 +180,9 @@ def test_context_is_given_beside_the_options(shrink: None) -> None:
     assert registry.build("regularizers", {"name": "shrink", "threshold": 0.2}, where="p", mode="hard").mode == "hard"
     with raises(ConfigError, where="p#mode", expected="one of threshold"):
         registry.check_options("regularizers", {"name": "shrink", "mode": "x"}, where="p", context=("mode",))
-    with raises(PluginError, where="regularizer", got=None):
+    with raises(PluginError, where="regularizer") as caught:
         registry.build("regularizers", "shrink", where="regularizer", geometry=None)
+    assert "'geometry'" in caught.value.what
 
 
 def test_builds_nested_plugins(relay: None, shrink: None) -> None:
@@ -207,30 +208,22 @@ def test_none_stays_none_in_a_plugin_option(relay: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "where", "got"),
+    ("spec", "fields"),
     [
-        ({"step": 3}, "sampler#step", None),
-        ({"step": 3}, "sampler#step", None),
-        ({}, "sampler", "no options"),
         (
-            {"steps": 1, "penalties": [{"name": "shrink", "treshold": 1}]},
-            "sampler#penalties#0#treshold",
-            None,
+            {"step": 3},
+            {"where": "sampler#step", "expected": "one of steps, start, penalties", "mend": "did you mean 'steps'?"},
         ),
-        (
-            {"steps": 1, "penalties": {"name": "shrink", "threshold": -1}},
-            "sampler#penalties",
-            None,
-        ),
-        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, "sampler#penalties#mode", None),
-        ({"steps": 1, "start": 7}, "sampler#start", "int 7"),
-        ({"steps": 1, "start": {"steps": 1}}, "sampler#start", "dict {'steps': 1}"),
+        ({}, {"where": "sampler", "expected": "the required steps", "got": "no options"}),
+        ({"steps": 1, "penalties": [{"name": "shrink", "treshold": 1}]}, {"where": "sampler#penalties#0#treshold"}),
+        ({"steps": 1, "penalties": {"name": "shrink", "threshold": -1}}, {"where": "sampler#penalties"}),
+        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, {"where": "sampler#penalties#mode"}),
+        ({"steps": 1, "start": 7}, {"where": "sampler#start", "got": "int 7"}),
+        ({"steps": 1, "start": {"steps": 1}}, {"where": "sampler#start", "got": "dict {'steps': 1}"}),
     ],
 )
-def test_wrong_options_say_where(
-    relay: None, shrink: None, spec: dict[str, object], where: str, got: str | None
-) -> None:
-    with raises(ConfigError, where=where, got=got) as caught:
+def test_wrong_options_say_where(relay: None, shrink: None, spec: dict[str, object], fields: dict[str, str]) -> None:
+    with raises(ConfigError, **fields) as caught:
         registry.build("samplers", {"name": "relay", **spec}, where="sampler")
     assert caught.value.exit_code == 2
 
@@ -273,7 +266,7 @@ def test_a_component_that_is_no_id_keeps_its_name(install: Install) -> None:
 
 
 def test_an_unknown_nested_name_lists_the_literals(relay: None) -> None:
-    with raises(PluginError, where="sampler#start", got=None):
+    with raises(PluginError, where="sampler#start", mend="did you mean 'noise'?"):
         registry.build("samplers", {"name": "relay", "steps": 1, "start": "nois"}, where="sampler")
 
 
@@ -295,15 +288,16 @@ def test_a_plugin_of_another_kind_is_no_spec(shrink: None) -> None:
 
 
 def test_unknown_names_are_mended(shrink: None) -> None:
-    with raises(PluginError, where="regularizer", got=None) as caught:
+    with raises(PluginError, where="regularizer", mend="did you mean 'shrink'?") as caught:
         registry.create("regularizers", "schrink")
     assert caught.value.exit_code == 7
-    with raises(PluginError, where="sampler", got=None):
+    with raises(PluginError, where="sampler", mend="'shrink' is one of the regularizers; name one of the samplers"):
         registry.create("samplers", "shrink")
-    with raises(PluginError, where="regularizer", got=None):
+    with raises(PluginError, where="regularizer", mend="use 'acme-shrink:shrink'"):
         registry.create("regularizers", "other-dist:shrink")
-    with pytest.raises(ConfigError, match="unknown kind of plugin 'prior'; expected one of denoisers, priors"):
+    with raises(ConfigError, where=None, expected=...) as caught:
         registry.create("prior", "shrink")
+    assert caught.value.expected.startswith("one of denoisers, priors")
 
 
 def test_an_unknown_name_names_the_package_known_to_provide_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +368,7 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
         (f"{BASE}class Bad(Regularizer):\n    API_VERSION = 0{CONCRETE}", "written for API_VERSION 0"),
         (
             f"{BASE}class Bad(Regularizer):\n    def __init__(self, **kw): ...{CONCRETE}",
-            r"the constructor of Bad takes options without a name: \*\*kw",
+            "the constructor of Bad takes options without a name: **kw",
         ),
         (
             f"{BASE}class Bad(Regularizer):\n    plugin_options = {{'x': 'regularizers'}}{CONCRETE}",
@@ -387,8 +381,9 @@ def test_a_broken_plugin_is_reported_and_stops_nothing_else(
 ) -> None:
     install("broken-dist", "regularizers", {"bad": "Bad"}, source)
     assert info("regularizers", "bad").error is None
-    with raises(PluginError, where="regularizer", got=None) as caught:
+    with raises(PluginError, where="regularizer", mend="update or uninstall broken-dist") as caught:
         registry.create("regularizers", "bad")
+    assert reason in " ".join(caught.value.what.split())
     assert caught.value.exit_code == 7
     assert "\n" not in str(caught.value)
     reported = info("regularizers", "bad", check=True)
@@ -400,7 +395,7 @@ def test_a_broken_plugin_is_reported_and_stops_nothing_else(
 
 def test_a_missing_extra_is_named(install: Install) -> None:
     install("needy", "regularizers", {"bad": "Bad [gpu]"}, "import nowhere_to_be_found")
-    with raises(PluginError, where="regularizer", got=None):
+    with raises(PluginError, where="regularizer", mend="pip install 'needy[gpu]'"):
         registry.load("regularizers", "bad")
 
 
@@ -414,8 +409,9 @@ def test_a_file_of_entry_points_that_cannot_be_read_is_named(install: Install, t
     install("torn", "regularizers", {}, "")
     (tmp_path / "torn-2.1.dist-info" / "entry_points.txt").write_text("no section")
     registry.refresh()
-    with pytest.raises(PluginError, match=r"torn-2\.1\.dist-info"):
+    with raises(PluginError, mend="reinstall or uninstall that distribution") as caught:
         registry.available("regularizers")
+    assert "torn-2.1.dist-info" in caught.value.what
 
 
 def test_refresh_sees_what_was_installed_since(install: Install) -> None:

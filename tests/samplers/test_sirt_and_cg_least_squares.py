@@ -146,5 +146,5 @@ def test_sirt_refuses_what_has_no_sums() -> None:
     ],
 )
 def test_wrong_options(cls: type, option: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"sampler#{option}"):
+    with raises(ConfigError, where=f"sampler#{option}"):
         cls(**{option: value})

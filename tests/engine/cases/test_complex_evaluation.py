@@ -94,7 +94,7 @@ def test_the_record_covers_the_phase(run: Run) -> None:
     kept = phase.read_bytes()
     try:
         phase.write_bytes(kept + b"x")
-        with raises(IntegrityError, where="one_phase.nii.gz", got="b779bf87e29539d6..."):
+        with raises(IntegrityError, where="one_phase.nii.gz", got=...):
             verify_record(run.record)
         phase.unlink()
         with raises(IntegrityError, where="one_phase.nii.gz", got=None):

@@ -198,8 +198,10 @@ def test_nothing_names_a_patient(cohort: Cohort) -> None:
 def test_a_case_that_fails_fails_its_run(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = cohort.evaluate([{"image": str(cohort.scans / f"{PATIENTS[0]}.nii.gz"), "case": "broken"}])
     monkeypatch.setattr(cohort.score.network, "forward", lambda x, sigma: x / 0)
-    with raises(NumericalError, where="network of the axial plane (axial)"):
+    with raises(NumericalError, where="network of the axial plane (axial)") as caught:
         evaluator.run()
+    for fact in ("step 1", "axial slice 0", "sigma 0.2"):
+        assert fact in caught.value.what
     by_name = {run.info.run_name: run for run in cohort.runs()[-2:]}
     assert {name: run.info.status for name, run in by_name.items()} == {"cohort": "FAILED", "broken": "FAILED"}
     assert by_name["broken"].data.tags["error"] == "NumericalError"
@@ -217,8 +219,9 @@ def test_a_case_that_fails_stops_no_other(cohort: Cohort, make_bundle: Any, tmp_
     cases = [{"image": str(scans / f"{name}.nii.gz"), "case": f"case-{name}"} for name in "abcd"]
     evaluator = cohort.evaluate(cases, track=False)
     evaluator.recorder.output_dir = tmp_path / "out"
-    with raises(InputError, where="cases") as caught:
+    with raises(InputError, where="cases", mend=...) as caught:
         evaluator.run()
+    assert "case case-c: image: " in caught.value.got
     assert caught.value.exit_code == 2
     assert [result["case"] for result in evaluator.results] == ["case-a", "case-d"]
     assert len(evaluator.failures) == 2
@@ -240,7 +243,7 @@ def test_a_full_disk_stops_all(cohort: Cohort, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("monai_diffrecon.engine.cases.case_record.write_volume", full)
     evaluator = cohort.evaluate(track=False)
     evaluator.recorder.output_dir = tmp_path / "out"
-    with pytest.raises(ResourceError, match=r"^the disk is full$"):
+    with raises(ResourceError, what="the disk is full"):
         evaluator.run()
     assert not evaluator.failures
 

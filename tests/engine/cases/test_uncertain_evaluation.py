@@ -128,7 +128,7 @@ def test_files_and_record(score: ScoreNetwork, tmp_path: Path) -> None:
     verify_record(tmp_path / "c_recon.provenance.json")
     std = tmp_path / "c_std_null.nii.gz"
     std.write_bytes((tmp_path / "c_std.nii.gz").read_bytes())
-    with raises(IntegrityError, where="c_std_null.nii.gz", got="455bcb8d6db2495d..."):
+    with raises(IntegrityError, where="c_std_null.nii.gz", got=...):
         verify_record(tmp_path / "c_recon.provenance.json")
     std.unlink()
     with raises(IntegrityError, where="c_std_null.nii.gz", got=None):

@@ -70,6 +70,7 @@ def test_a_step_is_done_again_after_the_move(monkeypatch: pytest.MonkeyPatch) ->
 def test_with_nothing_left_to_do_it_says_so() -> None:
     with raises(ResourceError, where="inferer") as caught:
         engine(OutOfMemoryAt(2)).reconstruct(seed=0, case="")
+    assert "2.00 GiB" in caught.value.what
     assert caught.value.exit_code == 6
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 

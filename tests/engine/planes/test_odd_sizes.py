@@ -19,7 +19,6 @@ from monai_diffrecon.denoisers.direct import DirectDenoiser
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.engine.problem.simulation import Simulation, simulate
-from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement.metatensor import geometry_of, to_tensor
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
@@ -163,7 +162,7 @@ def test_a_mask_of_few_points(shape: tuple[int, int], kind: str) -> None:
 def test_a_size_that_cannot_be(
     operator: dict[str, Any], shape: tuple[int, int, int], where: str, got: str | None
 ) -> None:
-    with raises((ConfigError, InputError), where=where, got=got):
+    with raises(DiffReconError, where=where, got=got):
         measured(shape, operator)
 
 

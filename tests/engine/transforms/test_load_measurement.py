@@ -72,7 +72,7 @@ def test_a_reference_is_a_volume(scans: Path) -> None:
 def test_errors_name_the_case(scans: Path) -> None:
     (scans / "Doe.nii").write_bytes(b"junk")
     for key, transform in (("image", LoadMeasurementd(["image"])), ("reference", LoadVolumed(["reference"]))):
-        with pytest.raises(InputError, match=rf"^case c-1: {key}: cannot be read as NIfTI") as caught:
+        with raises(InputError, where=f"case c-1: {key}", got=...) as caught:
             transform({key: str(scans / "Doe.nii"), "case": "c-1"})
         assert "Doe" not in str(caught.value)
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)

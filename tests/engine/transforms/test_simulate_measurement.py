@@ -113,12 +113,12 @@ def test_disabled_it_passes_everything_through() -> None:
 def test_a_volume_must_be_finite(value: float) -> None:
     data = sample()
     data["image"][0, 1, 2, 3] = value
-    with raises(InputError, where="image", got=None):
+    with raises(InputError, where="image", mend="repair the measurement"):
         SimulateMeasurementd(["image"], SLICES)(data)
 
 
 def test_an_empty_volume_is_refused() -> None:
-    with raises(InputError, where="image", got=None):
+    with raises(InputError, where="image", mend=None):
         SimulateMeasurementd(["image"], SLICES, noise=0.1)({"image": torch.zeros(1, *SHAPE)})
 
 
