@@ -24,7 +24,7 @@ from monai_diffrecon.engine.transforms.floor_padding import FloorPaddingd
 from monai_diffrecon.engine.transforms.load_measurement import LoadMeasurementd, LoadVolumed
 from monai_diffrecon.engine.transforms.resample_in_plane import ResampleInPlaned
 from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.evaluation.cohort.read import read_cohort
 from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation

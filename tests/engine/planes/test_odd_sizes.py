@@ -19,6 +19,7 @@ from monai_diffrecon.denoisers.direct import DirectDenoiser
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.engine.problem.simulation import Simulation, simulate
+from monai_diffrecon.errors import DiffReconError
 from monai_diffrecon.io.measurement.metatensor import geometry_of, to_tensor
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet

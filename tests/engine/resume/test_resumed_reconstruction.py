@@ -24,6 +24,7 @@ from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import (
     ConfigError,
+    DiffReconError,
     IntegrityError,
     NumericalError,
     PluginError,
