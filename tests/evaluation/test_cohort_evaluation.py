@@ -389,7 +389,7 @@ def test_files_that_are_damaged_are_found_before_anything_runs(folder: Folder) -
     scan = folder.root / "scans" / f"{PATIENTS[1]}.nii.gz"
     content = scan.read_bytes()
     scan.write_bytes(b"not a scan")
-    with raises(InputError, where="case second: image", got="Not a gzipped file (b'no')") as caught:
+    with raises(InputError, where="case second: image", got=...) as caught:
         CohortEvaluation(folder.write(), folder.output)
     assert "Roe" not in str(caught.value)
     scan.write_bytes(content)
