@@ -20,10 +20,12 @@ import torch
 
 from monai_diffrecon import read_scan, registry
 from monai_diffrecon.bundle.metadata import read_metadata
+from monai_diffrecon.bundle.zip_members import extract_checked
 from monai_diffrecon.comparison.calibration import interval_coverage, rank_coverage
 from monai_diffrecon.comparison.montage import montage
 from monai_diffrecon.comparison.volume_metrics import psnr, volume_metrics
 from monai_diffrecon.engine.cases.list_cases import list_cases
+from monai_diffrecon.engine.plugin_checks import checked_call
 from monai_diffrecon.errors import DiffReconError
 from monai_diffrecon.evaluation.cohort.read import read_cohort
 from monai_diffrecon.evaluation.reader_study.statistics import wilson_interval
@@ -55,6 +57,7 @@ def file(folder: Path, name: str, content: str = "junk") -> Path:
 #: Name of an error -> what provokes it, in an empty folder.
 PROVOKED: dict[str, Callable[[Path], object]] = {
     "bundle: metadata is no JSON": lambda d: read_metadata(file(d, "b/configs/metadata.json", "{").parents[1]),
+    "bundle: no archive": lambda d: extract_checked(file(d, "b.zip"), d / "new"),
     "bundle: none": lambda d: read_metadata(d / "nowhere"),
     "calibration: empty mask": lambda d: interval_coverage(ZEROS, ZEROS, ZEROS, mask=ZEROS),
     "calibration: negative std": lambda d: interval_coverage(ZEROS, ZEROS - 1, ZEROS),
@@ -83,6 +86,8 @@ PROVOKED: dict[str, Callable[[Path], object]] = {
     "operator: radians": lambda d: plugin("operators", "parallel_ct", angles=[0.0, 0.5, 1.0]),
     "operator: slices too thick": lambda d: plugin("operators", "slice_thickness", thickness=99.0),
     "operator: too large": lambda d: plugin("operators", "parallel_ct", views=4, memory_limit_gb=1e-9),
+    "plugin: of another kind of volume": lambda d: checked_call(lambda x: x[..., 1:], ZEROS, "prior Rude"),
+    "plugin: writes": lambda d: checked_call(lambda x: x.add_(0), ZEROS.clone(), "prior Rude"),
     "prior: unbound": lambda d: plugin("priors", "slices").denoise(ZEROS, 1.0, state()),
     "prior: unknown turns": lambda d: plugin("priors", "perpendicular", K=1),
     "record: damaged": lambda d: verify_record(file(d, "a.provenance.json")),
