@@ -360,7 +360,7 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
         ("raise RuntimeError('no licence\\nfound')", "RuntimeError: no licence found"),
         ("import sys; sys.exit('bye')", "SystemExit: bye"),
         ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-        ("class Other: ...", "AttributeError: .* has no attribute 'Bad'"),
+        ("class Other: ...", "has no attribute 'Bad'"),
         ("def f(:", "SyntaxError"),
         ("class Bad: ...", "Bad is not a subclass of Regularizer"),
         ("Bad = 3", "3 is not a subclass"),

@@ -219,7 +219,7 @@ def test_a_case_that_fails_stops_no_other(cohort: Cohort, make_bundle: Any, tmp_
     cases = [{"image": str(scans / f"{name}.nii.gz"), "case": f"case-{name}"} for name in "abcd"]
     evaluator = cohort.evaluate(cases, track=False)
     evaluator.recorder.output_dir = tmp_path / "out"
-    with raises(InputError, where="cases", mend=...) as caught:
+    with raises(InputError, where="cases") as caught:
         evaluator.run()
     assert "case case-c: image: " in caught.value.got
     assert caught.value.exit_code == 2

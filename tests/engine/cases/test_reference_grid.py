@@ -125,15 +125,13 @@ def test_a_reference_is_resampled_to_the_reconstructions_grid(source: np.ndarray
 def test_a_reference_that_does_not_cover_the_reconstruction_is_refused() -> None:
     moved = GRID.copy()
     moved[:3, 3] += TURN[:, 0] * 5
-    with raises(InputError, where="reference", got="up to 4.5 voxels beyond its edge") as caught:
+    with raises(InputError, where="reference", got="up to 4.5 voxels beyond its edge"):
         reference_on_grid(tensor(moved, SHAPE), GEOMETRY)
-    assert "4.5 voxels" in str(caught.value.got)
 
 
 def test_a_thick_reference_is_no_truth() -> None:
-    with raises(InputError, where="reference", got="5 mm") as caught:
+    with raises(InputError, where="reference", got="5 mm"):
         reference_on_grid(tensor(GRID @ np.diag([1.0, 1.0, 5.0, 1.0]), (22, 20, 4)), GEOMETRY)
-    assert caught.value.got == "5 mm"
 
 
 def run(output: Path, image: MetaTensor, reference: MetaTensor, **options: Any) -> Any:

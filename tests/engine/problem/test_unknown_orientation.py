@@ -77,7 +77,6 @@ def test_the_output_says_no_orientation_and_keeps_the_order_of_voxels(scan: Path
 def test_dicom_is_refused_before_anything_is_computed(scan: Path, tmp_path: Path) -> None:
     with raises(InputError, where="case one") as caught:
         run(scan, tmp_path / "out", output_format="both")
-    assert caught.value.where == "case one"
     assert "axes" in str(caught.value.mend)
     assert not list((tmp_path / "out").glob("one*.nii.gz"))
     with raises(InputError, where="series"):
