@@ -95,7 +95,7 @@ def test_weights_of_another_network(bundle: Path) -> None:
     [
         (lambda m: m.pop("diffrecon"), "configs/metadata.json#diffrecon", "without plane, spacing, intensity, denois"),
         (lambda m: m["diffrecon"].pop("intensity"), "configs/metadata.json#diffrecon", "without intensity"),
-        (lambda m: m["diffrecon"]["weights"].pop("sha256"), "diffrecon#weights#sha256", "None"),
+        (lambda m: m["diffrecon"]["weights"].pop("sha256"), "diffrecon#weights#sha256", "none"),
         (lambda m: m["diffrecon"]["weights"].update(sha256=""), "diffrecon#weights#sha256", "''"),
         (lambda m: m["diffrecon"].update(weights="model.pt"), "diffrecon#weights", "str"),
     ],
