@@ -10,7 +10,7 @@ volumes and ``datalist.json`` with the sections ``training`` and ``validation`` 
 brain_mr, ct: every volume at the voxel size of its scan, for networks of a range of pixel sizes; three validation
 subjects each. The others are what the bundles of one voxel size were trained on.
 
-brain: heads and brains at 1 mm, cropped. heads: whole heads at 2 mm, each in a frame of 104 voxels a side, what a
+brain: heads and brains at 1 mm, cropped. heads: whole heads at 2 mm, each in a frame of 104 voxels per side, what a
 network that draws whole slices is trained on. body_ct: chests and abdomens at 1.5 mm, -1000..1000 HU to 0..1.
 """
 

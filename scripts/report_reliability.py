@@ -28,17 +28,17 @@ ROOT = Path(__file__).resolve().parent.parent
 FAULTS = ROOT / "tests" / "faults" / "faults.json"
 
 INTRODUCTION = """\
-# What happens when something goes wrong
+# Reliability
 
-Written by `scripts/report_reliability.py`, which runs the test of every row (`tests/faults/faults.json`); all of them
-are part of the suite. *Observed* is what this run saw: the tests hold what is expected, and fail otherwise.
+Written by `scripts/report_reliability.py`, which runs the tests of every row (`tests/faults/faults.json`); all of them
+are part of the test suite. *Observed* is the outcome of this run; a test fails if the outcome is not as expected.
 
 Exit codes: 2 input or configuration, 3 resume mismatch, 4 integrity or security, 5 numbers, 6 resources, 7 plugins;
-143 after SIGTERM. Every one of them comes with one line on stderr that says what, where, what was expected, what was
-found, and how to mend it.
+143 after SIGTERM. Each comes with one line on stderr that states what is wrong, where, the expected and the actual
+value, and the fix.
 
 See also: [resume.md](resume.md), [provenance.md](provenance.md), [privacy.md](privacy.md), [security.md](security.md);
-what it costs: [results/safety.md](results/safety.md), [results/memory.md](results/memory.md).
+for the overhead: [results/safety.md](results/safety.md), [results/memory.md](results/memory.md).
 """
 
 

@@ -190,15 +190,15 @@ def verdicts(task: Task, rows: dict[str, CaseRow]) -> list[tuple[str, bool]]:
     above = min(default.value("psnr") - r.value("psnr") for r in alone)
     calls = default.value("denoiser_calls")
     found = [
-        (f"{gain:+.2f} dB over {name} (asked: {bar:+.1f})", gain >= bar),
-        (f"{above:+.2f} dB over the better network alone", above >= 0),
-        (f"{calls:.0f} network calls a slice (at most {MOST_CALLS})", calls <= MOST_CALLS),
+        (f"{gain:+.2f} dB over {name} (target: {bar:+.1f})", gain >= bar),
+        (f"{above:+.2f} dB over the better single network", above >= 0),
+        (f"{calls:.0f} network calls per slice (at most {MOST_CALLS})", calls <= MOST_CALLS),
     ]
     if name == "Cubic":
         classical = [r for label, r in rows.items() if label in (*task.classical, TUNED)]
         planes = [f"ssim_{plane}" for plane in ("axial", "coronal", "sagittal")]
         least = min(default.value(p) - r.value(p) for p in planes for r in classical)
-        found.append((f"SSIM {least:+.4f} over the best classical one in the worst plane", least > 0))
+        found.append((f"SSIM {least:+.4f} over the best classical method in the worst plane", least > 0))
     return found
 
 
@@ -240,7 +240,7 @@ def page(lines: dict[str, list[str]]) -> str:
         "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
         "img{max-width:100%}p{margin:.2rem 0}"
     )
-    title = "Bundles on validation subjects"
+    title = "Results on validation subjects"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
         f"<h1>{title}</h1>{body}</html>\n"
@@ -292,12 +292,12 @@ def main() -> None:
         atomic_write(index, lambda path: path.write_text(page(texts), encoding="utf-8"))
         run.log_artifact(index)
     head = [
-        "# The bundles on validation subjects",
+        "# Results on validation subjects",
         "",
-        f"`scripts/validate_bundles.py`, {torch.get_num_threads()} threads. Nobody trained on these subjects, and the "
-        "settings of the default were chosen on them. No noise is added. 3D ADMM-TV has the weight, constraint and "
-        "number of iterations that are best by the truth. Calls are network calls a slice. Samples of a whole volume "
-        "take long; those of 5 mm slices are in [docs/studies/uncertainty.md](../studies/uncertainty.md).",
+        f"`scripts/validate_bundles.py`, {torch.get_num_threads()} threads. These subjects are not in the training "
+        "data; the default settings were chosen on them. No noise is added. 3D ADMM-TV uses the weight, constraint and "
+        "number of iterations that are best by the ground truth. Calls are network calls per slice. Sampling a whole "
+        "volume takes long; samples for 5 mm slices are in [docs/studies/uncertainty.md](../studies/uncertainty.md).",
         "",
     ]
     if args.output is not None:

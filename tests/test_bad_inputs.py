@@ -206,7 +206,7 @@ CASES: dict[str, Case] = {
     "an image where k-space is needed": Case(
         thin,
         InputError,
-        ("the measurement of CartesianMRI does not say the geometry", "--simulate true"),
+        ("the measurement of CartesianMRI does not state the geometry", "--simulate true"),
         task="accelerated_mri",
         options={"simulate": False},
     ),
@@ -245,7 +245,7 @@ CASES: dict[str, Case] = {
     "text renamed .h5": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
         InputError,
-        ("image: recognised by no reader", "measurement_file", "nifti", "--reader NAME"),
+        ("image: not recognized by any reader", "measurement_file", "nifti", "--reader NAME"),
     ),
     "text read as a measurement file": Case(
         lambda p: file_of(p / "scan.h5", b"x,y\n1,2\n" * 60),
@@ -266,7 +266,7 @@ CASES: dict[str, Case] = {
     "4D NIfTI": Case(
         lambda p: nifti(p / "scan.nii.gz", np.ones((8, 7, 6, 3), dtype=np.float32)),
         InputError,
-        ("image: not a volume", "three axes, got shape (8, 7, 6, 3)", "split it"),
+        ("image: several volumes", "three axes, got shape (8, 7, 6, 3)", "split it"),
     ),
     "another voxel size": Case(
         lambda p: nifti(p / "scan.nii.gz", blobs(8, 14, 4), (2.0, 1.0, 3.0)),
@@ -302,7 +302,7 @@ CASES: dict[str, Case] = {
     "slices thinner than asked for": Case(
         lambda p: nifti(p / "scan.nii.gz", blobs(16, 14, 4), (1.0, 1.0, 0.5)),
         InputError,
-        ("operator#target_spacing: slices are thinner than the target already",),
+        ("operator#target_spacing: slices are already thinner than the target",),
     ),
 }
 
@@ -342,13 +342,13 @@ def run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 def without(distribution: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the plugins of a distribution, as where it is not installed."""
-    found = registry._entries
+    found = registry.registry._entries
 
     def entries(kind: str) -> Any:
         kept, unreadable = found(kind)
         return tuple(e for e in kept if e.distribution != distribution), unreadable
 
-    monkeypatch.setattr(registry, "_entries", entries)
+    monkeypatch.setattr("monai_diffrecon.registry.registry._entries", entries)
 
 
 def written(output: Path) -> list[str]:

@@ -48,21 +48,22 @@ def test_contracts_hold() -> None:
         ("samplers/rogue.py", "def f():\n    import monai.networks", "The lower layers stay free of monai"),
         ("testing/rogue.py", "import monai_diffrecon.engine", "The test kit for plugin authors needs no engine"),
         ("engine/rogue.py", "import monai_diffrecon.testing", "Nothing imports the test kit"),
-        ("engine/rogue.py", "import monai_diffrecon.engine.ring", "No circles"),
+        ("engine/problem/rogue.py", "import monai_diffrecon.engine.cases", "The rooms of the engine"),
+        ("engine/rogue.py", "", "The rooms of the engine"),
+        ("engine/cases/rogue.py", "import monai_diffrecon.engine.cases.ring", "No circles"),
     ],
 )
 def test_each_contract_can_fail(tmp_path: Path, module: str, line: str, broken: str) -> None:
     """The contracts on a skeleton of the package with one forbidden import in it."""
     package = tmp_path / "monai_diffrecon"
-    package.mkdir()
-    for part in (ROOT / "monai_diffrecon").iterdir():
-        if part.is_dir() and (part / "__init__.py").exists():
-            (package / part.name).mkdir()
-            (package / part.name / "__init__.py").touch()
-        elif part.suffix == ".py":
-            (package / part.name).touch()
+    for path in (ROOT / "monai_diffrecon").rglob("*.py"):
+        copy = package / path.relative_to(ROOT / "monai_diffrecon")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
     (package / "registry" / "registry.py").write_text("import entrypoints\n")
-    (package / "engine" / "ring.py").write_text("import monai_diffrecon.engine.rogue\n" if "ring" in line else "")
+    (package / "engine/cases/ring.py").write_text(
+        "import monai_diffrecon.engine.cases.rogue\n" if "ring" in line else ""
+    )
     (package / module).write_text(line + "\n")
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     result = lint(tmp_path)

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading other people's checkpoints without running what is in them."""
+"""Reading published checkpoints without running code in them."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def _parse_pickle(file: IO[bytes], where: str, allowed: Sequence[Allowed]) -> ob
     except pickle.UnpicklingError as error:
         if refused := _refused_global(str(error)):
             raise IntegrityError(
-                f"refused, since it wants to call {refused}, which weights have no use for",
+                f"refused: the file calls {refused}, which weights do not need",
                 where=where,
-                mend="do not load it otherwise; ask its author for a plain state dict",
+                mend="do not load it by other means; ask its author for a plain state dict",
             ) from None
         raise _unreadable(where, error) from None
     except MemoryError:
@@ -128,7 +128,7 @@ def _unreadable(where: str, error: Exception) -> InputError:
     return InputError(
         "truncated, or not a checkpoint",
         where=where,
-        expected="a file of torch.save, whole",
+        expected="a complete file of torch.save",
         got=f"{type(error).__name__}: {error}"[:160],
         mend="download it again and compare its size and hash",
     )

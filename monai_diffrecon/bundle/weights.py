@@ -39,7 +39,7 @@ def read_weights(root: str | Path, weights: Mapping[str, Any], where: str) -> tu
     name, expected = str(weights["file"]), str(weights["sha256"])
     if not _is_inside(name):
         raise IntegrityError(
-            "weights outside of the bundle", where=where, expected="a path below its root", got=repr(name)
+            "weights outside the bundle", where=where, expected="a path below its root", got=repr(name)
         )
     path = Path(root) / name
     if not path.is_file():
@@ -81,7 +81,7 @@ def check_state(content: Any, where: str) -> dict[str, Tensor]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(
-                "not only weights",
+                "more than weights",
                 where=where,
                 expected="a plain state dict, names and tensors",
                 got=f"{name!r:.60} of type {type(value).__name__}",

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Weights as training scripts save them: within other things, under names with the prefixes of wrappers."""
+"""Weights nested in checkpoints of training scripts, with name prefixes of wrappers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _inner(content: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
             where=where,
             expected="one",
             got=", ".join(f"{k!r:.40}" for k in found[:8]),
-            mend="save the one that is meant by itself",
+            mend="save the intended one on its own",
         )
     return content[chosen[0]] if chosen else None
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Looking at the members of a zip archive before anything reads or unpacks them."""
+"""Checks of the members of a zip archive before anything reads or unpacks them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check_members(archive: ZipFile, size: int, where: str, limits: ZipLimits | N
     total, packed = sum(i.file_size for i in infos), sum(i.compress_size for i in infos)
     if len(infos) > limits.members or total > limits.total:
         raise IntegrityError(
-            "the archive would become too large",
+            "the unpacked archive would be too large",
             where=where,
             expected=f"at most {limits.members} members and {limits.total >> 30} GiB",
             got=f"{len(infos)} members and {total / 2**30:.1f} GiB",
@@ -115,7 +115,7 @@ def extract_checked(path: str | Path, target: str | Path, limits: ZipLimits | No
     path, target = Path(path), Path(target)
     where = f"archive {path.name}"
     if target.exists() or target.is_symlink():
-        raise InputError("already there", where=f"folder {target.name}", mend="name a new folder")
+        raise InputError("already there", where=f"folder {target.name}", mend="choose a new folder")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with path.open("rb") as file:
@@ -150,7 +150,10 @@ def _extract(file: IO[bytes], folder: Path, where: str, limits: ZipLimits | None
                     _copy(source, out, info, where)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise IntegrityError(
-            "damaged, or not a zip archive", where=where, got=str(error)[:120], mend="get it again and compare its hash"
+            "damaged, or not a zip archive",
+            where=where,
+            got=str(error)[:120],
+            mend="download it again and compare its hash",
         ) from None
 
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommand ``diffrecon cases``: which case is which scan, for who holds the key."""
+"""The subcommand ``diffrecon cases``: find the scan of a case with the key of the case names."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def cases(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
         found = scans_of_cases(arguments.scans, arguments.output, arguments.reader)
         if arguments.case is not None and arguments.case not in found:
             raise InputError(
-                "no scan of that name",
+                "no scan with this case name",
                 where="--case",
                 got=f"{len(found)} other scans",
-                mend="name the folder of the run's scans, and its --output",
+                mend="give the folder of the run's scans, and its --output",
             )
         wanted = found if arguments.case is None else {arguments.case: found[arguments.case]}
         sys.stdout.write("".join(f"{name}  {path}\n" for name, path in wanted.items()))
@@ -50,7 +50,7 @@ def scans_of_cases(scans: Sequence[str | Path], output_dir: str | Path, reader: 
 
     if known_key(output_dir) is None:
         raise InputError(
-            "no key of cases' names",
+            "no key of case names",
             where="--output",
             expected="the output_dir of a run, or its DIFFRECON_CASE_KEY in the environment",
         )

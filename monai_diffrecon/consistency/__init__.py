@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Steps that pull a sampler towards the measurement."""
+"""Data consistency steps."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""How much a clean estimate weighs against the measurement."""
+"""Weight of the clean estimate relative to the measurement."""
 
 from __future__ import annotations
 

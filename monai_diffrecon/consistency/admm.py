@@ -26,7 +26,7 @@ class ADMMStep(ConsistencyStep):
     ``w_i += K_i x - z_i``. (Boyd et al. 2011, doi 10.1561/2200000016, section 3.1.1.)
 
     Args:
-        regularizers: the penalties g_i(K_i x); a single one, a list, or none, which leaves conjugate gradients.
+        regularizers: the penalties g_i(K_i x); a single one, a list, or none (conjugate gradients only).
         rho: relative to ``||A^T A||``, above 0. The weight of a penalty is
             ``lambda = threshold * rho * ||A^T A||``.
         iterations: ADMM iterations a step, 1 or more.
@@ -36,7 +36,7 @@ class ADMMStep(ConsistencyStep):
             the step, 0 for noiseless data.
 
     Raises:
-        ConfigError: an option out of its range, or something that is no regularizer.
+        ConfigError: an option out of its range, or a value that is not a regularizer.
     """
 
     plugin_options: ClassVar[dict[str, str]] = {"regularizers": "regularizers"}

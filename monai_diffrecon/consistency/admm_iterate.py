@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""DiffusionMBIR's consistency: ADMM on the noisy iterate."""
+"""DiffusionMBIR's data consistency: ADMM on the noisy iterate."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ADMMIterateStep(ConsistencyStep):
     """One ADMM iteration with one conjugate-gradient step on the noisy iterate (DiffusionMBIR, arXiv 2211.10655).
 
     ``x`` moves from the iterate towards the solution of ``(B A + rho K^T K) x = B y + rho K^T (z - w)``, then
-    ``z = prox(K x + w)`` and ``w += K x - z`` (algorithm 1). z and w start at 0 and live over all steps: the sampler's
-    steps are ADMM's iterations. B is the adjoint, or the published back-projection.
+    ``z = prox(K x + w)`` and ``w += K x - z`` (algorithm 1). z and w start at 0 and persist over all steps: the
+    sampler's steps are ADMM's iterations. B is the adjoint, or the published back-projection.
 
-    The method needs many small steps, thousands, because z remembers the noisier iterate before: for few steps take
-    ``admm``, which acts on the clean estimate.
+    The method needs thousands of small steps, because z depends on the noisier previous iterate. For few steps
+    use ``admm``, which acts on the clean estimate.
 
     Args:
         regularizers: the penalties; ``z_tv`` in the paper. The threshold of each is the paper's lambda / rho.
@@ -37,7 +37,7 @@ class ADMMIterateStep(ConsistencyStep):
         final_sirt: after the last step, add ``B (y - A x) / (B A 1)`` once (published for CT).
 
     Raises:
-        ConfigError: an option out of its range, or something that is no regularizer.
+        ConfigError: an option out of its range, or a value that is not a regularizer.
     """
 
     plugin_options: ClassVar[dict[str, str]] = {"regularizers": "regularizers"}
@@ -76,11 +76,11 @@ class ADMMIterateStep(ConsistencyStep):
                 where="consistency#back_projection",
                 expected="adjoint",
                 got="published",
-                mend='take the operator "rotation_ct" of diffrecon-published, or back_projection "adjoint"',
+                mend='use the operator "rotation_ct" of diffrecon-published, or back_projection "adjoint"',
             )
         if self.final_sirt and operator.complex_volume:
             raise ConfigError(
-                "SIRT's weights have no meaning for a complex volume",
+                "SIRT's weights are undefined for a complex volume",
                 where="consistency#final_sirt",
                 expected="false",
                 got="true",

@@ -20,11 +20,11 @@ from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, 
 class ConjugateGradientStep(ConsistencyStep):
     """``argmin_x 1/2 ||A x - y||^2 + gamma/2 ||x - x0||^2``, by a few iterations from x0 (DDS, arXiv 2303.05754).
 
-    Few iterations from x0 stay near x0 where the measurement says nothing, even with gamma = 0.
+    With few iterations, x stays near x0 in the null space of the operator, even with gamma = 0.
 
-    The correction ``x - x0`` is a combination of the operator's rows. Those of thick slices are boxes, whose edges show
-    as seams. With a ``correlation`` L the norm of the correction is that of an error that is smooth along one axis,
-    ``gamma/2 ||L^-1 (x - x0)||^2``: ``x = x0 + L u``, and u by conjugate gradients on ``A L``.
+    The correction ``x - x0`` is a combination of the operator's rows. For thick slices these are boxes, whose edges
+    show as seams. With a ``correlation`` L the norm of the correction is that of an error that is smooth along one
+    axis, ``gamma/2 ||L^-1 (x - x0)||^2``: ``x = x0 + L u``, and u by conjugate gradients on ``A L``.
 
     Args:
         iterations: most iterations, 1 or more.
@@ -32,9 +32,9 @@ class ConjugateGradientStep(ConsistencyStep):
         gamma: weight of the clean estimate relative to ``||A^T A||``; ``"auto"``: noise variance over ``sigma^2`` of
             the step, 0 for noiseless data (the variance times ``noise_weight``); ``"discrepancy"``: the weight at
             which the residual is as large as the noise (Morozov), 0 for noiseless data.
-        correlation: length (mm; standard deviation of a Gaussian) over which the error of x0 is alike, 0 for none.
-        correlation_plane: that is so along the axis on which the slices of this plane are stacked; None: of the thick
-            slices that were measured, or else of axial ones.
+        correlation: length (mm; standard deviation of a Gaussian) over which the error of x0 is correlated, 0 for none.
+        correlation_plane: plane whose slice axis the correlation follows; None: the plane of the measured thick slices,
+            otherwise axial.
         noise_weight: factor of the noise variance for ``"auto"``; DiffPIR's lambda (arXiv 2305.08995, equation 13).
 
     Raises:

@@ -17,15 +17,15 @@ class DPSStep(ConsistencyStep):
 
     The norms b are those of single slices, or of batches of slices as published, not squared (DPS: Chung et al. 2023,
     arXiv 2209.14687, algorithm 1; TPDM: arXiv 2303.08440, section 4). The gradient runs through the network, which
-    costs about three times a call without it.
+    costs about three times as much as a plain call.
 
     Args:
-        zeta: weight. With one norm a slice it is the published weight over the root of the published batch size, 6.
+        zeta: weight. With one norm per slice, the published weight divided by the root of the published batch size, 6.
         relative: divide the residual by ``||A||``, so that zeta does not depend on the size of the image or the
             scale of the operator; False reproduces published weights.
-        norm: one norm a ``slice``, a ``batch`` (published), or of the whole ``volume``. An operator that couples the
-            slices of the guided plane has one norm in any case.
-        batch_size: slices a batch.
+        norm: one norm per ``slice``, per ``batch`` (published), or for the whole ``volume``. An operator that couples
+            the slices of the guided plane always has a single norm.
+        batch_size: slices per batch.
         split: how slices are split into batches, ``near_equal`` (TPDM) or ``floor_plus_one``.
         plane: guide only at steps whose network is of this plane; None: at all steps; ``"auto"``: of the planes across
             the thick slices that were measured, where there are any.

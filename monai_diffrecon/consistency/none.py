@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""No consistency: the measurement is ignored."""
+"""No data consistency: the measurement is ignored."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What all adapters ask of the network they wrap."""
+"""Checks of the output of a wrapped network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checked(output: Tensor, x: Tensor, where: str, *, learned_variance: bool = F
         output = output[:, : x.shape[1]]
     if output.shape != x.shape:
         raise InputError(
-            "the network's output has another shape than its input",
+            "the network's output and input differ in shape",
             where=where,
             expected=tuple(x.shape),
             got=tuple(output.shape),

@@ -34,11 +34,11 @@ class DDPMDenoiser(Denoiser):
         beta_start: first beta of the schedule.
         beta_end: last beta of the schedule.
         alphas_cumprod: abar of each timestep, instead of a named schedule.
-        timesteps: ``nearest`` or ``interpolated``: how a noise level between two timesteps is told to the network.
-        data_range: the (low, high) that intensities 0 and 1 had in the training, for instance (-1, 1).
+        timesteps: ``nearest`` or ``interpolated``: how a noise level between two timesteps is passed to the network.
+        data_range: the (low, high) that intensities 0 and 1 are mapped to in training, for example (-1, 1).
 
     Raises:
-        ConfigError: an option out of its range, or noise levels that the schedule does not have.
+        ConfigError: an option out of its range, or noise levels outside the schedule.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class DDPMDenoiser(Denoiser):
         # The limits themselves, rounded to the digits of a configuration file, are fine.
         if wanted[0] < limits[0] * (1 - 1e-3) or wanted[1] > limits[1] * (1 + 1e-3):
             raise ConfigError(
-                "noise levels that the training schedule does not have",
+                "noise levels outside the training schedule",
                 where="denoiser#sigma_min, sigma_max",
                 expected=f"within {limits[0]:.6g} to {limits[1]:.6g}",
                 got=f"{wanted[0]:g} to {wanted[1]:g}",
-                mend="leave them out to take those of the schedule",
+                mend="omit them to use those of the schedule",
             )
         super().__init__(network, sigma_min=wanted[0], sigma_max=wanted[1])
         choices = ("epsilon", "v_prediction", "sample")
@@ -126,7 +126,7 @@ def _table(
         raise ConfigError(
             "not the cumulative products of a schedule",
             where="denoiser#alphas_cumprod",
-            expected="two or more numbers that fall, all above 0 and at most 1",
+            expected="two or more decreasing numbers above 0 and at most 1",
             got=f"{tuple(table.shape)} from {table.flatten()[:1].tolist()} to {table.flatten()[-1:].tolist()}",
         )
     return table

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.protocols import Measurement, VolumeGeometry
+
+_OF_RECIPE = {field.name for field in fields(Recipe) if field.init}
 
 
 class DiffReconInferer(Inferer):
@@ -111,6 +113,17 @@ class DiffReconInferer(Inferer):
         if name == "recipe":  # not made yet
             raise AttributeError(name)
         return getattr(self.recipe, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; one of the recipe's makes a new recipe, checked like the first.
+
+        Raises:
+            ConfigError: an option of the wrong type, or out of its range.
+        """
+        if name in _OF_RECIPE:
+            self.recipe = replace(self.recipe, **{name: value})
+        else:
+            super().__setattr__(name, value)
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z).

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -76,7 +77,7 @@ class Recipe:
         specs = {where: as_spec(value, where) for where, value in self.specs.items()}
         noise_std = self.noise_std
         checked: dict[str, Any] = {
-            "specs": specs,
+            "specs": MappingProxyType(specs),
             "sw_batch_size": check_integer(self.sw_batch_size, "inferer#sw_batch_size", low=1),
             "window": check_window(self.window, "inferer#window"),
             "overlap": check_number(self.overlap, "inferer#overlap", low=0.0, high=0.99),

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The exception tree: every error a user can cause says what, where, expected, got and how to mend it."""
+"""The exception tree: every user error states what is wrong, where, the expected and the actual value, and the fix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DiffReconError(Exception):
         where: the configuration id, file or component concerned, for instance ``prior#K``.
         expected: what would have been right.
         got: what was found instead.
-        mend: how to mend it, one imperative clause.
+        mend: the fix, one imperative clause; printed after ``Fix:``.
     """
 
     exit_code: ClassVar[int] = 1
@@ -65,7 +65,7 @@ def _joined(what: str | None, where: str | None, expected: str | None, got: str 
         line += f"; expected {expected}"
     if got is not None:
         line += f"{',' if expected is not None else ';'} got {got}"
-    return line + (f". To mend: {mend}" if mend else "")
+    return line + (f". Fix: {mend}" if mend else "")
 
 
 class InputError(DiffReconError):
@@ -93,23 +93,23 @@ class IntegrityError(DiffReconError):
 
 
 class NumericalError(DiffReconError):
-    """A computation produced a value that is not finite, or diverged."""
+    """A computation produced a non-finite value, or diverged."""
 
     exit_code = 5
 
 
 class ResourceError(DiffReconError):
-    """Memory, disk or time does not suffice."""
+    """Memory, disk space or time is insufficient."""
 
     exit_code = 6
 
 
 class BusyError(ResourceError):
-    """Another process is at the same work."""
+    """Another process is doing the same work."""
 
 
 class PluginError(DiffReconError):
-    """A plugin is missing, broken, clashing or breaks its contract."""
+    """A plugin is missing, broken, ambiguous or violates its contract."""
 
     exit_code = 7
 

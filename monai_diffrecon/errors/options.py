@@ -102,7 +102,7 @@ def check_flag(value: object, where: str) -> bool:
     """
     if isinstance(value, bool | int | str) and str(value) in _FLAGS:
         return _FLAGS[str(value)]
-    raise ConfigError("not a truth value", where=where, expected="true or false", got=repr(value))
+    raise ConfigError("not a boolean", where=where, expected="true or false", got=repr(value))
 
 
 def check_choice(value: object, where: str, choices: Sequence[str]) -> str:
@@ -139,5 +139,7 @@ def check_device(device: torch.device | str | None, where: str) -> torch.device 
     except (RuntimeError, TypeError):
         there = False
     if not there:
-        raise ConfigError("no such device", where=where, expected="cpu, or cuda:0 where CUDA is", got=repr(device))
+        raise ConfigError(
+            "no such device", where=where, expected="cpu, or cuda:0 if CUDA is available", got=repr(device)
+        )
     return device

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files so that nothing half-written is ever visible."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(
-            "no folder to write to", where=path.name, expected="an existing folder", mend="make the folder first"
+            "no folder to write to", where=path.name, expected="an existing folder", mend="create the folder first"
         )
     # Not mkstemp: it would leave the file readable by its owner alone, whatever the umask says.
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp{full_suffix(path)}")
@@ -105,7 +105,7 @@ def write_json(path: str | Path, obj: Any) -> None:
     try:
         text = json.dumps(obj, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError("cannot be said in JSON", where=Path(path).name, got=str(error)) from None
+        raise InputError("cannot be written as JSON", where=Path(path).name, got=str(error)) from None
     atomic_write(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
@@ -122,10 +122,10 @@ def told(error: OSError, where: str) -> Exception:
         where: what was to be written, without its folder.
     """
     if error.errno in _FULL:
-        return ResourceError("the disk is full", where=where, mend="free some space, or name another output_dir")
+        return ResourceError("the disk is full", where=where, mend="free some space, or choose another output_dir")
     if error.errno in _REFUSED:
         mend = "name a folder that you may write to"
-        return InputError("may not be written", where=where, got=error.strerror, mend=mend)
+        return InputError("cannot be written", where=where, got=error.strerror, mend=mend)
     return error
 
 

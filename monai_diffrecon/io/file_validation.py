@@ -85,7 +85,7 @@ def validated(kind: type[T], value: object, where: str, error: type[DiffReconErr
     if isinstance(raised, ValueError) and isinstance(told := raised.args[0], DiffReconError):
         raise type(told)(told.what, where=at(where, told.where), expected=told.expected, got=told.got, mend=told.mend)
     if first["type"] == "missing":
-        raise error("missing", where=where)
+        raise error("missing", where=where, expected="a value", got="none")
     said = re.sub(r"^\w+ should (be |have )?| after validation.*", "", first["msg"])
     wrong_type = first["type"].endswith("_type")
     # A text where something else is due may be a path, which no message repeats.

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a scan with the reader that knows its kind."""
+"""Reading a scan with the reader that recognizes it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_scan(path: str | Path, spec: Any = AUTO, *, leaning: bool = False) -> t
     Args:
         path: the scan.
         spec: as for :func:`find_reader`.
-        leaning: do not refuse an image whose slices lean (gantry tilt): the caller straightens it.
+        leaning: do not refuse a sheared (gantry-tilted) stack: the caller corrects it.
 
     Raises:
         InputError: as :func:`find_reader`, or the scan is damaged, incomplete, or not of the reader's kind; or what
@@ -96,27 +96,27 @@ def _choose(path: Path, spec: Any) -> tuple[str, MeasurementReader]:
         return found[0], readers[found[0]]
     if found:
         raise InputError(
-            f"recognised by several readers: {', '.join(found)}", where=path.name, mend=f"--reader {found[0]}"
+            f"recognized by several readers: {', '.join(found)}", where=path.name, mend=f"--reader {found[0]}"
         )
     if path.is_dir() and not any(path.iterdir()):
         raise InputError("an empty folder", where=path.name, expected="the files of a scan")
     inner = folders_with(path, lambda file: bool(recognisers(file, readers))) if path.is_dir() else []
     if inner:
         raise InputError(
-            "no scan itself, but a folder of such",
+            "not a scan, but a folder of scans",
             where=path.name,
             expected="one scan",
-            got=f"{len(inner)} folders in it with scans",
+            got=f"{len(inner)} folders with scans",
             mend=name_one(path, inner),
         )
     elsewhere = sorted((n, d) for (kind, n), d in registry.KNOWN_PROVIDERS.items() if kind == "readers")
     missing = ", ".join(f"{n}: {d}" for n, d in elsewhere if n not in readers)
     install = f"install the package that reads it{f' ({missing})' if missing else ''}"
     raise InputError(
-        "recognised by no reader",
+        "not recognized by any reader",
         where=path.name,
         expected=f"a scan for {', '.join(sorted(readers)) or 'a reader, but none is installed'}",
-        mend=f"{install}, or --reader NAME to learn what it misses",
+        mend=f"{install}, or use --reader NAME to see why it is refused",
     )
 
 

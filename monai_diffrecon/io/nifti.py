@@ -100,7 +100,7 @@ def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vol
             "cannot be read as NIfTI",
             where=where,
             got=" ".join(str(error).replace(str(path), where).split())[:200] or type(error).__name__,
-            mend="check that the file is complete, and what its name says it is",
+            mend="check that the file is complete and has the right file name extension",
         ) from None
     bad = int(array.size - np.count_nonzero(np.isfinite(array)))
     if bad:
@@ -109,7 +109,7 @@ def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vol
             where=where,
             expected="numbers",
             got=f"{bad} voxels of NaN or infinity",
-            mend="replace them, by the value of the background for instance",
+            mend="replace them, for example by the background value",
         )
     geometry = geometry_of(array.shape, image.affine)
     return torch.from_numpy(array[None]), geometry if oriented else replace(geometry, affine=None), notices
@@ -135,7 +135,7 @@ def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, 
         raise ConfigError("unknown data type", where="dtype", expected=" or ".join(DTYPES), got=repr(dtype))
     if tuple(volume.shape) != (1, *geometry.shape) or volume.is_complex():
         raise InputError(
-            "not the volume of its geometry",
+            "volume and geometry do not match",
             where=path.name,
             expected=f"real numbers of shape {(1, *geometry.shape)}",
             got=f"{str(volume.dtype).removeprefix('torch.')} of shape {tuple(volume.shape)}",
@@ -182,7 +182,7 @@ def _check_size(image: Any, path: Path) -> None:
         held = _unpacked_size(path, needed + _TRAILING)
     if offset < 0 or needed > held or (packed and held > needed + _TRAILING):
         raise InputError(
-            "cannot be read as NIfTI: truncated, or of a damaged header",
+            "cannot be read as NIfTI: truncated, or a damaged header",
             where=path.name,
             expected=f"{needed} bytes",
             got=f"{held} bytes" if held <= needed else "more",
@@ -211,11 +211,11 @@ def _check_header(image: Any, where: str, volume: int | None) -> None:
     count = math.prod(further)
     if volume is None and further:
         raise InputError(
-            "not a volume, but several",
+            "several volumes",
             where=where,
             expected="three axes",
-            got=f"shape {shape}: {count} volumes, counted from 0 to {count - 1}",
-            mend="""choose one, --reader '{"name":"nifti","volume":0}', or split it, one volume a file""",
+            got=f"shape {shape}: {count} volumes, numbered from 0 to {count - 1}",
+            mend="""choose one, --reader '{"name":"nifti","volume":0}', or split it into one file per volume""",
         )
     if volume is not None and not 0 <= volume < count:
         raise InputError("no such volume", where=where, expected=f"0 to {count - 1}", got=volume)

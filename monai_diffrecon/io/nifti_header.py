@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Where the header of a NIfTI file says its voxels lie, and what is to be said of that."""
+"""Position of the voxels according to a NIfTI header, and notices about it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _PARTS = {"phase": PHASE, "real": REAL, "imag": IMAGINARY}
 
 
 class NIfTIReader(MeasurementReader):
-    """A NIfTI volume, ``.nii`` or ``.nii.gz``: an image in RAS+ order whose unit the file does not say.
+    """A NIfTI volume, ``.nii`` or ``.nii.gz``: an image in RAS+ order without a known unit.
 
     A BIDS sidecar beside it (``scan.json`` of ``scan.nii.gz``) is asked what the image is: a phase is refused, a
     parameter map is warned of. So are names of BIDS (``part-phase``).

@@ -14,7 +14,7 @@ from monai_diffrecon.protocols import VolumeGeometry, VolumeOrigin, VolumeWriter
 
 
 class NIfTIWriter(VolumeWriter):
-    """Writes ``.nii.gz``, float32; the header says nothing but the geometry."""
+    """Writes ``.nii.gz``, float32; the header contains only the geometry."""
 
     suffix: ClassVar[str] = ".nii.gz"
 

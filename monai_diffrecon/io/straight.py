@@ -34,11 +34,11 @@ def check_straight(geometry: VolumeGeometry, where: str, *, image: bool = True) 
     mend = "straighten it by another tool (dcm2niix writes a file with Tilt in its name beside it; or SimpleITK)"
     correctable = image and lean.axis is not None
     raise InputError(
-        "slices that are not stacked along their normal (gantry tilt)" if correctable else "a sheared affine",
+        "a sheared (gantry-tilted) stack" if correctable else "a sheared affine",
         where=where,
         expected="axes at right angles",
         got=f"{lean.degrees:.1f} degrees off",
-        mend=f"--correct_tilt true, or {mend}" if correctable else mend,
+        mend=f"resample it with --correct_tilt true, or {mend}" if correctable else mend,
     )
 
 
@@ -56,7 +56,7 @@ def corrected_tilt(measured: Measurement, where: str) -> tuple[Measurement, floa
         check_straight(measured.geometry, where, image=image)
     assert lean.axis is not None
     x, affine = straighten(measured.data, measured.geometry, lean.axis)
-    notice = f"the slices leaned by {lean.degrees:.1f} degrees (gantry tilt), and were resampled to a straight stack"
+    notice = f"the stack was sheared by {lean.degrees:.1f} degrees (gantry tilt) and was resampled to a straight stack"
     geometry = geometry_of(x.shape[1:], affine, measured.geometry.gaps)
     return replace(measured, data=x, geometry=geometry, notices=(*measured.notices, notice)), lean.degrees
 

@@ -54,9 +54,9 @@ class PreconditionedUNet(nn.Module):
         super().__init__()
         if len(channels) != len(attention_levels) or unshuffle < 1 or res_blocks < 1 or not sigma_data > 0:
             raise ConfigError(
-                "sizes of a network do not fit together",
+                "inconsistent network sizes",
                 where="network_def",
-                expected="one attention flag a level, positive numbers",
+                expected="one attention flag per level, positive numbers",
                 got=f"channels {list(channels)}, attention_levels {list(attention_levels)}, unshuffle {unshuffle}, "
                 f"res_blocks {res_blocks}, sigma_data {sigma_data}",
             )

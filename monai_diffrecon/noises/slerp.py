@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Noise that changes slowly from slice to slice."""
+"""Noise that varies smoothly from slice to slice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from monai_diffrecon.protocols import PLANE_AXIS, NoiseSource
 class SlerpNoise(NoiseSource):
     """Two slices of noise and the great circle between them (ISCS, arXiv 2602.04162).
 
-    Neighbouring slices carry nearly the same noise, so a 2D network that denoises them one by one makes nearly the
+    Neighbouring slices have nearly the same noise, so a 2D network that denoises them one by one makes nearly the
     same choices: slices agree without a penalty along z. Each slice alone is standard normal.
 
     Args:
         seed: seed of the run.
         case: name of the case.
-        plane: plane of the slices between which the noise changes slowly.
+        plane: plane of the slices between which the noise varies smoothly.
     """
 
     def __init__(self, seed: int = 0, case: str = "", plane: str = "axial") -> None:

@@ -65,5 +65,5 @@ def keyed_name(text: str, key: str | bytes) -> str:
     """
     secret = key.encode() if isinstance(key, str) else key
     if not secret:
-        raise ConfigError("an empty key hides nothing", where="keyed_name", mend="set DIFFRECON_CASE_KEY")
+        raise ConfigError("an empty key gives no privacy", where="keyed_name", mend="set DIFFRECON_CASE_KEY")
     return hmac.new(secret, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:16]

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What Cartesian MRI has in common, whichever axes it encodes."""
+"""Common base of the Cartesian MRI operators."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def encoded_shape(
     lowest = all(type(v) is int and v >= n for v, n in zip(values, shape, strict=False))
     if len(values) != 3 or not lowest or any(values[i] != shape[i] for i in (-3, -2, -1) if i not in axes):
         raise ConfigError(
-            "no samples of k-space for this volume",
+            "k-space samples that do not fit this volume",
             where="operator#encoded",
             expected=f"three integers, at least {shape}, and equal along the slices of a 2D acquisition",
             got=repr(encoded)[:60],
@@ -192,11 +192,11 @@ def given_mask(
     """
     if partial_fourier != 1.0:
         raise ConfigError(
-            "belongs to a generated mask",
+            "only applies to a generated mask",
             where="operator#partial_fourier",
-            expected="1.0 beside operator#mask",
+            expected="1.0 with operator#mask",
             got=repr(partial_fourier),
-            mend="leave the points out of the mask",
+            mend="remove the points from the mask",
         )
     values = _as_tensor(mask)
     if values is None or values.is_complex():
@@ -213,7 +213,7 @@ def given_mask(
         other = values[sampled != values][0]
         raise ConfigError("not a mask", where="operator#mask", expected="0 and 1", got=f"{float(other):g}")
     if not bool(sampled.any()):
-        raise ConfigError("nothing is measured", where="operator#mask", expected="a point that is not 0")
+        raise ConfigError("nothing is measured", where="operator#mask", expected="at least one point that is not 0")
     return sampled
 
 

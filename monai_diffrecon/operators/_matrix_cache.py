@@ -60,7 +60,7 @@ def cached_matrix(key: tuple[object, ...], build: Callable[[], csr_array]) -> cs
             _write(path, matrix)
             _shrink(folder, limit)
         except OSError as error:
-            logger.info("no matrix is kept on disk: %s", error.strerror)
+            logger.info("projector matrices are not cached on disk: %s", error.strerror)
     return matrix
 
 
@@ -98,7 +98,7 @@ def _read(path: Path) -> csr_array | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged file can raise nearly anything
-        logger.info("the kept matrix cannot be used and is built anew: %s", type(error).__name__)
+        logger.info("the cached matrix cannot be used and is rebuilt: %s", type(error).__name__)
         return None
     with contextlib.suppress(OSError):  # a folder that is only read from
         os.utime(path)

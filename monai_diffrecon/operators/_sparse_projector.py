@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What projectors with one sparse matrix for all axial slices have in common."""
+"""Common base of projectors with one sparse matrix for all axial slices."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SparseProjector(Operator):
     """Base of projectors whose views are rows of one sparse matrix, shared by all axial slices.
 
     The matrix and its transpose are stored, so the adjoint is exact and a volume costs one product of a sparse with
-    a dense matrix. Where they would need more memory than the limit, the rows of a few views at a time are built at
+    a dense matrix. If they would need more memory than the limit, the rows of a few views at a time are built at
     every use and dropped: the same numbers and the same exact adjoint, slower.
 
     A subclass sets what :meth:`_view_matrix` needs, then calls :meth:`_prepare`. Measurements are (views, bins, Z).
@@ -123,7 +123,7 @@ class SparseProjector(Operator):
             )
         self._parts = _parts(gigabytes, min(limit, _PART_GB))
         logger.warning(
-            "operator %s: its matrix would need about %.2g GB, the limit is %g GB; views are rebuilt at every use, "
+            "operator %s: the matrix would need about %.2g GB, the limit is %g GB; views are recomputed at every use, "
             "which is slower",
             self.name,
             gigabytes.sum(),

@@ -102,7 +102,7 @@ class FanCT(SparseProjector):
         widest = float(np.abs(self.fan.fan_angles()).max())
         if widest >= math.pi / 2:
             raise ConfigError(
-                "the detector reaches round the source",
+                "the detector extends around the source",
                 where="operator#detectors",
                 expected="rays less than 90 degrees from the central one",
                 got=f"{math.degrees(widest):.4g} degrees",

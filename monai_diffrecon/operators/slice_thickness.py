@@ -58,7 +58,7 @@ class SliceThickness(Operator):
         plane = check_plane("axial" if plane is None else plane, "operator#plane")
         axis = PLANE_AXIS[plane]
         if thickness is None:
-            raise ConfigError("not known", where="operator#thickness", expected="mm", mend="give operator#thickness")
+            raise ConfigError("not known", where="operator#thickness", expected="mm", mend="set operator#thickness")
         thickness = check_number(thickness, "operator#thickness", low=0.0, high=_WIDEST, open_low=True)
         gap = check_number(gap, "operator#gap", low=0.0, high=_WIDEST)
         check_choice(profile, "operator#profile", ("boxcar", "gaussian"))
@@ -67,7 +67,7 @@ class SliceThickness(Operator):
             target = check_number(target_spacing, "operator#target_spacing", low=0.0, high=_WIDEST, open_low=True)
             if abs(target / spacing - 1.0) > 0.02:
                 raise ConfigError(
-                    "the volume has other thin slices",
+                    "the thin slices of the volume have another thickness",
                     where="operator#target_spacing",
                     expected=f"{spacing:g} mm",
                     got=f"{target:g} mm",
@@ -78,7 +78,7 @@ class SliceThickness(Operator):
         count = slice_count(fine * spacing, thickness, gap) if fits else 0
         if count < 1:
             raise ConfigError(
-                "slices of this thickness do not fit the volume",
+                "slice thickness does not fit the volume",
                 where="operator#thickness",
                 expected=f"{spacing:g} to {fine * spacing:g} mm",
                 got=f"{thickness:g} mm",
@@ -119,7 +119,7 @@ class SliceThickness(Operator):
                 where="operator#thickness",
                 expected=f"slices of at most {distance:g} mm",
                 got=f"{distance - said:g} mm",
-                mend=f"give operator#thickness {distance:g} to take them for slices that touch",
+                mend=f"set operator#thickness {distance:g} to treat them as contiguous slices",
             )
         options = {"gap": said, **options} if said > 0.0 else options
         gap = check_number(options.get("gap", 0.0), "operator#gap", low=0.0, high=_WIDEST)
@@ -132,11 +132,11 @@ class SliceThickness(Operator):
         )
         if abs(thickness + gap - distance) * count > _DRIFT:
             raise ConfigError(
-                "the image has slices at another distance",
+                "the image has another slice spacing",
                 where="operator#thickness",
                 expected=f"thickness + gap = {distance:g} mm",
                 got=f"{thickness + gap:g} mm",
-                mend="leave operator#thickness out, or correct operator#gap",
+                mend="omit operator#thickness, or correct operator#gap",
             )
         from_header = {} if plane == "axial" else {"plane": plane}
         return {**options, **from_header, "thickness": thickness, "target_spacing": target}
@@ -177,7 +177,7 @@ class SliceThickness(Operator):
         thickness, gap, spacing = options["thickness"], float(options.get("gap", 0.0)), options["target_spacing"]
         if thickness < spacing * (1 - 1e-6):
             raise InputError(
-                "slices are thinner than the target already",
+                "slices are already thinner than the target",
                 where="operator#target_spacing",
                 expected=f"at most {thickness:g} mm",
                 got=f"{spacing:g} mm",

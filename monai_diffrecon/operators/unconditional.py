@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing is measured: the volume is the prior's alone."""
+"""Operator without a measurement, for unconditional samples."""
 
 from __future__ import annotations
 

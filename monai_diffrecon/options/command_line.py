@@ -133,7 +133,7 @@ def _merged(files: Any) -> Any:
             for name, value in content.items():
                 merge_kv(config, name, value)
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise ConfigError("overlays that do not fit together", where="config_file", got=str(error)[:100]) from None
+            raise ConfigError("overlays that do not match", where="config_file", got=str(error)[:100]) from None
     return config
 
 
@@ -192,10 +192,10 @@ def _text(option: TypedOption, config: Mapping[str, Any]) -> Any:
         references = ReferenceResolver.match_refs_pattern(ReferenceResolver.normalize_id(meant))
         if meant[0] == "%" or not references or not all(is_known(config, r.replace("::", "#")) for r in references):
             raise ConfigError(
-                f"begins with {meant[0]!r}, which is MONAI's mark of an expression, a reference or a macro",
+                f"begins with {meant[0]!r}, which marks an expression, a reference or a macro in MONAI",
                 where=option.name,
                 expected="a path or a name, or a reference to a known id",
-                mend=f"write ./{meant[0]}... for a file or folder of that name",
+                mend=f"write ./{meant[0]}... for a file or folder with this name",
             )
     return meant
 
@@ -231,10 +231,10 @@ def _restore(parser: Any, texts: Mapping[str, Any]) -> None:
         value = parser.get(name)
         if isinstance(value, str) and "::" in value and not value.startswith("$"):
             raise ConfigError(
-                "a # or :: in it, which MONAI takes for a separator of ids",
+                "contains # or ::, which MONAI treats as a separator of ids",
                 where=name,
                 expected="a path or a name without them",
-                mend="rename it, or give it on the command line",
+                mend="rename it, or set it on the command line",
             )
 
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that depend on what an operator measures."""
+"""Settings that depend on the family of an operator."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def by_family(
             got=f"{_name(operator)}, of the family {family}"
             if family != OTHER
             else f"{_name(operator)}, which has none",
-            mend="name another preset (`diffrecon methods` lists the families of each), or the task of the measurement",
+            mend="use another preset (`diffrecon methods` lists their families), or the task of the measurement",
         )
     if family == OTHER:
         _say(_name(operator))
@@ -92,7 +92,7 @@ def by_family(
 def _say(name: str) -> None:
     """Log, once a process, that a preset cannot tell what an operator measures."""
     logger.warning(
-        f"operator {name} does not state its family (ct, mri, image): the preset's general settings are taken"
+        f"operator {name} does not state its family (ct, mri, image): the preset's general settings are used"
     )
 
 

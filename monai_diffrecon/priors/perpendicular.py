@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of perpendicular planes that take turns."""
+"""Networks of perpendicular planes, used in alternation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from monai_diffrecon.protocols import NoiseSource, Operator, PlaneDenoiser, Samp
 
 
 class PerpendicularPrior(ScorePrior):
-    """Two or three planes make a prior of the volume (TPDM, arXiv 2303.08440, section 3).
+    """3D prior from two or three perpendicular planes (TPDM, arXiv 2303.08440, section 3).
 
-    Their product is the model; turns approximate it at the price of one network a step.
+    The model is the product of the planes; alternating them approximates it with one network call per step.
 
     Args:
-        K: how the planes take turns. An integer from 2: the primary planes in turn, except at the last of every K
+        K: order of the planes. An integer from 2: the primary planes in turn, except at the last of every K
             steps, which goes to the auxiliary planes in turn. A fraction above 1, such as 2.7: a primary plane with
             probability 1 - 1/K, drawn anew for each step. ``"average"``: the mean of all planes at each step.
         primary: the plane, or the planes, that are primary, whichever bundle comes first; None: that of the first
@@ -49,7 +49,7 @@ class PerpendicularPrior(ScorePrior):
         broken = isinstance(K, float) and K > 1.0 and K % 1.0 > 0.0
         if not (whole or broken or K == "average"):
             raise ConfigError(
-                "unknown way to take turns",
+                "unknown order of planes",
                 where="prior#K",
                 expected='an integer from 2, a fraction above 1, or "average"',
                 got=repr(K),
@@ -84,7 +84,7 @@ class PerpendicularPrior(ScorePrior):
         primary = tuple(p for p in self._across if p in bound) if self.auto else self.primary
         if missing := [plane for plane in primary if plane not in bound]:
             raise ConfigError(
-                "no network of that plane",
+                "no network for this plane",
                 where="prior#primary",
                 expected=" or ".join(bound),
                 got=", ".join(missing),
@@ -120,7 +120,7 @@ class PerpendicularPrior(ScorePrior):
             return ((step - turn if auxiliaries else step) % self._leading,)
         if self.noise is None:
             raise ConfigError(
-                "random turns need a noise source",
+                "a random order of planes needs a noise source",
                 where="prior#K",
                 got=self.K,
                 mend="bind(planes, noise), or an integer K",

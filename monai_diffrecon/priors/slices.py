@@ -11,9 +11,9 @@ from monai_diffrecon.protocols import SamplerState, ScorePrior
 
 
 class SlicesPrior(ScorePrior):
-    """Every slice of one plane is denoised by itself (DiffusionMBIR, arXiv 2211.10655; DDS, arXiv 2303.05754).
+    """Every slice of one plane is denoised independently (DiffusionMBIR, arXiv 2211.10655; DDS, arXiv 2303.05754).
 
-    The slices do not know each other: couple them by the consistency step (``z_tv``) or by a second plane.
+    The slices are independent: couple them by the data consistency step (``z_tv``) or by a second plane.
     """
 
     min_planes = 1

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Speaking of a case's files without their names, which may name a patient."""
+"""Messages about a case's files without their names, which may identify a patient."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The abstract bases that plugins implement, and the state a run consists of."""
+"""The abstract base classes of plugins, and the state of a run."""
 
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.denoiser import Denoiser, PlaneDenoiser

@@ -16,9 +16,9 @@ from monai_diffrecon.protocols.sampler_state import SamplerState
 
 
 class ConsistencyStep(Plugin, ABC):
-    """Pulls the sampler towards the measurement. Override the hook or hooks needed; the others do nothing.
+    """Enforces data consistency. Override the hooks needed; the others do nothing.
 
-    Variables that live over the steps belong in ``state.memory[self.memory_key]``.
+    Variables that persist over the steps belong in ``state.memory[self.memory_key]``.
     """
 
     memory_key: str = "consistency"

@@ -42,7 +42,7 @@ class Denoiser(Plugin, nn.Module, ABC):
 
 
 class PlaneDenoiser(ABC):
-    """Denoises every slice of a volume in one anatomical plane; batching and windows are its own business.
+    """Denoises every slice of a volume in one anatomical plane; it handles batching and windows itself.
 
     Attributes:
         plane: ``sagittal``, ``coronal`` or ``axial``.

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of what turns a foreign checkpoint into a network of ours."""
+"""Contract of importers of published checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MeasurementReader(Plugin, ABC):
     """Reads one kind of file or folder. Every option of the constructor has a default.
 
     Attributes:
-        leaning: set by whoever straightens images whose slices lean (gantry tilt); else these are refused.
+        leaning: set by callers that correct a sheared (gantry-tilted) stack; otherwise it is refused.
     """
 
     leaning: bool = False
@@ -93,7 +93,7 @@ class CheckpointImporter(Plugin, ABC):
 
 @dataclass(frozen=True)
 class VolumeOrigin:
-    """What a file may tell of a volume beside voxels and geometry; nothing of it identifies a patient.
+    """Metadata that may be written besides voxels and geometry; none of it identifies a patient.
 
     Attributes:
         case: pseudonym of the case.
@@ -114,7 +114,7 @@ class VolumeWriter(Plugin, ABC):
     """Writes a volume in one format. Every option of the constructor has a default.
 
     Attributes:
-        suffix: suffix of the file, such as ``.nrrd``; empty for a format of several files, which fill a folder.
+        suffix: suffix of the file, such as ``.nrrd``; empty for a format with several files in a folder.
     """
 
     suffix: ClassVar[str] = ""

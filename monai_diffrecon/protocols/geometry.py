@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a volume lies in space."""
+"""Position and orientation of a volume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Padding:
-    """The voxels of an image that hold no measurement, outside of a CT scanner's circle for instance.
+    """The voxels of an image without a measurement, for example outside a CT scanner's circular field of view.
 
     Attributes:
         values: (X, Y, Z), float32, what these voxels hold, in the image's unit; NaN where something was measured.

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a scanner, a file or a simulation measured."""
+"""Measured or simulated data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai_diffrecon.protocols.geometry import Padding, VolumeGeometry
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement y with all that is needed to reconstruct from it.
+    """A measurement y with everything needed to reconstruct from it.
 
     Attributes:
         data: y, float32 or complex64, without a batch axis. A measured image is (1, X, Y, Z) in RAS+ order.

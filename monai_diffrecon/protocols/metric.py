@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of a number that compares a reconstruction with its truth."""
+"""Contract of a metric that compares a reconstruction with its ground truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai_diffrecon.protocols.plugin import Plugin
 
 
 class Metric(Plugin, ABC):
-    """One number of a case, computed wherever the truth is known. The constructor needs no option.
+    """One number per case, computed if the ground truth is known. The constructor needs no option.
 
     Attributes:
         name: its name in tables, records and MLflow: letters, digits and ``_``.

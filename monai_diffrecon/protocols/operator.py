@@ -111,10 +111,10 @@ class Operator(Plugin, nn.Module, ABC):
             InputError: this operator's measurement is no image; its geometry must come with it.
         """
         raise InputError(
-            f"the measurement of {cls.__name__} does not say the geometry of its volume",
+            f"the measurement of {cls.__name__} does not state the geometry of its volume",
             where="operator",
-            expected="a measurement that carries its operator and the geometry",
-            mend="give a measurement file, or measure an image with --simulate true",
+            expected="a measurement with its operator and geometry",
+            mend="use a measurement file, or simulate one from an image with --simulate true",
         )
 
     @classmethod
@@ -200,10 +200,10 @@ class Operator(Plugin, nn.Module, ABC):
     ) -> None:
         where = f"operator {type(self).__name__}"
         if tuple(x.shape) != tuple(shape):
-            raise error(f"{what} of the wrong shape", where=where, expected=tuple(shape), got=tuple(x.shape))
+            raise error(f"{what} has the wrong shape", where=where, expected=tuple(shape), got=tuple(x.shape))
         if x.is_complex() != is_complex:
             kind, got = "complex" if is_complex else "real", str(x.dtype).removeprefix("torch.")
-            raise error(f"{what} of the wrong type", where=where, expected=f"{kind} numbers", got=got)
+            raise error(f"{what} has the wrong type", where=where, expected=f"{kind} numbers", got=got)
 
 
 @dataclass(frozen=True)

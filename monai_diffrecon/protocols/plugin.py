@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What every plugin class has in common."""
+"""Common base of all plugin classes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Sampler(Plugin, ABC):
     """Runs a sigma schedule from a start to the estimate.
 
     The engine calls ``begin`` once, then ``step`` once for each entry of ``schedule``; the result is
-    ``state.x``. Everything that decides the future of a run lives in the state, so ``step`` may be called on a
+    ``state.x``. Everything that determines the rest of a run is stored in the state, so ``step`` may be called on a
     restored state, after ``prepare``.
 
     Attributes:
@@ -90,9 +90,9 @@ class ClassicalSampler(Sampler):
         """
         if problem.operator.family == "none":
             raise ConfigError(
-                "a classical estimate, and nothing is measured",
+                "a classical estimate needs a measurement",
                 where="sampler",
-                expected="an operator that measures",
+                expected="an operator with a measurement",
                 got=type(problem.operator).__name__,
                 mend="use a diffusion sampler, such as heun",
             )

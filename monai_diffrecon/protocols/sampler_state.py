@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""All that decides the future of a run."""
+"""The complete state of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass
 class SamplerState:
-    """What a checkpoint holds; nothing else matters for the future of the run.
+    """Content of a checkpoint; nothing else determines the rest of the run.
 
     Attributes:
         x: the volume iterate, (C, X, Y, Z), in network units.

@@ -44,11 +44,11 @@ class ScorePrior(Plugin, ABC):
                 f"{type(self).__name__} works with {self.min_planes} to {self.max_planes or 'any number of'} planes",
                 where="prior",
                 got=f"{len(names)} ({', '.join(names) or 'none'})",
-                mend="name an auxiliary_bundle of another plane" if len(names) < self.min_planes else "drop a bundle",
+                mend="add an auxiliary_bundle of another plane" if len(names) < self.min_planes else "remove a bundle",
             )
         if len(set(names)) != len(names):
             raise ConfigError(
-                "two networks of one plane",
+                "two networks for the same plane",
                 where="auxiliary_bundle",
                 expected="a bundle of another plane",
                 got=", ".join(names),

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Samplers, and the classical methods that serve as their starts and rivals."""
+"""Samplers, and the classical methods that serve as their starts and baselines."""
 
 from typing import TYPE_CHECKING
 

@@ -22,7 +22,7 @@ class DDIMSampler(LadderSampler):
 
     Args:
         eta: share of fresh noise, 0 (deterministic) to 1.
-        direction: the noise that is kept is what the ``network`` says, or what is left beside the ``corrected``
+        direction: the remaining noise is that estimated by the ``network``, or the difference to the ``corrected``
             estimate.
 
     Raises:

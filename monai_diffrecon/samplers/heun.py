@@ -19,7 +19,7 @@ from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 class HeunSampler(LadderSampler):
     """A sample by EDM's stochastic sampler of second order (Karras et al. 2022, arXiv 2206.00364, algorithm 2).
 
-    The slope is ``(x - x0hat) / sigma`` with the corrected clean estimate x0hat. Two denoiser calls a step, except
+    The slope is ``(x - x0hat) / sigma`` with the corrected clean estimate x0hat. Two denoiser calls per step, except
     the last.
 
     Args:
@@ -44,7 +44,9 @@ class HeunSampler(LadderSampler):
         self.S_noise = check_number(self.S_noise, "sampler#S_noise", low=0.0)
         self.churn_to = math.inf if self.S_tmax is None else check_number(self.S_tmax, "sampler#S_tmax", low=0.0)
         if self.churn_to < self.S_tmin:
-            raise ConfigError("no level is churned", where="sampler#S_tmax", expected="S_tmin or more", got=self.S_tmax)
+            raise ConfigError(
+                "no noise level gets churn", where="sampler#S_tmax", expected="S_tmin or more", got=self.S_tmax
+            )
 
     def step(
         self, state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, noise: NoiseSource

@@ -16,16 +16,16 @@ from monai_diffrecon.sampling import LadderSampler, corrected_estimate, fresh
 class PnPHQSSampler(LadderSampler):
     """Plug-and-play half-quadratic splitting (PnP-HQS): the best estimate rather than a sample.
 
-    Each step is ``x <- D(x, sigma)``, then the consistency step; nothing is added, so the error falls instead of
+    Each step is ``x <- D(x, sigma)``, then the data consistency step. No noise is added, so the error falls instead of
     being drawn anew (Zhang et al. 2021, arXiv 2008.13751, algorithm 1). Start at a classical
     reconstruction with sigma near its own error.
 
-    ``momentum`` denoises ``x + momentum (x - x_before)`` instead of ``x``, which gets as far in fewer steps where one
+    ``momentum`` denoises ``x + momentum (x - x_before)`` instead of ``x``, which needs fewer steps where one
     correction moves the volume little, as between thick slices (accelerated plug-and-play: Kamilov, Mansour and
     Wohlberg 2017, doi 10.1109/LSP.2017.2763583, there with the growing weights of FISTA).
 
     Args:
-        momentum: how far each iterate is carried on along its last move before it is denoised, 0 to 1.
+        momentum: extrapolation of each iterate along its last change before it is denoised, 0 to 1.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.

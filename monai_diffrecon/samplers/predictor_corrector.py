@@ -27,10 +27,10 @@ class PredictorCorrectorSampler(Sampler):
     score ``s = (D(x, sigma) - x) / sigma^2``, ``G^2`` is the fall of the variance and norms are those of slices. The
     consistency step acts on the clean estimate of each update, as guidance after it, and on the iterate after both.
 
-    What the published codes do otherwise is in ``published_predictor_corrector`` of the package diffrecon-published.
+    The variants of the published code are in ``published_predictor_corrector`` of the package diffrecon-published.
 
     Args:
-        steps: number of noise levels, 2 or more; each costs two network calls a slice.
+        steps: number of noise levels, 2 or more; each costs two network calls per slice.
         order: ``predictor_corrector`` (DiffusionMBIR) or ``corrector_predictor`` (TPDM).
         snr: signal-to-noise ratio of the corrector; 0 leaves the corrector out.
         corrector_steps: Langevin steps at each level.
@@ -78,7 +78,7 @@ class PredictorCorrectorSampler(Sampler):
         low = sigma_min if self.last is None else self.last
         if not sigma_min * (1 - 1e-6) <= low < high <= sigma_max * (1 + 1e-6):
             raise ConfigError(
-                "noise levels that the networks do not know",
+                "noise levels outside the networks' range",
                 where="sampler#sigma_min, sampler#sigma_max",
                 expected=f"{sigma_min:g} to {sigma_max:g}",
                 got=f"{low:g} to {high:g}",

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What samplers are made of, for the authors of samplers: built-in ones use it as a third party's do."""
+"""Building blocks of samplers, for built-in and third-party samplers alike."""
 
 from monai_diffrecon.protocols import ClassicalSampler
 from monai_diffrecon.sampling.corrected_estimate import corrected_estimate, fresh

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a sampler's step is made of: a state of its own, and the estimate that agrees with the measurement."""
+"""Building blocks of a sampler's step: a copy of the state, and the data-consistent estimate."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ class LadderSampler(Sampler, ABC):
         sigma_end: last noise level in network units.
         ladder: the sigma schedule, ``karras`` or ``geometric``.
         ladder_rho: curvature of the Karras schedule.
-        estimate_factor: the estimated error is multiplied by it: the bootstrap does not see what the start has
-            lost already.
+        estimate_factor: the estimated error is multiplied by it: the bootstrap cannot estimate what the start has
+            already lost.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
@@ -97,7 +97,7 @@ class LadderSampler(Sampler, ABC):
             self.sigma_start = check_number(self.sigma_start, "sampler#sigma_start", low=self.sigma_end)
         if self.start == "noise" and self.sigma_start == "estimate":
             raise ConfigError(
-                "noise has no error to estimate",
+                "the error cannot be estimated for a start from noise",
                 where="sampler#sigma_start",
                 expected='a number or "max" with start "noise"',
                 got='"estimate"',
@@ -118,7 +118,7 @@ class LadderSampler(Sampler, ABC):
         for name, level in (("sigma_end", self.sigma_end), ("sigma_start", self.sigma_start)):
             if not isinstance(level, str) and not sigma_min * (1 - _SLACK) <= level <= sigma_max * (1 + _SLACK):
                 raise ConfigError(
-                    "a noise level that the networks do not know",
+                    "a noise level outside the networks' range",
                     where=f"sampler#{name}",
                     expected=f"{sigma_min:g} to {sigma_max:g}",
                     got=f"{level:g}",
@@ -184,10 +184,10 @@ class LadderSampler(Sampler, ABC):
         error = self.estimate_factor * bootstrap_error(reconstruct, simulate, x)
         if not error < float("inf"):
             raise NumericalError(
-                "the error of the start is not finite",
+                "the error of the start estimate is not finite",
                 where="sampler#start",
                 got=error,
-                mend="look at the measurement, or set sampler#sigma_start to a number",
+                mend="check the measurement, or set sampler#sigma_start to a number",
             )
         return min(max(error, self.sigma_end), self.sigma_max)
 
@@ -198,7 +198,7 @@ def _checked_start(start: object) -> str | ClassicalSampler:
     if isinstance(start, str) and start in ("noise", "initial"):
         return start
     raise ConfigError(
-        "not a start",
+        "not a valid start",
         where="sampler#start",
         expected='"noise", "initial", or a classical sampler with estimate(measurement), such as admm_tv',
         got=type(start).__name__ if isinstance(start, Sampler) else repr(start),

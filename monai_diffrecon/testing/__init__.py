@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Law kits: what every plugin must obey, for the authors of plugins."""
+"""Law tests that every plugin must pass, for authors of plugins."""
 
 from typing import TYPE_CHECKING
 

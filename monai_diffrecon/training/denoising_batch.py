@@ -38,7 +38,7 @@ class DenoisingBatch(PrepareBatch):
     ) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ConfigError(
-                "noise levels must rise",
+                "noise levels must increase",
                 where="train#prepare_batch",
                 expected="0 < sigma_min < sigma_max",
                 got=f"{sigma_min}, {sigma_max}",

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""MR-like contrasts drawn on anatomical label maps."""
+"""Synthetic MR contrasts from anatomical label maps."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class NoiseLevelReport:
             ConfigError: the training is not running.
         """
         if self._run is None:
-            raise ConfigError("used outside a training", where="NoiseLevelReport", mend="attach it to a trainer")
+            raise ConfigError("used outside training", where="NoiseLevelReport", mend="attach it to a trainer")
         return self._run
 
     def _accumulate(self, engine: Any) -> None:

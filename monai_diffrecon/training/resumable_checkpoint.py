@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint a training after every epoch, and go on from it."""
+"""Checkpoint training after every epoch, and resume from the checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from monai_diffrecon.io.atomic import atomic_write
 class ResumableCheckpoint:
     """Handler that saves after every epoch and, when its file exists, restores at the start.
 
-    The file is replaced in one step, so a training killed at any moment goes on from its last whole epoch. A
+    The file is replaced in one step, so training killed at any moment resumes from its last complete epoch. A
     plain ``state_dict`` in float32 is exported beside it. (MONAI's own saver and loader are two handlers that
     rotate file names; neither replaces one file atomically nor finds it again.)
 
@@ -88,7 +88,7 @@ class ResumableCheckpoint:
                         where=where,
                         expected="weights of the same network",
                         got=str(error).splitlines()[1].strip() if "\n" in str(error) else str(error),
-                        mend="start from the bundle whose network_def this is",
+                        mend="use the weights of the bundle with this network_def",
                     ) from error
 
     def __call__(self, engine: Any) -> None:

@@ -102,7 +102,7 @@ def main() -> None:
             "",
             f"### {TASKS[task][0]}",
             "",
-            "| method | network calls a slice | PSNR (dB) | SSIM axial | coronal | sagittal | seconds |",
+            "| method | network calls per slice | PSNR (dB) | SSIM axial | coronal | sagittal | seconds |",
             "|---|---|---|---|---|---|---|",
         ]
         print("\n".join(lines), flush=True)

@@ -136,8 +136,8 @@ def main() -> None:
         f"{args.size} x {args.size} x {args.slices}, float32, CPU, {args.threads} threads of torch "
         f"{torch.__version__.split('+')[0]}, astra-toolbox {astra.__version__}; medians of {args.repeats}, in ms",
         "",
-        "Of fans astra's CPU has only lengths of intersection, this operator Joseph's interpolation: their adjoints "
-        "differ pixel by pixel. The build is without the cache on disk, once a geometry.",
+        "For fan beams, astra's CPU code offers only intersection lengths, while this operator uses Joseph's "
+        "interpolation, so their adjoints differ pixel by pixel. The build is per geometry, without the disk cache.",
         "",
         "| scan | forward | astra | ratio | adjoint | astra | ratio | forward differs | adjoint differs | build (s) |",
         "|---|---|---|---|---|---|---|---|---|---|",

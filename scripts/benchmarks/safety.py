@@ -113,12 +113,12 @@ def measure(overlays: list[str], options: dict[str, Any], watch: Stopwatch) -> d
 def page(rows: dict[str, dict[str, Any]]) -> str:
     """Return the results as a page."""
     lines = [
-        "# What safety costs",
+        "# Overhead of checkpoints, checks and records",
         "",
         "Written by `scripts/benchmarks/safety.py`: whole runs on the example head (`examples/colin27_t1.nii.gz`,",
         "181 x 217 x 181 voxels), from the simulated measurement to the record, tracked in MLflow. Checkpoints are",
         "written at the default interval (as often as costs one hundredth of the wall time). Guard: every value of",
-        "every network call, prior, hook and step is looked at. Provenance: hashes, the record, the look for a face.",
+        "every network call, prior, hook and step is checked. Provenance: hashes, the record, the face check.",
         "",
         "| case | steps | wall time (s) | checkpoints | guard | provenance | guard and provenance |",
         "|---|---|---|---|---|---|---|",

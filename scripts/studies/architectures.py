@@ -128,13 +128,13 @@ def main() -> None:
     held = SlicePatches(args.datalist, args.plane, args.patch, 24, "validation", 1, foreground=0.5)
     clean = torch.stack([held[i] for i in range(24)])
     lines = [
-        f"# Networks after {args.seconds:g} s of one processor",
+        f"# Network architectures after {args.seconds:g} s of training on one CPU core",
         "",
         f"{args.plane} patches of {args.patch} x {args.patch}, batches of {args.batch}, bfloat16 training, "
         f"`scripts/studies/architectures.py`. PSNR (dB, data range 1) of 24 denoised validation patches at each noise "
         "level; inference is for a slice of 192 x 192, float32.",
         "",
-        "| network | parameters | patches seen | ms a slice | " + " | ".join(f"sigma {s:g}" for s in SIGMAS) + " |",
+        "| network | parameters | patches seen | ms per slice | " + " | ".join(f"sigma {s:g}" for s in SIGMAS) + " |",
         "|---|" + "---|" * (3 + len(SIGMAS)),
     ]
     print("\n".join(lines), flush=True)

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The example head, killed again and again at random moments, against a run that nobody killed.
+"""Kill the reconstruction of the example head at random moments, and compare it with an uninterrupted run.
 
     python scripts/studies/kills.py WORK [--kills 20] [--seed 0] [--output FILE.md]
 
@@ -91,16 +91,16 @@ def main() -> None:
     hashes = [sha256_file(name) for name in names]
     same = "the same" if hashes[0] == hashes[1] else "ANOTHER"
     lines = [
-        "# Killed again and again",
+        "# Resuming after kills",
         "",
         "Written by `scripts/studies/kills.py`: the example head (`examples/colin27_t1.nii.gz`, 181 x 217 x 181",
-        "voxels), 5 mm slices to 1 mm with the default sampler, by the real command, with a checkpoint after each",
-        "step. Each attempt is ended by SIGKILL at a random moment; the command is then given again.",
+        "voxels), 5 mm slices to 1 mm with the default sampler and a checkpoint after each step, run by the actual",
+        "command. Each attempt is ended by SIGKILL at a random moment; then the command is repeated.",
         "",
-        f"- {len(lives)} kills, after {min(lives):.1f} to {max(lives):.1f} s; one attempt to the end, {lived:.0f} s.",
-        f"- A run that nobody killed: {seconds:.0f} s.",
-        f"- It went on from a checkpoint {records[1]['execution']['resumed']} times.",
-        f"- sha256 of the volume: {hashes[0]} (not killed), {hashes[1]} (killed): **{same} file**.",
+        f"- {len(lives)} kills, after {min(lives):.1f} to {max(lives):.1f} s; the last attempt took {lived:.0f} s.",
+        f"- Uninterrupted run: {seconds:.0f} s.",
+        f"- Resumes from a checkpoint: {records[1]['execution']['resumed']}.",
+        f"- sha256 of the volume: {hashes[0]} (uninterrupted), {hashes[1]} (killed): **{same} file**.",
         f"- MLflow runs by status: {json.dumps(statuses(killed))}.",
         "",
         f"{platform.system()} on {platform.machine()}, torch {version('torch')}.",

@@ -39,14 +39,14 @@ CASES: dict[str, tuple[list[str], int | None, dict[str, Any]]] = {
         None,
         {"consistency": {"name": "admm", "regularizers": [{"name": "z_tv"}]}},
     ),
-    "thick slices, DPS, 96 voxels a side": ([THICK], 96, {"consistency": {"name": "dps"}}),
-    "thick slices, 64 voxels a side": ([THICK], 64, {}),
+    "thick slices, DPS, 96 voxels per side": ([THICK], 96, {"consistency": {"name": "dps"}}),
+    "thick slices, 64 voxels per side": ([THICK], 64, {}),
     "thick slices, cubic": ([THICK, "methods/cubic"], None, {}),
-    "posterior, 1 sample, 96 voxels a side": ([THICK, POSTERIOR], 96, {"num_samples": 1}),
-    "posterior, 4 samples, 96 voxels a side": ([THICK, POSTERIOR], 96, {"num_samples": 4}),
+    "posterior, 1 sample, 96 voxels per side": ([THICK, POSTERIOR], 96, {"num_samples": 1}),
+    "posterior, 4 samples, 96 voxels per side": ([THICK, POSTERIOR], 96, {"num_samples": 4}),
     "MRI 8x, whole head": ([MRI], None, SHORT),
-    "CT of 32 views, 96 voxels a side": ([CT], 96, SHORT),
-    "CT of 32 views, 128 voxels a side": ([CT], 128, SHORT),
+    "CT of 32 views, 96 voxels per side": ([CT], 96, SHORT),
+    "CT of 32 views, 128 voxels per side": ([CT], 128, SHORT),
 }
 
 
@@ -140,21 +140,21 @@ def main() -> None:
 
 TEXT = """# Memory of a reconstruction
 
-Written by `scripts/studies/memory.py`. Each row is a run of a bundle's own configuration on the example head
-(`examples/colin27_t1.nii.gz`, 181 x 217 x 181 voxels) or a cube from its middle, in a process of its own, {steps}
-steps a run. Sizes are GB (1e9 bytes).
+Written by `scripts/studies/memory.py`. Each row is a run of a bundle's configuration on the example head
+(`examples/colin27_t1.nii.gz`, 181 x 217 x 181 voxels) or a cube from its middle, in a separate process, with {steps}
+steps. Sizes are in GB (1e9 bytes).
 
-*Before the run* is what the process has taken when the problem is posed: Python, torch, MONAI, MLflow, the networks,
-the data, the operator. *Volumes* and *network* are the rule of thumb: 15 volumes, and three feature maps of full size
-(six with gradients). *Estimate* is the whole process's peak as estimated before the run, *measured* its peak afterwards
+*Before the run* is the memory of the process before the first step: Python, torch, MONAI, MLflow, the networks, the
+data, the operator. *Volumes* and *network* follow the rule of thumb: 15 volumes, and three full-size feature maps (six
+with gradients). *Estimate* is the peak of the whole process as estimated before the run, *measured* its actual peak
 (`VmHWM`).
 
 {table}
 
 {machine}.
 
-The estimate is meant to be good to a factor of 2: it decides whether a warning is given, and nothing else. It does not
-know what a network does at low resolution (attention), and counts a pixel-unshuffle as if it were not there.
+The estimate is meant to be correct within a factor of 2; it only decides whether a warning is logged. It ignores what a
+network does at low resolution (attention) and any pixel-unshuffle.
 """
 
 

@@ -45,7 +45,7 @@ ROWS: dict[str, list[tuple[str, str, bool, dict[str, Any]]]] = {
         ("coronal and sagittal, every 3rd axial", "axial", True, {"prior": turns(3, "coronal", "sagittal")}),
         ("coronal and sagittal, every 5th axial", "axial", True, {"prior": turns(5, "coronal", "sagittal")}),
         ("mean of three planes at each step", "axial", True, {"prior": turns("average", "coronal")}),
-        ("default, but corrections not correlated", "axial", True, {"consistency": "conjugate_gradient"}),
+        ("default, uncorrelated corrections", "axial", True, {"consistency": "conjugate_gradient"}),
         ("default", "axial", True, {}),
     ],
 }

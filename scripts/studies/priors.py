@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What priors of slices leave open: turns, planes, z-TV, network calls, phantoms across slices, another contrast.
+"""Ablation of 2D priors: order of planes, z-TV, network calls, phantoms across slices, another contrast.
 
     python scripts/studies/priors.py VOLUME.nii.gz [--crop X0 X1 Y0 Y1 Z0 Z1] [--contrast OTHER.nii.gz]
         [--studies k_sweep planes z_tv calls phantoms contrast] [--output docs/studies/priors.md]
@@ -50,35 +50,35 @@ TURNS: dict[str, int | float | str] = {
 #: Study -> heading, and what is varied.
 ABOUT = {
     "k_sweep": (
-        "Turns: K of the perpendicular prior",
-        "Every K-th step goes to the auxiliary planes, the others to the primary ones of the task (coronal and "
-        "sagittal for z-super-resolution, axial for MRI); everything else is the task's. K = 1 would leave the primary "
-        "planes no step, and the prior refuses it; never is what a large K tends to.",
+        "K of the perpendicular prior",
+        "Every K-th step uses an auxiliary plane, the others use the primary planes of the task (coronal and sagittal "
+        "for z-super-resolution, axial for MRI). All other settings are those of the task. K = 1 leaves no step for "
+        "the primary planes and is refused; 'never' is the limit of large K.",
     ),
     "planes": (
         "Number of planes",
-        "The same steps, start and consistency with the networks of one, two and three planes; the sagittal plane "
-        "shares the coronal network.",
+        "The same steps, start and data consistency with the networks of one, two and three planes; the sagittal "
+        "plane shares the coronal network.",
     ),
     "z_tv": (
-        "Weight of z-TV beside one plane",
-        "The axial plane alone, its estimate corrected by ADMM with z-TV of the threshold given (network units, rho "
-        "0.026). None is ADMM without a regularizer, that is conjugate gradients; at 0 nothing is shrunk, but ADMM "
-        "still ties the differences along Z to those of the step before.",
+        "Weight of z-TV with one plane",
+        "The axial plane alone, its estimate corrected by ADMM with z-TV at the given threshold (network units, rho "
+        "0.026). 'none' is ADMM without a regularizer, that is, conjugate gradients. At 0 there is no shrinkage, but "
+        "ADMM still couples the differences along Z to those of the previous step.",
     ),
     "calls": (
-        "Network calls a slice",
-        "The task's own sampler with other numbers of steps, with and without momentum; both planes, and everything "
-        "else as in the task.",
+        "Network calls per slice",
+        "The task's sampler with different numbers of steps, with and without momentum; both planes, all other "
+        "settings as in the task.",
     ),
     "phantoms": (
         "Structure across the slices",
-        f"Two phantoms of {' x '.join(map(str, PHANTOM_SHAPE))} voxels of 1 mm, which are no heads: a tree of "
-        "bifurcating vessels, and a tube that winds three times about a straight one along Z.",
+        f"Two phantoms of {' x '.join(map(str, PHANTOM_SHAPE))} voxels of 1 mm, unlike heads: a tree of "
+        "bifurcating vessels, and a tube that winds three times around a straight one along Z.",
     ),
     "contrast": (
         "Another contrast",
-        "The methods of the phantoms, for another contrast of the same subject at the same voxels.",
+        "The methods of the previous section, on another contrast of the same subject at the same voxels.",
     ),
 }
 
@@ -129,7 +129,7 @@ def table(task: str, case: Case, rows: Sequence[Row], first: str, *, title: str 
     lines = [
         f"### {title}{TASKS[task]}",
         "",
-        f"| {first} | network calls a slice | PSNR (dB) | SSIM axial | coronal | sagittal | seconds |",
+        f"| {first} | network calls per slice | PSNR (dB) | SSIM axial | coronal | sagittal | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     print("\n".join(["", *lines]), flush=True)
@@ -211,7 +211,7 @@ def calls(case: Case, picture: Callable[[str], Path]) -> list[str]:
 
 
 def draw_calls(curves: Mapping[str, Mapping[str, Sequence[Done]]], path: Path) -> None:
-    """Draw PSNR over network calls a slice: a panel a task, a line a momentum."""
+    """Draw PSNR over network calls per slice: a panel a task, a line a momentum."""
     width, height, left, gap, top, bottom = 3.0, 2.6, 0.7, 0.75, 0.5, 0.6
     canvas = DarkCanvas(left + len(curves) * (width + gap) - gap + 0.25, top + height + bottom)
     for i, (task, lines) in enumerate(curves.items()):
@@ -222,7 +222,7 @@ def draw_calls(curves: Mapping[str, Mapping[str, Sequence[Done]]], path: Path) -
         for color, (label, results) in zip(("#f9c74f", "#4cc9f0"), lines.items(), strict=True):
             psnr = [done.metrics["psnr"] for done in results]
             axes.plot([done.calls for done in results], psnr, color=color, marker="o", markersize=3.5, label=label)
-        axes.set_xlabel("network calls a slice", color=TEXT, fontsize=9)
+        axes.set_xlabel("network calls per slice", color=TEXT, fontsize=9)
         if i == 0:
             axes.set_ylabel("PSNR (dB)", color=TEXT, fontsize=9)
         axes.set_xlim(left=0)
@@ -323,7 +323,7 @@ def kept(study: str, args: argparse.Namespace) -> str | None:
 
 def joined(args: argparse.Namespace) -> str:
     """Return the studies that are finished, one after the other."""
-    parts = ["# What priors of slices leave open\n", f"{header_of(args)} (`scripts/studies/priors.py`)\n"]
+    parts = ["# Ablation of 2D priors\n", f"{header_of(args)} (`scripts/studies/priors.py`)\n"]
     for study in ABOUT:
         text = kept(study, args)
         if text is not None:

@@ -53,12 +53,12 @@ TITLES = {
 }
 HEADING = """{source}, {size} voxels from {first}, with a smooth phase, measured by {coils} coils with noise of
 {noise:g} % of the bright voxels. Each row is one `python -m monai.bundle run` of the file
-(`scripts/studies/raw_mri.py`); coil maps are found by ESPIRiT. Metrics are of the magnitude, without rescaling: the
-truth is in the readers' units. The rivals have the best weight of a grid, judged by the truth. The sigma
-schedule of the task `raw_mri` was chosen on another subject (open_ms_data, cross-sectional patient 19), from a
-Cartesian scan; its ten steps of conjugate gradients were first tried after a radial run of this very volume had fallen
-behind total variation, so the radial row is not fully blind. Seconds, of {threads} threads, are without reading the
-file and finding the coil maps."""
+(`scripts/studies/raw_mri.py`); coil sensitivity maps are estimated with ESPIRiT. Metrics are computed on the
+magnitude, without rescaling: the ground truth is in the readers' units. Baselines use the best weight of a grid,
+selected with the ground truth. The sigma schedule of the task `raw_mri` was chosen on a Cartesian scan of another
+subject (open_ms_data, cross-sectional patient 19). Its ten conjugate gradient steps were introduced after a radial run
+of this volume had fallen behind total variation, so the radial row is not fully blind. Seconds
+({threads} threads) exclude reading the file and estimating the coil maps."""
 READERS = {"cartesian": "fastmri", "radial": "ismrmrd"}
 #: Weights relative to ||A^T A||, which for radial samples is that of the crowded centre of k-space.
 CG_GRID = {

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Do samples spread as far as they err? Coverage of nominal intervals on a part of the example brain.
+"""Calibration of posterior samples: coverage of nominal intervals on a part of the example brain.
 
     python scripts/studies/uncertainty.py [--size 80] [--samples 8] [--calls 20] [--output docs/studies/uncertainty.md]
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=80)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--calls", type=int, default=20, help="network calls a slice and sample")
+    parser.add_argument("--calls", type=int, default=20, help="network calls per slice and sample")
     parser.add_argument("--noise", type=float, default=0.01, help="relative to the measured entries")
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS.values()), default=list(TASKS.values()))
     parser.add_argument("--samplers", nargs="+", type=int, default=list(range(len(SAMPLERS))), metavar="N")
@@ -99,9 +99,9 @@ def main() -> None:
         "# Calibration of samples",
         "",
         f"{' x '.join(map(str, truth.shape[1:]))} voxels of the example brain, {args.samples} samples of {args.calls} "
-        f"network calls a slice, {100 * args.noise:g} % noise. Error and spread: root mean square over the head in % "
-        "of the largest voxel; calibrated samples spread by the error over the root of 1 + 1 / samples. Coverage of "
-        "Student's intervals in %; ECE by these and by ranks.",
+        f"network calls per slice, {100 * args.noise:g} % noise. Error and standard deviation: root mean square over "
+        "the head in % of the largest voxel; for calibrated samples the standard deviation is the error divided by the "
+        "root of 1 + 1 / samples. Coverage of Student's intervals in %; ECE from these intervals and from ranks.",
     ]
     chosen = [list(SAMPLERS.items())[i] for i in args.samplers]
     shown = " | ".join(f"{100 * level:g} %" for level in SHOWN)

@@ -94,9 +94,9 @@ def main() -> None:
     usual = torch.tensor(list(measured.values())).mean(dim=0)
     lines = [
         f"{SIZE} x {SIZE} x {SIZE} voxels of {SPACING:g} mm, {args.steps} steps of Heun's method with churn, "
-        f"{args.samples} samples a row; differences of neighbouring voxels within the head over its mean.",
+        f"{args.samples} samples per row; differences of neighbouring voxels within the head, divided by its mean.",
         "",
-        "| volume | network calls a slice | along X | along Y | along Z | seconds |",
+        "| volume | network calls per slice | along X | along Y | along Z | seconds |",
         "|---|---|---|---|---|---|",
         *(f"| real, {name} | | {' | '.join(f'{v:.3f}' for v in rough)} | |" for name, rough in measured.items()),
     ]

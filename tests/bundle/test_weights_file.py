@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of bundles: formats, and what is no state dict. Attacks are in tests/faults/test_untrusted_bundles.py."""
+"""Weights of bundles: formats, and what is no state dict. Attacks are in ``inspection/test_untrusted_bundles.py``."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_a_file_that_was_cut_before_it_was_hashed(bundle: Path, suffix: str) -> 
         (torch.ones(1), "got an object of type Tensor"),
         ("text", "got an object of type str"),
         ({"state_dict": {"a": torch.ones(1)}, "epoch": 3}, "network_def: weights do not fit the network.*Missing key"),
-        ({"a": 3}, "not only weights.*'a' of type int"),
-        ({1: torch.ones(1)}, "not only weights.*1 of type Tensor"),
+        ({"a": 3}, "more than weights.*'a' of type int"),
+        ({1: torch.ones(1)}, "more than weights.*1 of type Tensor"),
         ({"a": torch.ones(1)}, "network_def: weights do not fit the network.*Missing key"),
     ],
     ids=["list", "tensor", "text", "training", "number", "key", "names"],
@@ -101,7 +101,7 @@ def test_weights_that_are_not_finite_are_refused(bundle: Path, value: float) -> 
 )
 def test_weights_outside_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
     name_weights(bundle, name)
-    assert "weights outside of the bundle" in str(error_of(bundle))
+    assert "weights outside the bundle" in str(error_of(bundle))
 
 
 def test_what_was_hashed_is_what_is_loaded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

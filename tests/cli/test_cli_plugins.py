@@ -91,7 +91,7 @@ def test_an_error_is_one_line_and_an_exit_code(
     monkeypatch.setitem(cli.COMMANDS, "fail", fail)
     assert cli.main(["fail"]) == error.exit_code
     captured = capsys.readouterr()
-    assert captured.err == "error: prior#K: it is wrong. To mend: set it right\n"
+    assert captured.err == "error: prior#K: it is wrong. Fix: set it right\n"
     assert captured.out == ""
 
 

@@ -167,6 +167,6 @@ def test_a_name_that_is_no_text_is_refused_in_a_cohort(tmp_path: Path, name: obj
     (tmp_path / "a.nii").touch()
     content = {"cases": [{"image": "a.nii", "name": name}], "methods": [{"label": "A", "bundle": "."}]}
     (tmp_path / "cohort.json").write_text(json.dumps(content))
-    with pytest.raises(Exception, match="not a name of files") as caught:
+    with pytest.raises(Exception, match="not a valid name for files") as caught:
         read_cohort(tmp_path / "cohort.json", tmp_path)
     assert caught.value.where == "cases#0#name"  # type: ignore[attr-defined]

@@ -87,7 +87,7 @@ def test_a_mistyped_option_of_a_component_is_one_line(tmp_path: Path, python_m: 
     line = text.splitlines()[-1]
     assert "Traceback" not in text
     assert line.startswith("error: inferer#sw_batchsize: DiffReconInferer has no such option; expected score,")
-    assert line.endswith("To mend: did you mean 'sw_batch_size'?")
+    assert line.endswith("Fix: did you mean 'sw_batch_size'?")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_what_is_not_one_plugin_is_refused_with_the_mend(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
-    assert mend in captured.err.partition("To mend: ")[2]
+    assert mend in captured.err.partition("Fix: ")[2]
 
 
 def test_a_missing_plugin_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,9 +156,7 @@ def test_nothing_is_overwritten_unless_asked(root: Path, tmp_path: Path, capsys:
     scan = tmp_path / "mr.h5"
     scan.write_text("mine")
     assert simulate(root, "mr.nii.gz", scan, *MRI) == 2
-    assert (
-        capsys.readouterr().err == "error: mr.h5: the file exists. To mend: name another, or replace it with --force\n"
-    )
+    assert capsys.readouterr().err == "error: mr.h5: the file exists. Fix: name another, or replace it with --force\n"
     assert scan.read_text() == "mine"
     assert simulate(root, "mr.nii.gz", scan, *MRI, "--force") == 0
     assert read_measurement(scan).operator is not None
@@ -216,7 +214,7 @@ def test_bad_files_stop_the_run_in_one_line(root: Path, tmp_path: Path, run: Cal
     bad.write_bytes(scan.read_bytes()[:3000])
     assert "image: cannot be read as HDF5" in refusal(InputError)
     bad.write_bytes(b"not HDF5")
-    assert "image: recognised by no reader; expected a scan for dicom" in refusal(InputError)
+    assert "image: not recognized by any reader; expected a scan for dicom" in refusal(InputError)
     assert "image: not an HDF5 file" in refusal(InputError, reader="measurement_file")
     bad.write_bytes(scan.read_bytes())
     with h5py.File(bad, "a") as file:

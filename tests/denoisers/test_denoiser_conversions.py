@@ -149,7 +149,7 @@ def test_a_learned_variance_is_dropped_and_other_shapes_are_refused() -> None:
     )
     torch.testing.assert_close(twice(x, 0.5), torch.full_like(x, 0.25))
     for cls in (DirectDenoiser, EDMDenoiser, VEScoreDenoiser):
-        with pytest.raises(InputError, match=r"another shape.*expected \(2, 1, 4, 4\), got \(2, 2, 4, 4\)"):
+        with pytest.raises(InputError, match=r"differ in shape.*expected \(2, 1, 4, 4\), got \(2, 2, 4, 4\)"):
             cls(Net(lambda x, s: torch.cat((x, x), dim=1)))(x, 0.5)
 
 
@@ -161,7 +161,7 @@ def test_a_learned_variance_is_dropped_and_other_shapes_are_refused() -> None:
         (EDMDenoiser, {"sigma_min": 2.0, "sigma_max": 1.0}, "denoiser#sigma_max"),
         (EDMDenoiser, {"sigma_data": float("nan")}, "denoiser#sigma_data"),
         (VEScoreDenoiser, {"sigma_max": float("inf")}, "denoiser#sigma_max"),
-        (DDPMDenoiser, {"sigma_max": 500.0}, r"schedule does not have; expected within 0.010.* to 157"),
+        (DDPMDenoiser, {"sigma_max": 500.0}, r"outside the training schedule; expected within 0.010.* to 157"),
         (DDPMDenoiser, {"prediction_type": "x0"}, "denoiser#prediction_type"),
         (DDPMDenoiser, {"schedule": "linear"}, "denoiser#schedule.*linear_beta or scaled_linear_beta or cosine"),
         (DDPMDenoiser, {"num_train_timesteps": 1000.0}, "denoiser#num_train_timesteps"),

@@ -158,7 +158,7 @@ def test_a_second_plane() -> None:
     assert done.report.network_calls == 2 * 2 + 2
     with pytest.raises(ConfigError, match=r"works with 2 to 3 planes.*auxiliary_bundle"):
         voxels(inferer(prior=prior))
-    with pytest.raises(ConfigError, match="two networks of one plane"):
+    with pytest.raises(ConfigError, match="two networks for the same plane"):
         voxels(inferer(prior=prior, auxiliaries=[replace(CORONAL, plane="axial")]))
 
 
@@ -260,7 +260,7 @@ def test_a_measurement_brings_its_operator() -> None:
 
 
 def test_an_operator_whose_measurement_is_no_image_needs_its_geometry() -> None:
-    with pytest.raises(InputError, match="does not say the geometry"):
+    with pytest.raises(InputError, match="does not state the geometry"):
         voxels(inferer(operator={"name": "parallel_ct", "views": 8}), torch.ones(1, 8, 20, 5))
 
 
@@ -363,7 +363,8 @@ def test_cases_that_cannot_be_sampled(options: dict[str, Any], where: str) -> No
         *(({"overlap": v}, "inferer#overlap") for v in (1.0, -0.1, "0.25", None, float("nan"))),
         *(({"noise_std": v}, "inferer#noise_std") for v in (-1.0, "auto", [0.1], float("inf"))),
         *(({"spacing_tolerance": v}, "inferer#spacing_tolerance") for v in (-1, "5%", None)),
-        *(({"window": v}, "inferer#window") for v in (64, "64x64", [64], [64, 64, 64], [64, 0], [64, 1.5], {})),
+        *(({"window": v}, "inferer#window") for v in (64, "64x64", [64, 64, 64], {})),
+        *(({"window": v}, "inferer#window#1") for v in ([64], [64, 0], [64, 1.5])),
         *(({"device": v}, "inferer#device") for v in ("gpu", "", ["cpu"], {})),
     ],
     ids=repr,
@@ -373,3 +374,16 @@ def test_an_option_of_the_wrong_type_is_refused_before_a_scan_is_read(options: d
         inferer(**options)
     assert caught.value.where == where
     assert "expected" in str(caught.value)
+
+
+def test_an_option_that_is_set_later_counts_and_is_checked() -> None:
+    changed = inferer()
+    changed.seed = 7
+    assert (changed.seed, changed.recipe.seed) == (7, 7)
+    with pytest.raises(ConfigError) as caught:
+        changed.seed = -1
+    assert (caught.value.where, changed.seed) == ("seed", 7)
+    changed.specs = {**changed.specs, "sampler": "cubic"}
+    assert not changed.recipe.calls_network
+    with pytest.raises(TypeError):
+        changed.specs["sampler"] = "heun"

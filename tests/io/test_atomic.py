@@ -63,7 +63,7 @@ def test_system_errors_are_told_apart(tmp_path: Path, code: int, expected: type[
 def test_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(InputError, match="may not be written"):
+        with pytest.raises(InputError, match="cannot be written"):
             write_json(tmp_path / "a.json", {})
     finally:
         tmp_path.chmod(0o700)
@@ -86,6 +86,6 @@ def test_write_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1, None], "a": "é"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"a": "é", "b": [1, None]}
     for bad in (float("nan"), object()):
-        with pytest.raises(InputError, match="cannot be said in JSON"):
+        with pytest.raises(InputError, match="cannot be written as JSON"):
             write_json(tmp_path / "b.json", {"x": bad})
     assert os.listdir(tmp_path) == ["a.json"]

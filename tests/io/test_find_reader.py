@@ -80,7 +80,7 @@ def test_what_no_reader_recognises(scans: Path) -> None:
     with pytest.raises(InputError) as caught:
         find_reader(scans / "notes.txt")
     text = str(caught.value)
-    assert text.startswith("notes.txt: recognised by no reader; expected a scan for dicom, dxchange, ")
+    assert text.startswith("notes.txt: not recognized by any reader; expected a scan for dicom, dxchange, ")
     assert "--reader NAME" in text
     assert "Doe" not in text
     with pytest.raises(InputError, match=r"^none.nii: no such file or folder"):
@@ -98,7 +98,7 @@ def test_the_package_that_reads_it_is_named(scans: Path, monkeypatch: pytest.Mon
 
 def test_what_two_readers_recognise(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, greedy=Greedy(), nifti=NIfTIReader())
-    with pytest.raises(InputError, match=r"^volume.nii.gz: recognised by several readers: greedy, nifti. .* --reader "):
+    with pytest.raises(InputError, match=r"^volume.nii.gz: recognized by several readers: greedy, nifti. .* --reader "):
         find_reader(scans / "volume.nii.gz")
 
 

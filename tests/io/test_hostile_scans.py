@@ -58,7 +58,7 @@ def test_nifti_that_claims_more_voxels_than_it_holds(tmp_path: Path, suffix: str
     path = tmp_path / f"scan{suffix}"
     content = nifti(shape)
     path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
-    assert peak_of_refusal(path, r"^scan\.nii.*truncated, or of a damaged header") < 20e6
+    assert peak_of_refusal(path, r"^scan\.nii.*truncated, or a damaged header") < 20e6
 
 
 def test_nifti_that_inflates_beyond_its_header(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_nifti_that_inflates_beyond_its_header(tmp_path: Path) -> None:
 def test_nifti_of_no_size(tmp_path: Path, value: float) -> None:
     path = tmp_path / "scan.nii"
     path.write_bytes(nifti(SHAPE, sform_code=1, srow_x=[value, 0, 0, 0], srow_y=[0, 1, 0, 0], srow_z=[0, 0, 1, 0]))
-    with pytest.raises(InputError, match="spans no space"):
+    with pytest.raises(InputError, match="a singular affine"):
         read_volume(path)
 
 
@@ -113,7 +113,7 @@ def test_deflated_dicom_that_grows_without_end(tmp_path: Path, dicom: SimpleName
     for ds in series:
         ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         ds.add_new(0x00091010, "OB", bytes(8 << 20))
-    assert peak_of_refusal(dicom.save(tmp_path / "series", series), "grows too large") < 20e6
+    assert peak_of_refusal(dicom.save(tmp_path / "series", series), "decompressed data would be too large") < 20e6
 
 
 def test_compressed_dicom_that_claims_far_more_pixels_than_its_files(tmp_path: Path, dicom: SimpleNamespace) -> None:
@@ -121,7 +121,7 @@ def test_compressed_dicom_that_claims_far_more_pixels_than_its_files(tmp_path: P
     for ds in series:
         ds.compress(RLELossless, generate_instance_uid=False)
         ds.Rows = ds.Columns = 65535
-    assert peak_of_refusal(dicom.save(tmp_path / "series", series), "another number of pixels") < 20e6
+    assert peak_of_refusal(dicom.save(tmp_path / "series", series), "declares more pixels") < 20e6
 
 
 def measurement(geometry_shape: tuple[int, int, int] = SHAPE, **options: object) -> Measurement:
@@ -137,7 +137,8 @@ def test_a_measurement_names_no_other_file(tmp_path: Path, value: object) -> Non
 
 def test_a_volume_far_larger_than_its_measurement(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="too large; expected at most 1048576 voxels for 240 entries, got 1250000000000"
+        InputError,
+        match="too large for its measurement; expected at most 1048576 voxels for 240 entries, got 1250000000000",
     ):
         write_measurement(tmp_path / "scan.h5", measurement((500_000, 500_000, 5)))
 

@@ -151,7 +151,7 @@ def test_flat_affine_is_refused(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "v.nii").read_bytes())
     data[296:312] = bytes(16)  # srow_y
     (tmp_path / "v.nii").write_bytes(bytes(data))
-    with pytest.raises(InputError, match="spans no space"):
+    with pytest.raises(InputError, match="a singular affine"):
         read_volume(tmp_path / "v.nii")
 
 
@@ -165,7 +165,7 @@ def test_header_without_orientation_is_warned_of(tmp_path: Path, caplog: pytest.
 def test_write_refuses_and_leaves_nothing(tmp_path: Path) -> None:
     geometry = VolumeGeometry((4, 5, 6))
     for volume in (_volume()[0], _volume((1, 4, 5, 7)), _volume().to(torch.complex64)):
-        with pytest.raises(InputError, match="not the volume of its geometry"):
+        with pytest.raises(InputError, match="volume and geometry do not match"):
             write_volume(tmp_path / "v.nii", volume, geometry)
     with pytest.raises(InputError, match="not finite"):
         write_volume(tmp_path / "v.nii", torch.full((1, 4, 5, 6), float("nan")), geometry)

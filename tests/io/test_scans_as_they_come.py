@@ -62,7 +62,7 @@ def test_a_folder_of_folders_with_other_scans(tmp_path: Path) -> None:
     assert "'first'" in str(error_of(tmp_path / "all").mend)
     shutil.rmtree(tmp_path / "all" / "first")
     (tmp_path / "all" / "empty").mkdir()
-    assert "recognised by no reader" in error_of(tmp_path / "all").what
+    assert "not recognized by any reader" in error_of(tmp_path / "all").what
 
 
 @pytest.mark.parametrize("meta", [True, False])

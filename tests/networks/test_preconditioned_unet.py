@@ -59,5 +59,5 @@ def test_called_with_one_tensor_it_takes_the_default_level() -> None:
     "options", [{"attention_levels": (True,)}, {"unshuffle": 0}, {"sigma_data": 0.0}, {"res_blocks": 0}]
 )
 def test_sizes_must_fit(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="network_def: sizes of a network do not fit together"):
+    with pytest.raises(ConfigError, match="network_def: inconsistent network sizes"):
         small(**options)

@@ -148,7 +148,10 @@ def test_mask_from_a_config_wins() -> None:
         ({"mask": torch.ones(8, 7, dtype=torch.complex64)}, "operator#mask: not a mask.*got torch.complex64"),
         ({"mask": [[1, 0], [1]]}, "operator#mask: not a mask"),
         ({"mask": "mask.pt"}, "operator#mask: not a mask.*got 'mask.pt'"),
-        ({"mask": torch.ones(8, 7), "partial_fourier": 0.7}, "operator#partial_fourier: belongs to a generated mask"),
+        (
+            {"mask": torch.ones(8, 7), "partial_fourier": 0.7},
+            "operator#partial_fourier: only applies to a generated mask",
+        ),
         ({"partial_fourier": 0.5}, "operator#partial_fourier.*above 0.5 up to 1"),
         ({"partial_fourier": 1.2}, "operator#partial_fourier"),
         ({"mask_type": "spiral"}, "operator#mask_type.*poisson"),

@@ -131,7 +131,7 @@ def test_detector_that_covers_the_slice() -> None:
         ({"views": 5, "filter": "cosine"}, "operator#filter"),
         (
             {"views": 5, "detector": "curved", "detectors": 100},
-            "operator#detectors: .* reaches round .* got 99 degrees",
+            "operator#detectors: .* extends around .* got 99 degrees",
         ),
         ({"views": 5, "memory_limit_gb": 0}, "operator#memory_limit_gb"),
         ({"views": 60, "arc": 2 * math.pi}, "operator#arc: these look like radians"),

@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[DiffReconError], str]] = {
         ConfigError,
         "operator#acceleration",
     ),
-    "the smallest number": ({"name": "slice_thickness", "thickness": 5e-324}, ConfigError, "do not fit the volume"),
+    "the smallest number": ({"name": "slice_thickness", "thickness": 5e-324}, ConfigError, "does not fit the volume"),
     "the largest number": ({"name": "slice_thickness", "thickness": 1e308, "gap": 1e308}, ConfigError, "operator"),
 }
 
@@ -84,8 +84,8 @@ class _Careless(Operator):
 
 @pytest.mark.parametrize("fault", ["key", "zero", "torch", "memory"])
 def test_what_a_constructor_raises_is_one_line(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "load", lambda *_, **__: _Careless)
-    monkeypatch.setattr(registry, "_load", lambda *_, **__: _Careless)
+    monkeypatch.setattr("monai_diffrecon.registry.registry.load", lambda *_, **__: _Careless)
+    monkeypatch.setattr("monai_diffrecon.registry.registry._load", lambda *_, **__: _Careless)
     kind = ResourceError if fault == "memory" else ConfigError
     with pytest.raises(kind, match=r"operator: _Careless (refused its options|needs more memory)"):
         registry.build("operators", {"name": "parallel_ct", "fault": fault}, geometry=GEOMETRY)

@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_written_is_no_cache(
     monkeypatch.setenv("DIFFRECON_CACHE_DIR", str(tmp_path / "file"))
     caplog.set_level(logging.INFO)
     assert same(cached_matrix(("k",), Builder()))
-    assert "no matrix is kept on disk" in caplog.text
+    assert "projector matrices are not cached on disk" in caplog.text
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 

@@ -220,5 +220,5 @@ def test_wrong_options(options: dict, message: str) -> None:
 
 
 def test_its_image_does_not_say_the_geometry() -> None:
-    with pytest.raises(ConfigError.__base__, match="does not say the geometry"):
+    with pytest.raises(ConfigError.__base__, match="does not state the geometry"):
         ParallelCT.volume_geometry(VolumeGeometry((4, 4, 2)), views=4)

@@ -191,8 +191,8 @@ def test_initial_estimate_lies_where_the_image_does() -> None:
         ({}, "operator#thickness"),
         ({"thickness": 0.0}, "operator#thickness"),
         ({"thickness": "5"}, "operator#thickness"),
-        ({"thickness": 0.3}, "operator#thickness: slices of this thickness do not fit"),
-        ({"thickness": 99.0}, "operator#thickness: slices of this thickness do not fit"),
+        ({"thickness": 0.3}, "operator#thickness: slice thickness does not fit"),
+        ({"thickness": 99.0}, "operator#thickness: slice thickness does not fit"),
         ({"thickness": 2.0, "gap": -1.0}, "operator#gap"),
         ({"thickness": 2.0, "profile": "box"}, "operator#profile.*boxcar or gaussian"),
         ({"thickness": 2.0, "plane": "z"}, "operator#plane"),
@@ -209,7 +209,7 @@ def test_wrong_options(options: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"thickness": 4.9}, ConfigError, "operator#thickness: the image has slices at another distance"),
+        ({"thickness": 4.9}, ConfigError, "operator#thickness: the image has another slice spacing"),
         ({"gap": 5.0}, ConfigError, "operator#thickness"),
         ({"target_spacing": 0}, ConfigError, "operator#target_spacing"),
         ({"target_spacing": 6.0}, InputError, "thinner than the target"),

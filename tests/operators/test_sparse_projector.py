@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the projectors share: views rebuilt at every use, and the cache on disk."""
+"""What the projectors share: views recomputed at every use, and the cache on disk."""
 
 import copy
 import logging
@@ -64,7 +64,7 @@ def test_rebuilt_views_are_the_same_map(
     torch.testing.assert_close(a.normal(x.double()), b.normal(x.double()), rtol=1e-12, atol=1e-12 * stored.norm())
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert f"operator {stored.name}: its matrix would need about" in record.message
+    assert f"operator {stored.name}: the matrix would need about" in record.message
 
 
 def test_laws_of_rebuilt_views(make: Callable[..., SparseProjector]) -> None:

@@ -72,7 +72,7 @@ def test_each_plane_has_its_say() -> None:
 
 @pytest.mark.parametrize("K", [1, 0, -2, True, 2.0, 1.0, 0.5, float("nan"), float("inf"), "mean", None, np.bool_(True)])
 def test_wrong_turns(K: object) -> None:
-    with pytest.raises(ConfigError, match="prior#K: unknown way to take turns"):
+    with pytest.raises(ConfigError, match="prior#K: unknown order of planes"):
         PerpendicularPrior(K)
 
 
@@ -83,7 +83,7 @@ def test_unbound_priors_say_so() -> None:
             prior.denoise(state.x, 1.0, state)
     prior = PerpendicularPrior(1.5)
     prior.bind([GaussianPrior(plane="axial"), GaussianPrior(plane="coronal")])
-    with pytest.raises(ConfigError, match="random turns need a noise source"):
+    with pytest.raises(ConfigError, match="a random order of planes needs a noise source"):
         prior.planes_at(0)
 
 

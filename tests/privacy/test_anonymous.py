@@ -72,7 +72,7 @@ def test_an_error_keeps_its_kind_and_its_place() -> None:
     def fail() -> None:
         raise _OwnError(PATH)
 
-    with pytest.raises(_OwnError, match=r"^case c-1: image#data: c-1 is bad; expected c-1, got c-1\. To") as caught:
+    with pytest.raises(_OwnError, match=r"^case c-1: image#data: c-1 is bad; expected c-1, got c-1\. Fix") as caught:
         anonymously(fail, PATH, "image", "c-1")
     assert caught.value.exit_code == 5
     assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "fail"

@@ -136,7 +136,9 @@ def test_the_steps_are_the_estimate() -> None:
 
 def test_interpolation_needs_an_operator_that_interpolates() -> None:
     p = problem()
-    with pytest.raises(ConfigError, match=r"sampler: the operator has another .* is interpolation, got one without"):
+    with pytest.raises(
+        ConfigError, match=r"sampler: the operator has a different .* is interpolation, got one without"
+    ):
         run(CubicInterpolation(), p, GaussianPrior().denoise, NoConsistency())
     p.operator.initial_kind = "interpolation"
     got = run(CubicInterpolation(), p, GaussianPrior().denoise, NoConsistency())
@@ -177,7 +179,7 @@ def test_bootstrap_error_counts_the_foreground_only() -> None:
         ({"iterations": True}, "sampler#iterations"),
         ({"cg_iterations": 2.5}, "sampler#cg_iterations"),
         ({"boundary": "zero"}, "sampler#boundary"),
-        ({"isotropic": "no"}, "sampler#isotropic: not a truth value"),
+        ({"isotropic": "no"}, "sampler#isotropic: not a boolean"),
         ({"nonnegative": 2}, "sampler#nonnegative"),
     ],
 )

@@ -286,7 +286,7 @@ def test_faults() -> None:
     with pytest.raises(ConfigError, match="sampler#sigma_start: a noise level"):
         begin(DDIMSampler(sigma_start=80.0), p)
     broken = Problem(p.operator, p.measurement * float("nan"))
-    with pytest.raises(NumericalError, match="error of the start is not finite"):
+    with pytest.raises(NumericalError, match="error of the start estimate is not finite"):
         begin(PnPHQSSampler(), broken)
     with pytest.raises(ResumeMismatchError, match="without a sigma schedule"):
         DDIMSampler().schedule(SamplerState(x=torch.zeros(SHAPE), sigma=1.0))
@@ -300,7 +300,7 @@ def test_faults() -> None:
         (PnPHQSSampler, {"steps": 10.0}, "sampler#steps"),
         (PnPHQSSampler, {"start": "fbp"}, "sampler#start"),
         (PnPHQSSampler, {"start": DDIMSampler()}, "sampler#start.*got DDIMSampler"),
-        (PnPHQSSampler, {"start": "noise"}, "noise has no error to estimate"),
+        (PnPHQSSampler, {"start": "noise"}, "the error cannot be estimated for a start from noise"),
         (PnPHQSSampler, {"sigma_start": "auto"}, "sampler#sigma_start"),
         (PnPHQSSampler, {"sigma_start": 0.001}, "sampler#sigma_start"),
         (PnPHQSSampler, {"sigma_end": 0.0}, "sampler#sigma_end"),
@@ -309,7 +309,7 @@ def test_faults() -> None:
         (DDIMSampler, {"ladder_rho": 0}, "sampler#ladder_rho"),
         (DDIMSampler, {"eta": 1.1}, "sampler#eta"),
         (HeunSampler, {"S_churn": -1}, "sampler#S_churn"),
-        (HeunSampler, {"S_tmin": 2.0, "S_tmax": 1.0}, "sampler#S_tmax: no level is churned"),
+        (HeunSampler, {"S_tmin": 2.0, "S_tmax": 1.0}, "sampler#S_tmax: no noise level gets churn"),
         (HeunSampler, {"S_noise": float("inf")}, "sampler#S_noise"),
     ],
 )

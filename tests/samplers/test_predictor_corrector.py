@@ -155,7 +155,7 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("options", [{"sigma_max": 50.0}, {"sigma_min": 1e-4}, {"sigma_max": 0.1, "sigma_min": 0.2}])
 def test_levels_that_the_networks_do_not_know(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="noise levels that the networks do not know"):
+    with pytest.raises(ConfigError, match="noise levels outside the networks' range"):
         PredictorCorrectorSampler(5, **options).prepare(problem(), sigma_min=1e-3, sigma_max=10.0)
 
 

@@ -57,7 +57,7 @@ def test_levels_can_be_log_normal_within_the_range() -> None:
 
 @pytest.mark.parametrize("levels", [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
 def test_noise_levels_must_rise(levels: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError, match="train#prepare_batch: noise levels must rise"):
+    with pytest.raises(ConfigError, match="train#prepare_batch: noise levels must increase"):
         DenoisingBatch(*levels)
 
 

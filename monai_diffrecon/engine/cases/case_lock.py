@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""One process a case."""
+"""A lock that allows one process per case."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def case_lock(folder: str | Path, case: str) -> Iterator[None]:
         raise BusyError(
             "another process is reconstructing this case into the same folder",
             where=f"case {case}",
-            mend="wait for it, or name another output_dir",
+            mend="wait for it, or choose another output_dir",
         ) from None
     except OSError as error:
         raise told(error, f"lock of case {case}") from error

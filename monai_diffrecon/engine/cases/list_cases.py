@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Which scans to reconstruct."""
+"""Selection of the scans to reconstruct."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def list_cases(
             raise InputError(
                 "no such file",
                 where=where,
-                got="a folder that does not hold it" if path.parent.is_dir() else "a folder that does not exist either",
+                got="a folder without this file" if path.parent.is_dir() else "a folder that does not exist",
                 mend="check the path",
             )
     if case_name is not None and len(paths) > 1:
@@ -113,9 +113,9 @@ def check_case_name(name: object, where: str) -> str:
         name = str(name)
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.\-]*", name, flags=re.ASCII):
         raise InputError(
-            "not a name of files",
+            "not a valid name for files",
             where=where,
-            expected="a text of letters, digits, '.', '_', '-'",
+            expected="a string of letters, digits, '.', '_', '-'",
             got=f"{type(name).__name__} {name!r}",
             mend=None if isinstance(name, str) else "put it in quotes",
         )
@@ -134,7 +134,9 @@ def _scans(folder: Path, spec: Any) -> list[Path]:
     there = sorted(folder.glob("[!.]*"))
     found = {path: recognisers(path, readers) for path in there if path.resolve() not in written}
     if len(found) < len(there):
-        logger.info("dataset_dir: %d outputs of earlier runs, by their records, are no scans", len(there) - len(found))
+        logger.info(
+            "dataset_dir: %d outputs of earlier runs, according to their records, are skipped", len(there) - len(found)
+        )
     whole = recognisers(folder, readers)
     # The files of a folder that is a scan itself are its slices.
     parts = {path for path, names in found.items() if path.is_file() and set(names) & set(whole)}
@@ -151,11 +153,11 @@ def case_names(paths: Sequence[Path], key: str) -> list[str]:
     twice = len(names) - len(set(names))
     if twice:
         raise InputError(
-            "a scan twice",
+            "the same scan twice",
             where="dataset_dir",
             expected="each scan once",
-            got=f"{twice} links to scans that are there too",
-            mend="take the links out",
+            got=f"{twice} links to scans in the same folder",
+            mend="remove the links",
         )
     return names
 
@@ -224,11 +226,11 @@ def _read_key(path: Path) -> str:
         key, got = "", (error.strerror if isinstance(error, OSError) else None) or "a file that is no text"
     if not key:
         raise IntegrityError(
-            "the key of the cases' names is lost",
+            "the key of the case names is lost",
             where=_KEY_FILE,
             got=got,
-            mend="restore it, or delete it and take another output_dir",
+            mend="restore it, or choose another output_dir",
         )
     if os.name == "posix" and path.stat().st_mode & 0o077:
-        logger.warning("%s: others can read the key of the cases' names; to mend: chmod 600 %s", _KEY_FILE, _KEY_FILE)
+        logger.warning("%s: other users can read the key of the case names. Fix: chmod 600 %s", _KEY_FILE, _KEY_FILE)
     return key

@@ -44,7 +44,7 @@ class UnconditionalCases(Dataset):
         dx, dy, dz = (check_number(s, "spacing", low=0.0, open_low=True) for s in _three(spacing, "spacing"))
         count = check_integer(count, "count", low=1, high=_MOST)
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.\-]*", name, flags=re.ASCII):
-            raise ConfigError("not a name of files", where="name", expected="letters, digits, '.', '_', '-'")
+            raise ConfigError("not a valid name for files", where="name", expected="letters, digits, '.', '_', '-'")
         geometry = VolumeGeometry((x, y, z), (dx, dy, dz))
         empty = to_tensor(Measurement(torch.zeros(0), geometry, operator={"name": "unconditional"}))
         cases: list[dict[str, Any]] = [{"image": empty, "case": f"{name}{i:03d}"} for i in range(count)]

@@ -45,7 +45,9 @@ def common_attributes(template: Any, unit: str, case: str, *, keep_identity: boo
     plain = isinstance(template, Mapping) or template is None
     if keep_identity and (plain or not template.get("StudyInstanceUID")):
         raise ConfigError(
-            "no identity to keep", where="keep_identity", expected="a pydicom data set of the source as the template"
+            "no identity to keep",
+            where="keep_identity",
+            expected="the pydicom data set of the source as template",
         )
     said = dict(template or {}) if plain else allowed_header(template)
     said = {k: said[k] for k, valid in ALLOWED.items() if k in said and valid(str(said[k]))}

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The headers of DICOM files, without anything of them that names a patient."""
+"""The headers of DICOM files, without anything that identifies a patient."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ def dicom_files(folder: Path) -> list[Path]:
     if not found:
         inner = folders_with(folder, is_dicom)
         raise InputError(
-            "no DICOM file" + (" itself, but in folders in it" if inner else ""),
+            "no DICOM file" + (" in the folder itself, only in its subfolders" if inner else ""),
             where=folder.name,
             expected="the files of a series",
             got=f"{len(inner)} folders with DICOM files" if inner else None,
-            mend=name_one(folder, inner) if inner else "name the folder that holds them itself",
+            mend=name_one(folder, inner) if inner else "name the folder that contains the files",
         )
     return found
 
@@ -169,7 +169,7 @@ def _check_deflated(file: BinaryIO, path: Path) -> None:
         waiting = inflate.unconsumed_tail
         if size > limit:
             raise InputError(
-                "compressed data that grows too large",
+                "decompressed data would be too large",
                 where=path.name,
                 expected=f"at most {_LARGEST_RATIO} times the file",
                 mend="decompress the series first",

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The header of a lossless JPEG image: what decoders are known to get wrong."""
+"""Check of lossless JPEG headers for a predictor that decoders handle differently."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def check_lossless_jpeg(data: bytes, where: str) -> None:
     bits, predictor = _bits_and_predictor(data)
     if bits == _BAD_BITS and predictor == _BAD_PREDICTOR:
         raise InputError(
-            "lossless JPEG of 16 bits by predictor 6, which decoders read differently",
+            "16-bit lossless JPEG with predictor 6, which decoders read differently",
             where=where,
             expected="another predictor, or another compression",
             got="predictor 6, 16 bits",
-            mend="export the series uncompressed from where it was compressed",
+            mend="export the series uncompressed from its source",
         )
 
 

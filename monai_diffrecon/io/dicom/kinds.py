@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the pixels of an image mean: a magnitude, a phase, a parameter of tissue."""
+"""Type of an image: magnitude, phase, or parameter map."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_component(components: Iterable[str], where: str) -> None:
             where=where,
             expected="magnitude images",
             got=", ".join(f"{count} of {total} images of the {name}" for name, count in other.items()),
-            mend="name the magnitude images, which the scanner stores as a series of their own or as another volume",
+            mend="choose the magnitude images, which the scanner stores as a separate series or volume",
         )
 
 

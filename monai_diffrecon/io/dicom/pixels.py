@@ -26,12 +26,12 @@ def check_decodable(syntax: Any, frames: int, where: str) -> None:
     if _by_pydicom(syntax) or (syntax in _ITK and frames == 1):
         return
     raise InputError(
-        "compressed in a way that cannot be decoded",
+        "unsupported compression",
         where=where,
         expected="uncompressed, RLE, JPEG lossless, JPEG-LS or JPEG 2000"
         + (" (one frame a file)" if frames > 1 else ""),
         got=getattr(syntax, "name", str(syntax)),
-        mend="decompress the series first, with gdcmconv --raw for instance",
+        mend="decompress the series first, for example with gdcmconv --raw",
     )
 
 

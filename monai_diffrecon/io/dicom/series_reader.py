@@ -85,7 +85,9 @@ class DicomSeriesReader(MeasurementReader):
         used = {s.path for s in slices}
         chosen = [h for h in chosen if h.path in used]
         if path.is_file() and len(slices) == 1:
-            raise InputError("one slice of a series", where=path.name, mend="name the folder that holds all of them")
+            raise InputError(
+                "a single slice of a series", where=path.name, mend="name the folder that contains all slices"
+            )
         _check_amount(slices, chosen, path.name)
         stack = stack_slices(slices, path.name, leaning=self.leaning)
         check_affine(stack.affine, path.name)
@@ -180,11 +182,11 @@ def _check_kind(headers: list[DicomHeader], where: str) -> None:
             where=where,
             expected="none",
             got=f"{localizers} of {len(headers)} files",
-            mend="take the localizer out of the folder, or name another series",
+            mend="remove the localizer from the folder, or choose another series",
         )
     if any("MOSAIC" in _image_type(header) for header in headers):
         raise InputError(
-            "slices side by side in one image (mosaic)", where=where, mend="export the series one slice a file"
+            "several slices in one image (mosaic)", where=where, mend="export the series with one slice per file"
         )
 
 
@@ -193,7 +195,7 @@ def _check_amount(slices: list[DicomSlice], headers: list[DicomHeader], where: s
     pixels, size = sum(s.shape[0] * s.shape[1] for s in slices), sum(h.path.stat().st_size for h in headers)
     if not pixels or pixels > max(_LARGEST_RATIO * size, _FEW_PIXELS):
         raise InputError(
-            "declares another number of pixels than the files can hold",
+            "declares more pixels than the files can contain",
             where=where,
             got=f"{pixels} pixels in {size} bytes",
             mend="copy the series again",
@@ -216,7 +218,7 @@ def _volume(stack: DicomStack, headers: list[DicomHeader]) -> tuple[np.ndarray, 
         stored = stored if s.frame is None else stored.reshape(-1, rows, columns)[s.frame]
         if stored.shape != (rows, columns):
             raise InputError(
-                "pixel data of another size than the header says",
+                "pixel data do not match the size in the header",
                 where=s.path.name,
                 expected=f"{rows} x {columns}",
                 got=" x ".join(map(str, stored.shape)),

@@ -13,7 +13,7 @@ from monai_diffrecon.protocols import VolumeGeometry, VolumeOrigin, VolumeWriter
 
 
 class DicomSeriesWriter(VolumeWriter):
-    """Writes a folder of de-identified CT or MR images, one a slice."""
+    """Writes a folder of de-identified CT or MR images, one per slice."""
 
     def check(self, geometry: VolumeGeometry, where: str) -> None:
         """Refuse a volume of which it is not known how it lies."""

@@ -102,7 +102,7 @@ def slices_of(header: DicomHeader) -> list[DicomSlice]:
             raise
         except Exception as error:  # pydicom raises whatever a value that is not of its type provokes, and quotes it
             raise InputError(
-                "a header that cannot be understood", where=where, got=type(error).__name__, mend="repair the header"
+                "a header that cannot be parsed", where=where, got=type(error).__name__, mend="repair the header"
             ) from None
 
 
@@ -118,10 +118,10 @@ def _check_image(header: DicomHeader) -> None:
     if photometric == "MONOCHROME1" and ds.get("Modality") != "CT":
         # Of CT the rescaled values are HU, whatever is displayed as white.
         raise InputError(
-            "MONOCHROME1: large values mean dark",
+            "MONOCHROME1: inverted values",
             where=where,
             expected="MONOCHROME2",
-            mend="convert the series so that large values mean bright",
+            mend="convert the series to MONOCHROME2",
         )
     if "ModalityLUTSequence" in ds:
         raise InputError("a lookup table instead of a rescale slope", where=where, mend="export the series without it")
@@ -151,7 +151,7 @@ def _slice(header: DicomHeader, frame: int | None, place: Any, turn: Any, size: 
         raise _no_geometry(where, "ImageOrientationPatient that is not two perpendicular unit vectors")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
     if slope is not None and float(slope) == 0.0:
-        raise InputError("a rescale slope of 0: all values would be one", where=where, mend="repair the header")
+        raise InputError("a rescale slope of 0: all values would be equal", where=where, mend="repair the header")
     rescaled = slope is not None and intercept is not None
     hounsfield = rescaled and header.dataset.get("Modality") == "CT" and values.get("RescaleType") in (None, "", "HU")
     thickness, distance = (_numbers(size, k, 1) for k in ("SliceThickness", "SpacingBetweenSlices"))
@@ -235,9 +235,9 @@ def _numbers(group: Any, keyword: str, count: int) -> np.ndarray | None:
 
 def _no_geometry(where: str, got: str) -> InputError:
     return InputError(
-        "does not say where its pixels lie",
+        "does not state the position of its pixels",
         where=where,
         expected=_GEOMETRY,
         got=got,
-        mend="export the series as the scanner or the archive holds it",
+        mend="export the original series from the scanner or archive",
     )

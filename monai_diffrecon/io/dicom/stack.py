@@ -93,7 +93,7 @@ def _check_same(
             f"slices of mixed {what}",
             where=where,
             expected="one kind",
-            got=f"{len(slices) - others} slices of one kind and {others} of others, the first of them "
+            got=f"{len(slices) - others} slices of one kind and {others} of others, first "
             + (f"frame {differing[0].frame + 1}" if differing[0].frame is not None else _place(differing[0])),
             mend=mend,
         )
@@ -111,14 +111,17 @@ def _distance(along: np.ndarray, first: DicomSlice, where: str) -> float:
         distance = first.distance or first.thickness
         if distance is None:
             raise InputError(
-                "one slice of unknown thickness", where=where, expected="SliceThickness", mend="add it to the header"
+                "a single slice of unknown thickness",
+                where=where,
+                expected="SliceThickness",
+                mend="add it to the header",
             )
         return distance
     steps = np.diff(along)
     twice = np.flatnonzero(steps < _SAME)
     if len(twice):
         raise InputError(
-            "slices at one position",
+            "several slices at the same position",
             where=where,
             expected="every position once",
             got=f"{len(twice)} more, the first at {along[twice[0]]:.2f} mm along the normal",
@@ -131,11 +134,11 @@ def _distance(along: np.ndarray, first: DicomSlice, where: str) -> float:
         missing = round(float(steps[i]) / distance) - 1
         whole = missing > 0 and abs(steps[i] - (missing + 1) * distance) <= 0.02 * distance + _SAME
         raise InputError(
-            f"missing slices: {missing}" if whole else "slices at uneven distances",
+            f"missing slices: {missing}" if whole else "slices with uneven spacing",
             where=where,
             expected=f"{distance:.2f} mm from slice to slice",
             got=f"{steps[i]:.2f} mm between those at {along[i]:.2f} and {along[i + 1]:.2f} mm along the normal",
-            mend="copy the missing slices" if whole else "resample the series to one distance first",
+            mend="copy the missing slices" if whole else "resample the series to even spacing first",
         )
     return distance
 
@@ -151,7 +154,7 @@ def _check_straight(
     aside = np.linalg.norm(offsets - along[:, None] * normal, axis=1)
     if wandering > limit and (leaning or aside.max() > limit):
         raise InputError(
-            "slices that are shifted against one another",
+            "slices that are shifted relative to one another",
             where=where,
             expected=f"all on a line within {limit:.2g} mm",
             got=f"{wandering:.1f} mm off",
@@ -160,9 +163,9 @@ def _check_straight(
     if aside.max() > limit and not leaning:
         tilt = float(np.degrees(np.arctan2(aside[-1], along[-1])))
         raise InputError(
-            "slices that are not stacked along their normal (gantry tilt)",
+            "a sheared (gantry-tilted) stack",
             where=where,
             expected="0 degrees",
             got=f"{tilt:.1f} degrees",
-            mend="--correct_tilt true, which resamples it to a straight stack, or do so by another tool (dcm2niix)",
+            mend="resample it to a straight stack with --correct_tilt true or another tool (dcm2niix)",
         )

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a derived DICOM series may repeat of its source: a list of attributes and their values, nothing else."""
+"""The attributes that a derived DICOM series may copy from its source."""
 
 from __future__ import annotations
 

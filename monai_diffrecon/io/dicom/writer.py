@@ -89,7 +89,7 @@ def write_series(
     attributes.setdefault("FrameOfReferenceUID", derived_uid("frame", entropy, content))
     temporary = folder.with_name(f".{secrets.token_hex(6)}.tmp")
     if not folder.parent.is_dir():
-        raise InputError("no folder to write to", where=folder.name, mend="make its parent folder first")
+        raise InputError("no folder to write to", where=folder.name, mend="create its parent folder first")
     try:
         temporary.mkdir()
         for k, position in enumerate(_positions(geometry)):
@@ -116,9 +116,9 @@ def check_oriented(geometry: VolumeGeometry, where: str) -> None:
     """
     if geometry.affine is None:
         raise InputError(
-            "an unknown orientation, which DICOM cannot say",
+            "an unknown orientation, which DICOM cannot represent",
             where=where,
-            expected="a scan that says how the subject lies",
+            expected="a scan with known orientation",
             mend="tell the reader (fastmri: --reader \"{'name': 'fastmri', 'axes': 'RAS'}\"), "
             "or write NIfTI: --output_format nifti",
         )
@@ -134,7 +134,7 @@ def _checked(volume: Tensor, geometry: VolumeGeometry, where: str) -> np.ndarray
     """Return the voxels (X, Y, Z) of a volume that can be written, float64."""
     if tuple(volume.shape) != (1, *geometry.shape) or volume.is_complex():
         raise InputError(
-            "not the volume of its geometry",
+            "volume and geometry do not match",
             where=where,
             expected=f"real numbers of shape {(1, *geometry.shape)}",
             got=f"{str(volume.dtype).removeprefix('torch.')} of shape {tuple(volume.shape)}",
@@ -147,7 +147,7 @@ def _checked(volume: Tensor, geometry: VolumeGeometry, where: str) -> np.ndarray
     axes = axes / np.linalg.norm(axes, axis=0)
     if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
         raise InputError(
-            "axes that are not perpendicular, which DICOM cannot say",
+            "axes that are not perpendicular, which DICOM cannot represent",
             where=where,
             mend="resample the volume to perpendicular axes",
         )

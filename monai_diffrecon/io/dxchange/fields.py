@@ -126,7 +126,7 @@ def read_exchange(parts: HDF5Parts, rows: tuple[int, int] | None, unit: str | No
     if not (beam > 0.0).all():
         row, column = np.argwhere(beam <= 0.0)[0]
         raise InputError(
-            "white fields that are no brighter than the dark ones",
+            "white fields that are not brighter than the dark fields",
             where=f"{parts.where}#exchange/data_white",
             expected="a beam in each pixel",
             got=f"none in {np.count_nonzero(beam <= 0.0)} of {beam.size}, first in row {first + row}, column {column}",
@@ -166,7 +166,7 @@ def _degrees(parts: HDF5Parts, views: int, unit: str | None) -> tuple[float, ...
     if found is None:
         raise InputError("no angles", where=parts.where, expected="a dataset /exchange/theta")
     if found.size != views:
-        raise InputError("of the wrong shape", where=where, expected=f"({views},), one of each view", got=found.shape)
+        raise InputError("of the wrong shape", where=where, expected=f"({views},), one per view", got=found.shape)
     said = parts.text(found, "units") or parts.text(found, "unit")
     if unit is None and said is not None:
         unit = _UNITS.get(said.strip().lower())

@@ -99,7 +99,7 @@ class DXchangeReader(MeasurementReader):
             across = along = self.pixel_size
         elif stated is not None:
             across, along = stated.across, stated.along
-            notices.append(f"the pixel size is taken from {stated.source}: {across:.6g} mm at the object")
+            notices.append(f"the pixel size was taken from {stated.source}: {across:.6g} mm at the object")
         else:
             across = along = 1.0
             notices.append("the file does not state its pixel size: 1 is assumed, and values are per pixel")
@@ -136,12 +136,12 @@ class DXchangeReader(MeasurementReader):
         found = rotation_center(np.asarray(scan.degrees), lambda i: scan.lines([i])[0])
         if found is None:
             expected = "projections half a turn apart"
-            raise InputError("its axis of rotation cannot be found", where=where, expected=expected, mend=mend)
+            raise InputError("the rotation axis cannot be determined", where=where, expected=expected, mend=mend)
         if found.agreement < _UNLIKE or not 0.0 <= found.column <= last:
             raise InputError(
-                "its axis of rotation cannot be found",
+                "the rotation axis cannot be determined",
                 where=where,
-                expected="projections half a turn apart that mirror each other",
+                expected="projections half a turn apart that are mirror images",
                 got=f"a correlation of {found.agreement:.2f}",
                 mend=mend,
             )
@@ -170,7 +170,7 @@ class DXchangeReader(MeasurementReader):
 
 def _range(rows: Sequence[int]) -> tuple[int, int]:
     if not isinstance(rows, Sequence) or len(rows) != 2:
-        raise ConfigError("no range", where="reader#rows", expected="[first, stop]", got=repr(rows)[:80])
+        raise ConfigError("not a range", where="reader#rows", expected="[first, stop]", got=repr(rows)[:80])
     first = check_integer(rows[0], "reader#rows", low=0)
     return first, check_integer(rows[1], "reader#rows", low=first + 1)
 

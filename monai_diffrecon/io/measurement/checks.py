@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What every measurement in a file must be, alike when it is written and when it is read."""
+"""Checks of measurements, both when written and when read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_affine(affine: np.ndarray, where: str) -> None:
     """
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not (np.abs(affine) < _FAR).all() or sizes.min() < _TINY or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-9:
-        raise InputError("an affine that spans no space", where=where, mend="repair the header")
+        raise InputError("a singular affine", where=where, mend="repair the header")
     if np.abs(affine[3] - (0.0, 0.0, 0.0, 1.0)).max() > 1e-6:
         raise InputError("no affine", where=where, expected="0, 0, 0, 1 as its last row", mend="repair the header")
 
@@ -55,7 +55,7 @@ def check_amount(voxels: int, entries: int, where: str) -> None:
     limit = max(_MOST_UNMEASURED * entries, _FEW_VOXELS)
     if voxels > min(limit, _MOST_VOXELS):
         raise InputError(
-            "no shape of a volume that was measured: too large",
+            "the volume is too large for its measurement",
             where=where,
             expected=f"at most {min(limit, _MOST_VOXELS)} voxels for {entries} entries",
             got=voxels,
@@ -78,29 +78,29 @@ def check_measurement(m: Measurement, where: str) -> None:
     shape = m.geometry.shape
     affine = affine_of(m.geometry)
     if min(shape) < 1:
-        raise InputError("no shape of a volume", where=f"{where}#geometry@shape", got=shape)
+        raise InputError("not the shape of a volume", where=f"{where}#geometry@shape", got=shape)
     check_amount(math.prod(shape), m.data.numel(), f"{where}#geometry@shape")
     check_affine(affine, f"{where}#geometry@affine")
     if m.operator is None and tuple(m.data.shape) != (1, *shape):
         raise InputError(
             "of the wrong shape",
             where=f"{where}#data",
-            expected=f"an image {(1, *shape)}, as no operator is named",
+            expected=f"an image {(1, *shape)}, since no operator is named",
             got=tuple(m.data.shape),
         )
     if m.operator is not None:
         if not isinstance(m.operator.get("name"), str):
             raise InputError("names no operator", where=f"{where}#operator", expected='{"name": ..., options}')
         if strays := [str(k) for k in m.operator if not (isinstance(k, str) and OPTION_NAME.fullmatch(k))]:
-            raise InputError("not names of options", where=f"{where}#operator", got=", ".join(strays)[:80])
+            raise InputError("invalid option names", where=f"{where}#operator", got=", ".join(strays)[:80])
         for key, value in m.operator.items():
             if any(set(text) & set("/\\\0") for text in _texts(value)):
                 # A measurement that a stranger made must not have its reader open other files.
                 raise InputError(
                     "names another file, which is not read",
                     where=f"{where}#operator/{key}",
-                    expected="a measurement that holds all of its operator",
-                    mend="give the option in the config, or say what is in that file by other options",
+                    expected="a measurement that contains its whole operator",
+                    mend="set the option in the configuration, or use options that do not need a file",
                 )
             if isinstance(value, Tensor) and str(value.dtype).removeprefix("torch.") not in OPTION_TYPES:
                 raise InputError("of the wrong type", where=f"{where}#operator/{key}", got=value.dtype)
@@ -111,9 +111,9 @@ def check_measurement(m: Measurement, where: str) -> None:
     if not isinstance(m.unit, str) or m.unit not in UNITS:
         raise InputError("unknown unit", where=f"{where}@unit", expected=" or ".join(UNITS), got=repr(m.unit)[:80])
     if m.source_sha256 is not None and not (isinstance(m.source_sha256, str) and _SHA256.fullmatch(m.source_sha256)):
-        raise InputError("no sha256", where=f"{where}@source_sha256", expected="64 hexadecimal digits")
+        raise InputError("not a sha256", where=f"{where}@source_sha256", expected="64 hexadecimal digits")
     if m.header is not None and not all(isinstance(v, str) for pair in m.header.items() for v in pair):
-        raise InputError("not keywords and texts", where=f"{where}@header")
+        raise InputError("not keywords with text values", where=f"{where}@header")
     if not (isinstance(m.notices, tuple) and all(isinstance(line, str) for line in m.notices)):
         raise InputError("not sentences", where=f"{where}@notices")
 

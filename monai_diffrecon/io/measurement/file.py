@@ -133,11 +133,13 @@ def _text(text: str) -> np.bytes_:
 def _check_version(parts: HDF5Parts) -> None:
     kind = parts.attribute(parts.file, "format", required=False)
     if not isinstance(kind, str) or kind != FORMAT:
-        raise InputError("HDF5, but no measurement", where=parts.where, expected=f"the attribute format = {FORMAT!r}")
+        raise InputError(
+            "HDF5, but not a measurement file", where=parts.where, expected=f"the attribute format = {FORMAT!r}"
+        )
     version = _number(parts.attribute(parts.file, "schema_version"), f"{parts.where}@schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(
-            "a newer version of the format" if version > SCHEMA_VERSION else "no version of the format",
+            "a newer version of the format" if version > SCHEMA_VERSION else "unknown version of the format",
             where=f"{parts.where}@schema_version",
             expected=SCHEMA_VERSION,
             got=f"{version:g}",
@@ -160,7 +162,7 @@ def _read_geometry(parts: HDF5Parts) -> VolumeGeometry:
     oriented = parts.attribute(group, "oriented", required=False)
     if not np.allclose(values["spacing"], geometry.spacing, rtol=1e-3, atol=0.0):
         raise InputError(
-            "another voxel size than the affine has",
+            "voxel size and affine disagree",
             where=f"{at}@spacing",
             expected=[round(s, 6) for s in geometry.spacing],
             got=values["spacing"].tolist(),
@@ -198,7 +200,7 @@ def _to_json(value: Any, where: str) -> str:
     try:
         text = json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError("cannot be said in JSON", where=where, got=str(error), mend=mend) from None
+        raise InputError("cannot be written as JSON", where=where, got=str(error), mend=mend) from None
     if len(text) > _LONGEST_TEXT:
         raise InputError("too long", where=where, expected=f"{_LONGEST_TEXT} bytes", got=len(text), mend=mend)
     return text

@@ -17,7 +17,7 @@ _BEGINNING = 1 << 16
 class MeasurementFileReader(MeasurementReader):
     """A measurement with its operator, noise, weights and unit in one HDF5 file, as ``diffrecon simulate`` writes it.
 
-    It is known by its first bytes alone, so that a truncated one is still reported as what it is.
+    It is recognized by its first bytes alone, so that a truncated file is reported as such.
     """
 
     def recognises(self, path: Path) -> bool:

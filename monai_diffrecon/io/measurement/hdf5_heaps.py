@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The heaps of an HDF5 file, walked before HDF5 does: in a damaged one it walks for ever."""
+"""Check of the heaps of an HDF5 file before HDF5 reads them: it loops forever on a damaged one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_heaps(path: Path) -> None:
             size = int.from_bytes(content[at + 8 : at + 8 + length], "little")
             # What looks like a heap and does not fit into the file is other data, or HDF5 says so.
             if at + size <= len(content) and not _ends(content[at : at + size], length):
-                raise InputError("a damaged heap", where=path.name, mend="copy it again: its content is damaged")
+                raise InputError("a damaged heap", where=path.name, mend="copy the file again: its content is damaged")
             at = content.find(_HEAP, at + 1)
 
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading parts of an HDF5 file that someone else made, without trusting what it declares."""
+"""Reading parts of an untrusted HDF5 file."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class HDF5Parts:
         found = owner.attrs.get_id(name)
         kind = found.get_type()
         if found.get_storage_size() > LARGEST_ATTRIBUTE or kind.get_size() > LARGEST_ATTRIBUTE:
-            raise InputError("too long an attribute", where=at, expected=f"at most {LARGEST_ATTRIBUTE} bytes")
+            raise InputError("an attribute that is too long", where=at, expected=f"at most {LARGEST_ATTRIBUTE} bytes")
         # Strings of variable length are pointers into a heap, which HDF5 follows wherever a damaged file sends it.
         if isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str() and found.shape == ():
             text = np.empty((), dtype=f"S{kind.get_size()}")
@@ -115,7 +115,7 @@ class HDF5Parts:
             array = np.empty(found.shape, dtype=found.dtype)
             found.read(array)
             return array
-        raise InputError("of the wrong type", where=at, expected="numbers, or text of a fixed length")
+        raise InputError("of the wrong type", where=at, expected="numbers, or fixed-length text")
 
     def text(self, owner: h5py.Group | h5py.Dataset, name: str) -> str | None:
         """Return an attribute that is one text, of a variable length too, or None when it is none or too long.
@@ -200,7 +200,7 @@ class HDF5Parts:
     def _check_size(self, dataset: h5py.Dataset, at: str) -> None:
         """Compare what a dataset declares with what the file can hold."""
         if dataset.is_virtual or dataset.external:
-            raise InputError("its bytes lie in other files, which are not read", where=at)
+            raise InputError("its data are in other files, which are not read", where=at)
         creation = dataset.id.get_create_plist()
         filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
         if not set(filters) <= set(_FILTERS):
@@ -212,7 +212,7 @@ class HDF5Parts:
         self._declared[bool(filters)] += needed
         if stored > self.size or (needed and not stored) or max(self._declared[bool(filters)], chunk) > limit:
             raise InputError(
-                "declares more data than the file holds",
+                "declares more data than the file contains",
                 where=at,
                 expected=f"at most {limit} bytes",
                 got=f"{needed} bytes",

@@ -40,7 +40,7 @@ def scan_angles(
     scale = 1.0 if unit == "degrees" else 180.0 / math.pi
     if angles is not None:
         if isinstance(angles, str) or not isinstance(angles, Iterable):
-            raise ConfigError("no list", where="operator#angles", expected=f"angles in {unit}", got=repr(angles))
+            raise ConfigError("not a list", where="operator#angles", expected=f"angles in {unit}", got=repr(angles))
         listed = tuple(check_number(a, "operator#angles") for a in angles)
         if not listed:
             raise ConfigError("no view", where="operator#angles", expected="one angle or more", got="none")
@@ -70,7 +70,7 @@ def _look_like_radians(where: str, got: str) -> ConfigError:
         where=where,
         expected="angles in degrees",
         got=got,
-        mend="convert them, or state operator#angles_unit: radians (or degrees, if that is what they are)",
+        mend="convert them, or set operator#angles_unit to radians (or to degrees, if they are)",
     )
 
 

@@ -50,7 +50,7 @@ def sampling_mask(
     count = min(max(round(points[0] * points[1] / acceleration), 1), int(allowed.sum()))
     if int(centre.sum()) > count:
         raise ConfigError(
-            "the centre alone is more than may be measured",
+            "the centre alone exceeds the number of samples",
             where="operator#center_fraction",
             expected=f"at most {count} points",
             got=int(centre.sum()),

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Three-dimensional total variation by ADMM: the classical rival, and the best classical start."""
+"""Three-dimensional total variation by ADMM: the classical baseline, and the best classical start."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ class ADMMTV(ClassicalSampler):
         super().prepare(problem, sigma_min=sigma_min, sigma_max=sigma_max, prior=prior)
         operator = problem.operator
         if self.nonnegative and operator.complex_volume:
-            raise ConfigError("a complex volume has no sign", where="sampler#nonnegative", expected=False, got=True)
+            raise ConfigError(
+                "a complex volume cannot be non-negative", where="sampler#nonnegative", expected=False, got=True
+            )
         self._weights = spacing_weights(operator.geometry.spacing)
         self._rho = self.rho * operator.norm()
         self._backprojection: Tensor | None = None

@@ -15,7 +15,7 @@ from monai_diffrecon.protocols import ClassicalSampler
 class CGLeastSquares(ClassicalSampler):
     """``argmin_x 1/2 ||A x - y||^2 + weight/2 ||A^T A|| ||x||^2`` by conjugate gradients from 0.
 
-    For any linear operator, real or complex; few iterations regularize too. With a multi-coil MRI operator it is the
+    For any linear operator, real or complex; few iterations also regularize. With a multi-coil MRI operator it is the
     iterative SENSE (CG-SENSE) of Pruessmann et al. 2001, Magn. Reson. Med. 46(4), 638.
 
     Args:

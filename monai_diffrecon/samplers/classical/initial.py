@@ -11,19 +11,21 @@ from monai_diffrecon.protocols import ClassicalSampler, Problem, ScorePrior
 
 
 class InitialEstimate(ClassicalSampler):
-    """Filtered back-projection, zero filling or interpolation: what the operator calls its initial estimate.
+    """Filtered back-projection, zero filling or interpolation: the operator's initial estimate.
 
     Args:
-        kind: the one kind of estimate that will do, such as ``fbp`` or ``fdk`` (``Operator.initial_kind``); None takes
+        kind: the required kind of estimate, such as ``fbp`` or ``fdk`` (``Operator.initial_kind``); None takes
             any.
 
     Raises:
-        ConfigError: the kind is no word.
+        ConfigError: the kind is not a word.
     """
 
     def __init__(self, kind: str | None = None) -> None:
         if kind is not None and not isinstance(kind, str):
-            raise ConfigError("no kind of estimate", where="sampler#kind", expected="a word, as fbp", got=repr(kind))
+            raise ConfigError(
+                "unknown kind of estimate", where="sampler#kind", expected="a word such as fbp", got=repr(kind)
+            )
         self.kind = kind
 
     def prepare(self, problem: Problem, *, sigma_min: float, sigma_max: float, prior: ScorePrior | None = None) -> None:
@@ -35,7 +37,7 @@ class InitialEstimate(ClassicalSampler):
         found = problem.operator.initial_kind
         if self.kind is not None and found != self.kind:
             raise ConfigError(
-                "the operator has another classical estimate",
+                "the operator has a different classical estimate",
                 where="sampler",
                 expected=f"an operator whose estimate is {self.kind}",
                 got=found or "one without a name",

@@ -33,9 +33,9 @@ class SIRT(ClassicalSampler):
     entry of the schedule is one iteration; voxels that no ray meets stay 0.
 
     Args:
-        iterations: iterations, 1 or more; to stop early regularizes.
+        iterations: iterations, 1 or more; early stopping regularizes.
         relaxation: step, above 0 and below 2.
-        nonnegative: after each iteration, set values below the zero of the network's units to it.
+        nonnegative: after each iteration, set values below zero in network units to zero.
 
     Raises:
         ConfigError: an option out of its range.
@@ -103,7 +103,7 @@ def _inverse(sums: Tensor, operator: object) -> Tensor:
 
 def _refusal(operator: object, got: str) -> ConfigError:
     return ConfigError(
-        f"needs an operator without negative entries, which {type(operator).__name__} is not",
+        f"needs an operator without negative entries, unlike {type(operator).__name__}",
         where="sampler sirt",
         expected="real sums of rows and columns, 0 or more",
         got=got,

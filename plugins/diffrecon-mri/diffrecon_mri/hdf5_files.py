@@ -83,7 +83,7 @@ def find_dataset(file: h5py.File, name: str, where: str) -> h5py.Dataset | None:
     packed = found.id.get_create_plist().get_nfilters() > 0
     if stored > size or (needed and not stored) or max(needed, chunk) > size * (_LARGEST_RATIO if packed else 1):
         raise InputError(
-            "declares more data than the file holds",
+            "declares more data than the file contains",
             where=f"{where}#{name}",
             got=f"{needed} bytes",
             mend="check that the file is complete",
@@ -125,7 +125,7 @@ def read_table(file: h5py.File, name: str, where: str) -> np.ndarray | None:
         held += sum(np.asarray(row).nbytes for field in lists for row in part[field])
         # Many rows may point to the same bytes.
         if held > limit:
-            raise InputError("declares more data than the file holds", where=f"{where}#{name}")
+            raise InputError("declares more data than the file contains", where=f"{where}#{name}")
         parts.append(part)
     return np.concatenate(parts) if parts else found[()]
 

@@ -31,7 +31,7 @@ def noise_covariance(samples: Tensor) -> Tensor:
     """
     if not samples.is_complex() or samples.ndim != 2 or samples.shape[1] < samples.shape[0] or not samples.numel():
         raise InputError(
-            "not noise of a receive array",
+            "not noise of a coil array",
             where="noise samples",
             expected="complex (coils, N) with N of at least the number of coils",
             got=f"{str(samples.dtype).removeprefix('torch.')} {tuple(samples.shape)}",
@@ -63,7 +63,7 @@ def prewhitening_matrix(samples: Tensor) -> Tensor:
             "the noise of the coils is linearly dependent",
             where="noise samples",
             expected="a covariance of full rank",
-            mend="leave out coils without a signal of their own, or scan more noise",
+            mend="exclude redundant coils, or acquire more noise",
         )
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     return torch.linalg.solve_triangular(factor, identity, upper=False)
@@ -105,11 +105,11 @@ def estimate_noise_std(kspace: Tensor, axes: Sequence[int] = (-3, -2), outer: fl
     measured = corner[corner != 0]
     if measured.numel() < 100:
         raise InputError(
-            "too few measured entries to estimate the noise from",
+            "too few measured entries to estimate the noise",
             where="noise estimate",
             expected="100",
             got=measured.numel(),
-            mend="give noise_std, fewer axes or a larger outer part",
+            mend="set noise_std, fewer axes or a larger outer part",
         )
     return float(torch.view_as_real(measured).abs().double().median()) / _QUARTILE
 

@@ -158,7 +158,7 @@ def test_the_centre_sample_is_the_sum() -> None:
         ({"pattern": "spiral", "interleaves": 1.5}, "operator#interleaves"),
         ({"pattern": "spiral", "turns": 0}, "operator#turns"),
         ({"samples": 0}, "operator#samples"),
-        ({"complex_volume": "no"}, "operator#complex_volume: not a truth value"),
+        ({"complex_volume": "no"}, "operator#complex_volume: not a boolean"),
         ({"trajectory": torch.zeros(4, 3)}, "operator#trajectory: of the wrong shape"),
         ({"trajectory": torch.zeros(0, 2)}, "operator#trajectory: of the wrong shape"),
         ({"trajectory": "spiral.txt"}, "operator#trajectory: not a tensor"),

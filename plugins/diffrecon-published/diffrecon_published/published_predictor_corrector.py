@@ -24,7 +24,7 @@ class PublishedPredictorCorrectorSampler(PredictorCorrectorSampler):
     ``tpdm`` set. With the noise ``sequential`` the random numbers are drawn in their order.
 
     Args:
-        steps: number of noise levels, 2 or more; each costs two network calls a slice.
+        steps: number of noise levels, 2 or more; each costs two network calls per slice.
         order: ``predictor_corrector`` (DiffusionMBIR) or ``corrector_predictor`` (TPDM).
         snr: signal-to-noise ratio of the corrector; 0 leaves the corrector out.
         corrector_steps: Langevin steps at each level.

@@ -144,7 +144,7 @@ def _angles(views: int | None, angles: object) -> tuple[float, ...]:
     """
     if angles is not None:
         if isinstance(angles, str) or not isinstance(angles, Iterable):
-            raise ConfigError("no list", where="operator#angles", expected="angles in degrees", got=repr(angles))
+            raise ConfigError("not a list", where="operator#angles", expected="angles in degrees", got=repr(angles))
         listed = tuple(check_number(a, "operator#angles") for a in angles)
         if len(listed) < 2:
             raise ConfigError("too few views", where="operator#angles", expected="two angles or more", got=len(listed))

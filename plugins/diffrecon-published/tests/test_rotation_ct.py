@@ -194,7 +194,7 @@ def test_wrong_sinograms(name: str) -> None:
 @pytest.mark.parametrize(
     ("geometry", "options", "message"),
     [
-        (VolumeGeometry((4, 5, 2)), {"views": 4}, r"not square; expected as many .* got \(4, 5\). To mend"),
+        (VolumeGeometry((4, 5, 2)), {"views": 4}, r"not square; expected as many .* got \(4, 5\). Fix"),
         (VolumeGeometry((4, 4, 2), (1.0, 1.2, 1.0)), {"views": 4}, "not square; .* got 1 and 1.2 mm"),
         (VolumeGeometry((4, 4, 2)), {}, "operator#views"),
         (VolumeGeometry((4, 4, 2)), {"views": 1}, "operator#views.*from 2"),

@@ -112,4 +112,4 @@ class WaveletL1(Regularizer):
 
 def _check_shape(x: Tensor, shape: tuple[int, ...], what: str) -> None:
     if tuple(x.shape[1:]) != tuple(shape):
-        raise InputError(f"{what} of the wrong shape", where="wavelet_l1", expected=("C", *shape), got=tuple(x.shape))
+        raise InputError(f"{what} has the wrong shape", where="wavelet_l1", expected=("C", *shape), got=tuple(x.shape))

@@ -55,9 +55,7 @@ def test_an_existing_target_is_kept(
     target.mkdir(parents=True)
     (target / "thesis.txt").write_text("mine")
     assert command(stripes) == 2
-    assert capsys.readouterr().err == (
-        "error: bundle new: already there. To mend: name another folder, or give --force\n"
-    )
+    assert capsys.readouterr().err == ("error: bundle new: already there. Fix: name another folder, or give --force\n")
     assert command(stripes, "--force") == 2
     assert "already there, and no bundle" in capsys.readouterr().err
     assert [p.name for p in target.iterdir()] == ["thesis.txt"]

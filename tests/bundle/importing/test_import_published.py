@@ -193,7 +193,7 @@ def test_code_is_refused_and_nothing_written(
     torch.save(published_checkpoint() | {"extra": Payload(tmp_path / "owned")}, tmp_path / "bad.pth")
     assert command(tmp_path / "bad.pth", *flags) == 4
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: checkpoint bad.pth: refused, since it wants to call")
+    assert line.startswith("error: checkpoint bad.pth: refused: the file calls")
     assert "mkdir" in line
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pth"]
 

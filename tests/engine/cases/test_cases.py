@@ -71,7 +71,7 @@ def test_a_key_that_others_can_read_is_told(tmp_path: Path, caplog: pytest.LogCa
 
 def test_a_lost_key_is_not_replaced(scans: Path, tmp_path: Path) -> None:
     (tmp_path / ".case_key").touch(0o600)
-    with pytest.raises(IntegrityError, match=r"\.case_key: the key of the cases' names is lost"):
+    with pytest.raises(IntegrityError, match=r"\.case_key: the key of the case names is lost"):
         list_cases(dataset_dir=str(scans), output_dir=str(tmp_path))
 
 
@@ -118,7 +118,7 @@ def test_files_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
 
 def test_a_scan_and_a_link_to_it_are_refused(scans: Path, tmp_path: Path) -> None:
     (scans / "again.nii").symlink_to(scans / "Roe_Jane.nii")
-    with pytest.raises(InputError, match=r"^dataset_dir: a scan twice; .* got 1 links") as caught:
+    with pytest.raises(InputError, match=r"^dataset_dir: the same scan twice; .* got 1 links") as caught:
         list_cases(dataset_dir=str(scans), output_dir=str(tmp_path / "out"))
     assert "Roe" not in str(caught.value)
 
@@ -138,7 +138,7 @@ def test_what_is_no_path_is_refused_without_naming_it(scans: Path, key: str, val
 def test_a_file_in_place_of_the_output_folder_is_refused(scans: Path) -> None:
     image = str(scans / "Roe_Jane.nii")
     for folder in (image, f"{image}/out"):
-        with pytest.raises(InputError, match=r"^output_dir: may not be written") as caught:
+        with pytest.raises(InputError, match=r"^output_dir: cannot be written") as caught:
             list_cases(image=image, output_dir=folder)
         assert "Roe" not in str(caught.value)
 
@@ -163,7 +163,7 @@ def _cases_command(*arguments: str) -> int:
 
 def test_who_holds_the_key_finds_the_scan(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
-    with pytest.raises(InputError, match="no key of cases' names"):
+    with pytest.raises(InputError, match="no key of case names"):
         _cases_command(str(scans), "--output", out)
     assert not Path(out).exists()
     wanted = list_cases(dataset_dir=str(scans), output_dir=out)
@@ -172,7 +172,7 @@ def test_who_holds_the_key_finds_the_scan(scans: Path, tmp_path: Path, capsys: p
     one = wanted[1]
     assert _cases_command(str(scans), "--output", out, "--case", one["case"]) == 0
     assert capsys.readouterr().out == f"{one['case']}  {one['image']}\n"
-    with pytest.raises(InputError, match="no scan of that name"):
+    with pytest.raises(InputError, match="no scan with this case name"):
         _cases_command(one["image"], "--output", out, "--case", "case-0")
     assert sorted(path.name for path in Path(out).iterdir()) == [".case_key"]
 
@@ -199,13 +199,13 @@ def test_without_any_scan_there_is_no_case(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"dataset_dir": "{scans}/none"}, "nothing to reconstruct"),
-        ({"image": "{scans}/Roe_none.nii"}, "^image: no such file; got a folder that does not hold it"),
+        ({"image": "{scans}/Roe_none.nii"}, "^image: no such file; got a folder without this file"),
         ({"image": "{scans}/Roe/none.nii"}, "^image: no such file; got a folder that does not exist"),
         ({"image": "{scans}/Roe_Jane.nii", "reference": "{scans}/none.nii"}, "reference: no such file"),
         ({"dataset_dir": "{scans}", "case_name": "x"}, "case_name: one name for several cases"),
         ({"dataset_dir": "{scans}", "reference": "{scans}/Roe_Jane.nii"}, "reference: one reference for several"),
-        ({"image": "{scans}/Roe_Jane.nii", "case_name": "../x"}, "case_name: not a name of files"),
-        ({"image": "{scans}/Roe_Jane.nii", "case_name": ""}, "case_name: not a name of files"),
+        ({"image": "{scans}/Roe_Jane.nii", "case_name": "../x"}, "case_name: not a valid name for files"),
+        ({"image": "{scans}/Roe_Jane.nii", "case_name": ""}, "case_name: not a valid name for files"),
     ],
 )
 def test_what_cannot_be_a_list_is_refused(scans: Path, tmp_path: Path, options: dict[str, str], message: str) -> None:

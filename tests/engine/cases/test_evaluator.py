@@ -174,7 +174,8 @@ def test_the_curve_of_a_case_is_seen_while_it_runs_and_is_of_its_first_sample(
             seen[engine.state.recon.case].append(steps)
 
     evaluator = cohort.evaluate([{"image": str(cohort.scans / f"{PATIENTS[0]}.nii.gz"), "case": "live"}])
-    evaluator.inferer.num_samples, evaluator.inferer.specs["sampler"] = 2, SAMPLER | {"name": "ddim"}
+    evaluator.inferer.specs = {**evaluator.inferer.specs, "sampler": SAMPLER | {"name": "ddim"}}
+    evaluator.inferer.num_samples = 2
     evaluator.inferer.handlers = (Watch(),)  # before the one that tracks
     evaluator.run()
     assert seen == {"live": [[], [1], [1, 2], [1, 2, 3]], "live#sample1": [[1, 2, 3, 4]] * 4}

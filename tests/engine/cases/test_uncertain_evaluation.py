@@ -96,7 +96,7 @@ def test_the_spread_is_in_the_unit_of_the_volume(score: ScoreNetwork) -> None:
         ({"sampler": "cubic"}, "several samples of cubic"),
         ({"noise": "sequential"}, "several samples from the noise sequential"),
         ({"num_samples": 0}, "inferer#num_samples: out of range"),
-        ({"keep_samples": "no"}, "inferer#keep_samples: not a truth value"),
+        ({"keep_samples": "no"}, "inferer#keep_samples: not a boolean"),
     ],
 )
 def test_what_gives_one_volume_only_is_refused_at_once(

@@ -258,7 +258,7 @@ def test_a_smooth_phase_object_from_few_measurements() -> None:
         {"name": "conjugate_gradient", "gamma": "discrepancy", "correlation": 1.0},
         {"name": "admm", "regularizers": [{"name": "z_tv"}]},
         {"name": "admm_iterate", "regularizers": [{"name": "z_tv"}]},
-        {"name": "dps", "zeta": 0.1, "noised_measurement": True},
+        {"name": "dps", "zeta": 0.1},
     ],
     ids=["cg", "discrepancy", "admm", "admm_iterate", "dps"],
 )

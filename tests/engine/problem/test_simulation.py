@@ -211,7 +211,7 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     [(CT, "arbitrary"), ("cartesian_mri", "arbitrary"), ({"name": "slice_thickness", "thickness": 8.0}, "HU")],
 )
 def test_photons_need_attenuation(operator: Any, unit: str) -> None:
-    with pytest.raises(ConfigError, match=r"simulate_photons: photons are counted behind line integrals.*To mend"):
+    with pytest.raises(ConfigError, match=r"simulate_photons: photons are counted behind line integrals.*Fix: "):
         simulate(head(), GEOMETRY, Simulation(operator, photons=1e4, unit=unit))
 
 

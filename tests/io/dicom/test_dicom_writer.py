@@ -215,7 +215,7 @@ def test_what_cannot_be_written(tmp_path: Path, dicom: Any) -> None:
     cases: list[tuple[torch.Tensor, VolumeGeometry, str]] = [
         (volume(), geometry_of(SHAPE, sheared), "not perpendicular"),
         (nan, oblique(dicom), "not finite"),
-        (volume()[..., 1:], oblique(dicom), "not the volume of its geometry"),
+        (volume()[..., 1:], oblique(dicom), "volume and geometry do not match"),
         (volume().to(torch.complex64), oblique(dicom), "complex64"),
     ]
     for x, geometry, message in cases:

@@ -314,7 +314,7 @@ def test_volumes_of_nifti(tmp_path: Path) -> None:
         nib.save(nib.Nifti1Image(content, np.diag([-2.0, 1, 3, 1])), tmp_path / name)
         with pytest.raises(InputError, match="several") as caught:
             NIfTIReader().read(tmp_path / name)
-        assert "6 volumes, counted from 0 to 5" in str(caught.value.got)
+        assert "6 volumes, numbered from 0 to 5" in str(caught.value.got)
         assert '"volume":0' in str(caught.value.mend)
         for n in (0, 5):
             read = registry.build("readers", {"name": "nifti", "volume": n}).read(tmp_path / name)

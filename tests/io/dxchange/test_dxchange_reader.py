@@ -270,7 +270,7 @@ def test_no_axis_when_opposite_views_are_unlike(scan: Path) -> None:
         data = file["exchange/data"]
         data[...] = np.random.default_rng(0).permuted(data[...], axis=2)
 
-    with pytest.raises(InputError, match="axis of rotation cannot be found"):
+    with pytest.raises(InputError, match="rotation axis cannot be determined"):
         DXchangeReader().read(edit(scan, shuffle))
 
 
@@ -307,7 +307,7 @@ def spoil(name: str, value: float) -> Callable[[h5py.File], None]:
         (put("exchange/data_white", None), "", "white"),
         (put("exchange/data_white", np.ones((4, 3, 95))), "#exchange/data_white", "shape"),
         (spoil("exchange/data_white", np.inf), "#exchange/data_white", "finite"),
-        (put("exchange/data_white", np.full((4, 3, 96), 50.0)), "#exchange/data_white", "no brighter"),
+        (put("exchange/data_white", np.full((4, 3, 96), 50.0)), "#exchange/data_white", "not brighter"),
         (put("exchange/data_dark", np.ones((4, 2, 96))), "#exchange/data_dark", "shape"),
         (spoil("exchange/data_dark", np.nan), "#exchange/data_dark", "finite"),
         (put("exchange/theta", None), "", "angles"),

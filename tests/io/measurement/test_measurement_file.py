@@ -114,9 +114,9 @@ def test_it_is_known_by_its_first_bytes(path: Path, tmp_path: Path) -> None:
         ({"data": torch.zeros(3, dtype=torch.float64)}, "#data: of the wrong type; expected float32 or complex64"),
         ({"operator": None}, r"#data: of the wrong shape; expected an image \(1, 4, 5, 6\)"),
         ({"operator": {"views": 3}}, "#operator: names no operator"),
-        ({"operator": {"name": "x", "a b": 3}}, "#operator: not names of options; got a b"),
-        ({"operator": {"name": "x", "a": {1, 2}}}, "#operator: cannot be said in JSON"),
-        ({"operator": {"name": "x", "a": float("nan")}}, "#operator: cannot be said in JSON"),
+        ({"operator": {"name": "x", "a b": 3}}, "#operator: invalid option names; got a b"),
+        ({"operator": {"name": "x", "a": {1, 2}}}, "#operator: cannot be written as JSON"),
+        ({"operator": {"name": "x", "a": float("nan")}}, "#operator: cannot be written as JSON"),
         ({"operator": {"name": "x", "a": [0.1] * 20000}}, "#operator: too long"),
         ({"operator": {"name": "x", "a": torch.zeros(2, dtype=torch.float16)}}, "#operator/a: of the wrong type"),
         ({"weights": torch.ones(3)}, r"#weights: of the wrong shape; .*\(2, 4, 5, 6\), got \(3,\)"),
@@ -125,8 +125,8 @@ def test_it_is_known_by_its_first_bytes(path: Path, tmp_path: Path) -> None:
         ({"weights": -torch.ones(2, 4, 5, 6)}, "#weights: no weights"),
         ({"noise_std": -1.0}, "@noise_std: out of range"),
         ({"unit": "hounsfield"}, "@unit: unknown unit; expected HU or 1/mm or arbitrary"),
-        ({"source_sha256": "abc"}, "@source_sha256: no sha256"),
-        ({"geometry": geometry_of((0, 4, 5))}, "#geometry@shape: no shape"),
+        ({"source_sha256": "abc"}, "@source_sha256: not a sha256"),
+        ({"geometry": geometry_of((0, 4, 5))}, "#geometry@shape: not the shape"),
     ],
 )
 def test_what_is_no_measurement_is_not_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -205,17 +205,17 @@ def virtual(file: h5py.File) -> None:
         (say("/", "unit", None), "@unit: a missing key"),
         (say("geometry", "affine", None), "#geometry@affine: a missing key"),
         (say("operator", "spec", None), "#operator@spec: a missing key"),
-        (say("/", "format", "something else"), "HDF5, but no measurement"),
-        (say("/", "schema_version", 2), "@schema_version: a newer version .* got 2. To mend: update"),
-        (say("/", "schema_version", 0), "@schema_version: no version"),
+        (say("/", "format", "something else"), "HDF5, but not a measurement file"),
+        (say("/", "schema_version", 2), "@schema_version: a newer version .* got 2. Fix: update"),
+        (say("/", "schema_version", 0), "@schema_version: unknown version"),
         (say("/", "unit", "K"), "@unit: unknown unit"),
         (say("/", "unit", 7), "@unit: unknown unit"),
         (say("/", "noise_std", "much"), "@noise_std: of the wrong type"),
         (say("/", "noise_std", np.nan), "@noise_std: out of range"),
         (say("/", "header", "[1]"), "@header: of the wrong type"),
         (say("geometry", "shape", [4, 5]), "#geometry@shape: of the wrong shape"),
-        (say("geometry", "shape", [1 << 15] * 3), "@shape: no shape of a volume"),
-        (say("geometry", "spacing", [1.0, 1.0, 1.0]), "#geometry@spacing: another voxel size"),
+        (say("geometry", "shape", [1 << 15] * 3), "@shape: the volume is too large"),
+        (say("geometry", "spacing", [1.0, 1.0, 1.0]), "#geometry@spacing: voxel size and affine disagree"),
         (say("geometry", "affine", np.full((4, 4), np.nan)), "#geometry@affine: of the wrong shape"),
         (say("geometry", "affine", np.zeros((4, 4))), "#geometry@"),
         (say("operator", "spec", "{"), "#operator@spec: not JSON"),
@@ -231,11 +231,11 @@ def virtual(file: h5py.File) -> None:
         (put("weights", np.full((2, 4, 5, 6), -1, dtype=np.float32)), "#weights: no weights"),
         (link(h5py.SoftLink("/elsewhere")), "#data: a link, which is not followed; got SoftLink"),
         (link(h5py.ExternalLink("/etc/other.h5", "/data")), "#data: a link, which is not followed; got ExternalLink"),
-        (elsewhere, "#data: its bytes lie in other files"),
-        (virtual, "#data: its bytes lie in other files"),
-        (huge(None), "#data: declares more data than the file holds"),
-        (huge((1, 1, 8), compression="gzip"), "#data: declares more data than the file holds"),
-        (huge((64, 64, 1 << 10), compression="gzip"), "#data: declares more data than the file holds"),
+        (elsewhere, "#data: its data are in other files"),
+        (virtual, "#data: its data are in other files"),
+        (huge(None), "#data: declares more data than the file contains"),
+        (huge((1, 1, 8), compression="gzip"), "#data: declares more data than the file contains"),
+        (huge((64, 64, 1 << 10), compression="gzip"), "#data: declares more data than the file contains"),
     ],
 )
 def test_bad_files_are_refused(path: Path, change: Callable[[h5py.File], None], message: str) -> None:
@@ -251,7 +251,7 @@ def test_text_of_a_variable_length_is_refused(path: Path) -> None:
     """It points into a heap, and a damaged pointer ends the process."""
     with h5py.File(path, "a") as file:
         file.attrs["unit"] = "HU"
-    with pytest.raises(InputError, match="@unit: of the wrong type; expected numbers, or text of a fixed length"):
+    with pytest.raises(InputError, match="@unit: of the wrong type; expected numbers, or fixed-length text"):
         read_measurement(path)
 
 

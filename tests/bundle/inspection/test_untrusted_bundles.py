@@ -261,7 +261,7 @@ def test_weights_that_run_code_are_refused(bundle: Path, marker: Path, zipped: b
     path = bundle / "models/model.pt"
     torch.save({"w": Payload(marker)}, path, _use_new_zipfile_serialization=zipped)
     merge_hash(bundle)
-    with pytest.raises(IntegrityError, match=r"wants to call \S*system, which weights have no use for"):
+    with pytest.raises(IntegrityError, match=r"refused: the file calls \S*system, which weights do not need"):
         load_score_network(bundle)
     assert report_on(bundle).exit_code == 4
     assert not marker.exists()
