@@ -342,13 +342,13 @@ def run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 def without(distribution: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the plugins of a distribution, as where it is not installed."""
-    found = registry.registry._entries
+    found = registry.discovery._entries
 
     def entries(kind: str) -> Any:
         kept, unreadable = found(kind)
         return tuple(e for e in kept if e.distribution != distribution), unreadable
 
-    monkeypatch.setattr("monai_diffrecon.registry.registry._entries", entries)
+    monkeypatch.setattr("monai_diffrecon.registry.discovery._entries", entries)
 
 
 def written(output: Path) -> list[str]:

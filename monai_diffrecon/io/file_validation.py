@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -77,8 +77,9 @@ def validated(kind: type[T], value: object, where: str, error: type[DiffReconErr
     Raises:
         DiffReconError: ``error``, or what a check (:func:`checked`) raised, with the place of the value.
     """
+    adapter: TypeAdapter[T] = _adapter(cast(Any, kind))
     try:
-        return _adapter(kind).validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as refused:
         first = refused.errors(include_url=False)[0]
     where, given, raised = at(where, *first["loc"]), first["input"], first.get("ctx", {}).get("error")

@@ -2,16 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plugins by name: where they are found, and what each kind has to be."""
 
+from monai_diffrecon.registry.construction import build, check_options, create, current
 from monai_diffrecon.registry.contract import KINDS
-from monai_diffrecon.registry.registry import (
+from monai_diffrecon.registry.discovery import (
     KNOWN_PROVIDERS,
     PluginInfo,
     available,
-    build,
     canonical,
-    check_options,
-    create,
-    current,
     current_name,
     distribution_of,
     folders,

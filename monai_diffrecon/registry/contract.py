@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from monai_diffrecon.errors import ConfigError, PluginError
 
@@ -68,7 +68,7 @@ def bases(kind: str) -> tuple[type, ...]:
     return tuple(getattr(protocols, base) for base in names)
 
 
-def breach(kind: str, cls: object) -> str | None:
+def breach(kind: str, cls: Any) -> str | None:
     """Return how a loaded object breaks the contract of its kind, or None."""
     from monai_diffrecon.protocols import API_VERSION
 
@@ -79,7 +79,7 @@ def breach(kind: str, cls: object) -> str | None:
         return f"written for API_VERSION {version}, this package has {API_VERSION}"
     if inspect.isabstract(cls):
         return f"{cls.__name__} does not implement {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}"
-    parameters = _parameters(cls)
+    parameters = _parameters(cast(Any, cls))
     if vague := [str(p) for p in parameters.values() if p.kind not in _NAMED]:
         return f"the constructor of {cls.__name__} takes options without a name: {', '.join(vague)}"
     nested = nested_options(cls)

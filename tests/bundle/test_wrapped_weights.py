@@ -22,6 +22,8 @@ from monai_diffrecon.errors import InputError
 from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.training.resumable_checkpoint import ResumableCheckpoint
 
+from ..raising import raises
+
 State = dict[str, Tensor]
 
 
@@ -85,7 +87,7 @@ def test_weights_of_a_bundle(bundle: Path, wrap: Callable[[State], Any]) -> None
 @pytest.mark.parametrize("wrap", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
 def test_several_state_dicts_are_refused_by_their_names(bundle: Path, wrap: Callable[[State], Any]) -> None:
     state = rewrite(bundle, wrap)
-    with pytest.raises(InputError, match="several state dicts") as caught:
+    with raises(InputError, where="bundle axial, models/model.pt", expected="one") as caught:
         load_score_network(bundle)
     assert all(name in str(caught.value.got) for name in list(wrap(state))[:2])
     assert caught.value.exit_code == 2

@@ -24,6 +24,8 @@ from monai_diffrecon.errors.uncaught import users_error
 from monai_diffrecon.options.command_line import check_arguments
 from monai_diffrecon.options.typed_option import typed_options
 
+from ..raising import raises
+
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")
 PROGRAM = str(Path(monai.bundle.__file__).with_name("__main__.py"))
 
@@ -271,7 +273,7 @@ def test_a_flag_does_what_it_says(typed: Callable[..., None], value: str, on: bo
         typed(*options, image="coarse.nii.gz")
         assert nib.load("out/a_recon.nii.gz").header.get_zooms()[:2] == pytest.approx((1, 1), abs=1e-3)
         return
-    with pytest.raises(DiffReconError, match="voxels of another size"):
+    with raises(DiffReconError, where="bundle axial", got="1.4 x 1.4 mm"):
         typed(*options, image="coarse.nii.gz")
 
 

@@ -24,7 +24,7 @@ from monai_diffrecon.engine.transforms.floor_padding import FloorPaddingd
 from monai_diffrecon.engine.transforms.load_measurement import LoadMeasurementd, LoadVolumed
 from monai_diffrecon.engine.transforms.resample_in_plane import ResampleInPlaned
 from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
-from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.evaluation.cohort.read import read_cohort
 from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
@@ -32,6 +32,8 @@ from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 from monai_diffrecon.networks.preconditioned_unet import PreconditionedUNet
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.training.slice_patches import SlicePatches
+
+from ..raising import raises
 
 ROOT = Path(__file__).parents[2]
 GEOMETRY = VolumeGeometry((8, 8, 8), (1.0, 1.0, 1.0))
@@ -167,6 +169,5 @@ def test_a_name_that_is_no_text_is_refused_in_a_cohort(tmp_path: Path, name: obj
     (tmp_path / "a.nii").touch()
     content = {"cases": [{"image": "a.nii", "name": name}], "methods": [{"label": "A", "bundle": "."}]}
     (tmp_path / "cohort.json").write_text(json.dumps(content))
-    with pytest.raises(Exception, match="not a valid name for files") as caught:
+    with raises(InputError, where="cases#0#name", expected="a text of letters, digits, '.', '_', '-'"):
         read_cohort(tmp_path / "cohort.json", tmp_path)
-    assert caught.value.where == "cases#0#name"  # type: ignore[attr-defined]

@@ -17,6 +17,8 @@ from monai.bundle import ConfigParser
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.errors.uncaught import chain_of, users_error
 
+from ..raising import raises
+
 PROGRAM = """
 from monai_diffrecon.errors import {error}
 from monai_diffrecon.errors.uncaught import report_errors_in_one_line
@@ -91,12 +93,12 @@ def test_a_mistyped_option_of_a_component_is_one_line(tmp_path: Path, python_m: 
 
 
 @pytest.mark.parametrize(
-    ("config", "where", "says"),
+    ("config", "where", "mend"),
     [
         ({"datalist": {"_target_": CASES, "imag": "scan.nii"}}, "datalist#imag", "did you mean 'image'?"),
         ({"datalist": {"_target_": CASES, "zzzz": 1}}, "datalist#zzzz", "leave it out"),
-        ({"datalist": {"_target_": CASES, "a": "@b", "b": 1}, "b": 2}, "datalist#a", "has no such option"),
-        ({"inferer": {"_target_": INFERER, "operator": "unconditional"}}, "inferer", "lacks an option; expected score"),
+        ({"datalist": {"_target_": CASES, "a": "@b", "b": 1}, "b": 2}, "datalist#a", ...),
+        ({"inferer": {"_target_": INFERER, "operator": "unconditional"}}, "inferer", None),
         (
             {"pre": {"_target_": "Compose", "transforms": [{"_target_": LOADER, "keys": "image", "raeder": "auto"}]}},
             "pre#transforms#0#raeder",
@@ -104,11 +106,9 @@ def test_a_mistyped_option_of_a_component_is_one_line(tmp_path: Path, python_m: 
         ),
     ],
 )
-def test_the_line_says_where_and_how_to_mend_it(config: dict[str, Any], where: str, says: str) -> None:
-    found = users_error(error_of(config, next(iter(config))))
-    assert isinstance(found, ConfigError)
-    assert found.where == where
-    assert says in str(found)
+def test_the_line_says_where_and_how_to_mend_it(config: dict[str, Any], where: str, mend: Any) -> None:
+    with raises(ConfigError, where=where, mend=mend):
+        raise users_error(error_of(config, next(iter(config))))
 
 
 def test_a_mistyped_option_of_another_library_is_not_ours_to_tell() -> None:

@@ -21,6 +21,8 @@ from monai_diffrecon.comparison.calibration import (
 from monai_diffrecon.comparison.calibration_picture import calibration_canvas, draw_calibration
 from monai_diffrecon.errors import InputError
 
+from ..raising import raises
+
 
 def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -83,32 +85,32 @@ def test_picture(tmp_path: Path) -> None:
     axes = calibration_canvas(curves).figure.axes[0]
     labels = [line.get_label() for line in axes.get_lines()]
     assert sum("ECE" in str(label) for label in labels) == 3
-    with pytest.raises(InputError, match="no calibration curves"):
+    with raises(InputError, where="curves", got=0):
         draw_calibration({}, tmp_path / "d.png")
-    with pytest.raises(InputError, match="1 to 6, got 7"):
+    with raises(InputError, where="curves", got=7):
         calibration_canvas({str(i): Coverage((0.5,), (0.5,), 1) for i in range(7)})
 
 
 def test_faults() -> None:
     x = torch.zeros(2, 3)
-    with pytest.raises(InputError, match=r"calibration, std: not on the grid.*\(2, 3\), got \(3, 2\)"):
+    with raises(InputError, where="calibration, std", got=(3, 2)):
         interval_coverage(x, x.T, x)
-    with pytest.raises(InputError, match="calibration, std: below 0"):
+    with raises(InputError, where="calibration, std", got=None):
         interval_coverage(x, x - 1, x)
-    with pytest.raises(InputError, match="calibration, reference: voxels that are not finite"):
+    with raises(InputError, where="calibration, reference"):
         interval_coverage(x, x, x / 0)
-    with pytest.raises(InputError, match="calibration, mean: not on the grid"):
+    with raises(InputError, where="calibration, mean", got=(2, 3)):
         interval_coverage(x.to(torch.complex64), x, x)
-    with pytest.raises(InputError, match="an empty mask"):
+    with raises(InputError, where="mask", got=None):
         interval_coverage(x, x, x, mask=x)
-    with pytest.raises(InputError, match="mask: a mask on another grid"):
+    with raises(InputError, where="mask", got=(3,)):
         interval_coverage(x, x, x, mask=x[0])
-    with pytest.raises(InputError, match="too few samples"):
+    with raises(InputError, where="calibration", got=1):
         interval_coverage(x, x, x, num_samples=1)
-    with pytest.raises(InputError, match="too few samples"):
+    with raises(InputError, where="calibration", got=1):
         rank_coverage([x], x)
-    with pytest.raises(InputError, match="sample 1: not on the grid"):
+    with raises(InputError, where="calibration, sample 1", got=(3,)):
         rank_histogram([x, x[0]], x)
     for levels in ((), (0.5, 1.0), (0.0,)):
-        with pytest.raises(InputError, match="no nominal coverage"):
+        with raises(InputError, where="calibration, levels", expected="above 0, below 1"):
             interval_coverage(x, x, x, levels=levels)

@@ -14,6 +14,8 @@ from torch import Tensor
 from monai_diffrecon.comparison.montage import montage, preview
 from monai_diffrecon.errors import InputError
 
+from ..raising import raises
+
 
 def _volume(shape: tuple[int, ...] = (1, 12, 16, 14)) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
@@ -95,20 +97,20 @@ def test_thin_equal_and_constant_volumes_can_be_drawn(tmp_path: Path) -> None:
 
 def test_faults(tmp_path: Path) -> None:
     truth = _volume()
-    with pytest.raises(InputError, match="nothing to show"):
+    with raises(InputError, where="montage", got="none"):
         montage({}, truth, tmp_path / "m.png")
-    with pytest.raises(InputError, match="name of the reference"):
+    with raises(InputError, where="montage", got="truth"):
         montage({"truth": truth}, truth, tmp_path / "m.png")
-    with pytest.raises(InputError, match="not on the grid"):
+    with raises(InputError, where="montage 'x'", got=(1, 12, 16, 7)):
         montage({"x": truth[..., ::2]}, truth, tmp_path / "m.png")
-    with pytest.raises(InputError, match="not finite"):
+    with raises(InputError, where="reconstruction"):
         montage({"x": truth * float("nan")}, truth, tmp_path / "m.png")
-    with pytest.raises(InputError, match="no such slice"):
+    with raises(InputError, where="indices#axial", got=14):
         montage({"x": truth}, truth, tmp_path / "m.png", indices={"axial": 14})
-    with pytest.raises(InputError, match="not a volume"):
+    with raises(InputError, where="picture", got=(12, 16, 14)):
         preview(truth[0], tmp_path / "m.png")
-    with pytest.raises(InputError, match="not finite"):
+    with raises(InputError, where="picture", got=None):
         preview(truth * float("nan"), tmp_path / "m.png")
-    with pytest.raises(InputError, match="no folder"):
+    with raises(InputError, where="m.png"):
         preview(truth, tmp_path / "no" / "m.png")
     assert os.listdir(tmp_path) == []

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import matplotlib.image as mpimg
 import numpy as np
-import pytest
 import torch
 
 from monai_diffrecon.comparison.montage import montage
 from monai_diffrecon.errors import InputError
+
+from ..raising import raises
 
 
 def test_the_std_is_below_the_truth_in_the_colours_of_the_errors(tmp_path: Path) -> None:
@@ -30,5 +31,5 @@ def test_the_std_is_below_the_truth_in_the_colours_of_the_errors(tmp_path: Path)
 
 def test_a_std_on_another_grid_is_refused(tmp_path: Path) -> None:
     truth = torch.rand(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(InputError, match="montage 'std': not on the grid"):
+    with raises(InputError, where="montage 'std'", got=(1, 4, 8, 8)):
         montage({"x": truth}, truth, tmp_path / "m.png", std=truth[:, :4])

@@ -20,6 +20,8 @@ from monai_diffrecon.protocols import Operator, Problem, SamplerState, VolumeGeo
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.dense_operator import DenseOperator
 
+from ..raising import raises
+
 GEOMETRY = VolumeGeometry((3, 4, 5))
 SHAPE, N = (1, 3, 4, 5), 60
 
@@ -181,7 +183,7 @@ def test_nothing_measured_is_no_guidance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "where"),
     [
         ({"zeta": -1.0}, "consistency#zeta"),
         ({"zeta": float("nan")}, "consistency#zeta"),
@@ -192,6 +194,6 @@ def test_nothing_measured_is_no_guidance() -> None:
         ({"plane": "z"}, "consistency#plane"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_options(options: dict[str, Any], where: str) -> None:
+    with raises(ConfigError, where=where):
         DPSStep(**options)

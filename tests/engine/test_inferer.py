@@ -21,6 +21,7 @@ from monai_diffrecon.io.measurement.metatensor import geometry_of, to_tensor
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Measurement
 
+from ..raising import raises
 from .tiny_networks import CORONAL, SCORE
 
 #: Thick slices of 3 mm behind an oblique affine.
@@ -76,7 +77,7 @@ def test_it_keeps_the_contract_of_monai() -> None:
     np.testing.assert_allclose(spacing, (1, 1, 1))
     # The first thin slice starts where the first thick one does: its centre is one thin slice above.
     np.testing.assert_allclose(np.asarray(out[0].affine) @ [0, 0, 1, 1], AFFINE @ [0, 0, 0, 1], atol=1e-9)
-    with pytest.raises(ConfigError, match="inputs and network only"):
+    with raises(ConfigError, where="inferer", got=["mode"]):
         inferer()(batch, SCORE.network, mode="fast")
 
 
@@ -156,9 +157,9 @@ def test_a_second_plane() -> None:
     assert not torch.allclose(done.volume, voxels(inferer()), atol=0.1)
     # 2 of 3 steps are the primary's 12 slices, 1 is the auxiliary's 13, in batches of 8.
     assert done.report.network_calls == 2 * 2 + 2
-    with pytest.raises(ConfigError, match=r"works with 2 to 3 planes.*auxiliary_bundle"):
+    with raises(ConfigError, where="prior", got="1 (axial)"):
         voxels(inferer(prior=prior))
-    with pytest.raises(ConfigError, match="two networks for the same plane"):
+    with raises(ConfigError, where="auxiliary_bundle", got="axial, axial"):
         voxels(inferer(prior=prior, auxiliaries=[replace(CORONAL, plane="axial")]))
 
 
@@ -186,13 +187,11 @@ def test_a_classical_method_needs_no_network(sampler: Any) -> None:
 
 def test_voxels_of_another_size_are_refused() -> None:
     score = replace(SCORE, spacing=(1.0, 1.2))
-    with pytest.raises(
-        ConfigError, match=r"axial network was trained on.*1 x 1.2 mm within 5%, got 1 x 1 mm.*resample"
-    ):
+    with raises(ConfigError, where="bundle axial_bundle", got="1 x 1 mm"):
         voxels(inferer(score))
     assert voxels(inferer(score, spacing_tolerance=0.3)).shape == (1, 14, 13, 12)
     # The volume's own spacing counts for a perpendicular plane, not that of the thick slices.
-    with pytest.raises(ConfigError, match="coronal network"):
+    with raises(ConfigError, where="bundle coronal_bundle", got="1 x 1.5 mm"):
         voxels(
             inferer(
                 operator={"name": "slice_thickness", "target_spacing": 1.5},
@@ -217,38 +216,35 @@ def test_voxels_of_another_size_are_refused() -> None:
     ],
 )
 def test_a_mistyped_option_is_an_error_at_once(options: dict[str, Any], where: str, nearest: str | None) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with raises(ConfigError, where=where, mend=nearest and f"did you mean {nearest!r}?"):
         inferer(**options)
-    assert caught.value.where == where
-    assert nearest is None or f"did you mean {nearest!r}?" in str(caught.value)
 
 
 def test_a_mistyped_plugin_is_an_error_at_once() -> None:
-    with pytest.raises(PluginError, match="did you mean 'pnp_hqs'"):
+    with raises(PluginError, where="sampler", mend="did you mean 'pnp_hqs'?"):
         inferer(sampler="pnp_hq")
 
 
 def test_a_regularizer_is_no_prior() -> None:
-    with pytest.raises(ConfigError, match=r"prior: z_tv is a regularizer.*put it under consistency.*z_tv"):
+    with raises(ConfigError, where="prior") as caught:
         inferer(prior="z_tv")
+    assert '"regularizers": [{"name": "z_tv"}]' in caught.value.mend
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("inf")])
 def test_a_measurement_must_be_finite(value: float) -> None:
     measurement = thick()
     measurement[0, 3, 3, 1] = value
-    with pytest.raises(InputError, match="inputs: entries that are not finite"):
+    with raises(InputError, where="inputs", mend="repair the measurement"):
         voxels(inferer(), measurement)
 
 
 def test_a_measurement_of_the_wrong_shape() -> None:
     operator = {"name": "slice_thickness", "thickness": 4.0}
     wrong = to_tensor(Measurement(thick().as_tensor(), geometry_of((14, 13, 12)), operator))
-    with pytest.raises(
-        InputError, match=r"operator slice_thickness: measurement .*\(1, 14, 13, 3\), got \(1, 14, 13, 4\)"
-    ):
+    with raises(InputError, where="operator slice_thickness", got=(1, 14, 13, 4)):
         voxels(inferer(operator=operator), wrong)
-    with pytest.raises(InputError, match=r"inputs: not an image"):
+    with raises(InputError, where="inputs", got=(14, 13, 4)):
         voxels(inferer(), thick()[0])
 
 
@@ -260,7 +256,7 @@ def test_a_measurement_brings_its_operator() -> None:
 
 
 def test_an_operator_whose_measurement_is_no_image_needs_its_geometry() -> None:
-    with pytest.raises(InputError, match="does not state the geometry"):
+    with raises(InputError, where="operator"):
         voxels(inferer(operator={"name": "parallel_ct", "views": 8}), torch.ones(1, 8, 20, 5))
 
 
@@ -316,7 +312,7 @@ def test_half_precision_is_near_and_keeps_the_type() -> None:
     full, half = voxels(inferer()), voxels(inferer(precision="bfloat16"))
     assert half.dtype == full.dtype == torch.float32
     assert 0 < float((half - full).abs().max()) < 0.05 * float(full.abs().max())
-    with pytest.raises(ConfigError, match=r"inferer#precision.*float32.*half"):
+    with raises(ConfigError, where="inferer#precision", got="'half'"):
         inferer(precision="half")
 
 
@@ -329,7 +325,7 @@ def test_a_plane_that_shares_a_network_is_checked_and_counted() -> None:
     assert done.report.network_calls == alone.report.network_calls  # 14 and 13 slices are two batches of 8 each
     narrow = MetaTensor(thick().as_tensor(), affine=torch.diag(torch.tensor([1.0, 1.5, 4.0, 1.0])))
     inferer(coronal).reconstruct(narrow)
-    with pytest.raises(ConfigError, match=r"sagittal network was trained on.*got 1.5 x 1 mm"):
+    with raises(ConfigError, where="bundle axial_bundle", got="1.5 x 1 mm"):
         inferer(coronal, prior=spec).reconstruct(narrow)
 
 
@@ -370,20 +366,5 @@ def test_cases_that_cannot_be_sampled(options: dict[str, Any], where: str) -> No
     ids=repr,
 )
 def test_an_option_of_the_wrong_type_is_refused_before_a_scan_is_read(options: dict[str, Any], where: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with raises(ConfigError, where=where, expected=...):
         inferer(**options)
-    assert caught.value.where == where
-    assert "expected" in str(caught.value)
-
-
-def test_an_option_that_is_set_later_counts_and_is_checked() -> None:
-    changed = inferer()
-    changed.seed = 7
-    assert (changed.seed, changed.recipe.seed) == (7, 7)
-    with pytest.raises(ConfigError) as caught:
-        changed.seed = -1
-    assert (caught.value.where, changed.seed) == ("seed", 7)
-    changed.specs = {**changed.specs, "sampler": "cubic"}
-    assert not changed.recipe.calls_network
-    with pytest.raises(TypeError):
-        changed.specs["sampler"] = "heun"

@@ -31,6 +31,8 @@ from monai_diffrecon.samplers.heun import HeunSampler
 from monai_diffrecon.samplers.pnp_hqs import PnPHQSSampler
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 
+from ..raising import raises
+
 OPERATOR = SliceThickness(VolumeGeometry((12, 11, 12)), thickness=3.0)
 
 
@@ -137,7 +139,7 @@ def test_a_classical_method_takes_no_step() -> None:
 def test_the_ladder_must_be_known_to_all_networks() -> None:
     prior = PerpendicularPrior()
     prior.bind([GaussianPrior(sigma_max=1.0), GaussianPrior(plane="coronal", sigma_max=0.2)])
-    with pytest.raises(ConfigError, match=r"sampler#sigma_start.*to 0.2, got 0.5"):
+    with raises(ConfigError, where="sampler#sigma_start", got="0.5"):
         engine(PnPHQSSampler(sigma_start=0.5), prior=prior).reconstruct(seed=0, case="")
 
 
@@ -180,16 +182,18 @@ def test_the_guard_names_step_and_prior() -> None:
     prior.bind([Broken()])
     run = engine(PnPHQSSampler(5), prior=prior)
     NonFiniteGuard().attach(run)
-    with pytest.raises(NumericalError, match="prior SlicesPrior: 1 voxels are not finite at step 3, sigma") as caught:
+    with raises(NumericalError, where="prior SlicesPrior") as caught:
         run.reconstruct(seed=0, case="")
+    assert "step 3" in caught.value.what
     assert caught.value.exit_code == 5
 
 
 def test_the_guard_names_the_consistency_step() -> None:
     run = engine(PnPHQSSampler(5), Overflow())
     NonFiniteGuard().attach(run)
-    with pytest.raises(NumericalError, match=r"consistency Overflow, on_estimate: .* at step 1"):
+    with raises(NumericalError, where="consistency Overflow, on_estimate") as caught:
         run.reconstruct(seed=0, case="")
+    assert "step 1" in caught.value.what
 
 
 def test_preview_pictures(tmp_path: Path) -> None:

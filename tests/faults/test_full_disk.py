@@ -286,8 +286,9 @@ def test_an_output_that_does_not_fit_is_not_there_and_made_by_the_next_run(
     writer: str, count: int, name: str, left: list[str], job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_writer(monkeypatch, writer, count)
-    with pytest.raises(ResourceError, match=f"{name}: the disk is full") as caught:
+    with pytest.raises(ResourceError) as caught:
         run_here(job, tmp_path)
+    assert caught.value.where == name
     assert caught.value.exit_code == 6
     assert "\n" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
@@ -318,8 +319,9 @@ def test_what_was_there_before_is_whole_or_without_a_record(
     run_here(job, tmp_path)
     before = whole(tmp_path)
     refuse(monkeypatch, suffix)
-    with pytest.raises(ResourceError, match="the disk is full"):
+    with pytest.raises(ResourceError) as caught:
         run_here(job, tmp_path, seed=1)
+    assert caught.value.where == suffix
     assert whole(tmp_path) == (before if suffix == "a_recon.nii.gz" else None)
 
 
@@ -339,16 +341,18 @@ def test_torch_does_not_say_that_the_disk_is_full_and_we_do(tmp_path: Path, monk
     with pytest.raises(RuntimeError, match="unexpected pos"):
         atomic_write(tmp_path / "a.pt", Unwritable(error))  # the disk has room: something else is wrong
     monkeypatch.setattr(atomic.os, "fsync", full)
-    with pytest.raises(ResourceError, match=r"a\.pt: the disk is full") as caught:
+    with pytest.raises(ResourceError) as caught:
         atomic_write(tmp_path / "a.pt", Unwritable(error))
+    assert caught.value.where == "a.pt"
     assert caught.value.__cause__ is error
     assert not list(tmp_path.iterdir())
 
 
 def test_a_small_disk_takes_no_half_of_a_state(disk: Path) -> None:
     fill(disk, 64)
-    with pytest.raises(ResourceError, match=r"a\.pt: the disk is full"):
+    with pytest.raises(ResourceError) as caught:
         atomic_write(disk / "a.pt", lambda path: torch.save({"x": torch.rand(100_000)}, path))
+    assert caught.value.where == "a.pt"
     assert sorted(path.name for path in disk.iterdir()) == ["ballast", "out"]
 
 
@@ -357,13 +361,15 @@ def test_a_lock_or_folder_that_cannot_be_made_is_told_in_one_line(
 ) -> None:
     checkpoint = RunCheckpoint(tmp_path / "new" / "checkpoint.pt", every=1)
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(ResourceError, match="folder new: the disk is full"):
+    with pytest.raises(ResourceError) as caught:
         checkpoint.write(RunPoint(SamplerState(x=torch.zeros(1, 2, 2, 2), step=1, sigma=0.1)))
+    assert caught.value.where == "folder new"
     monkeypatch.undo()
     (tmp_path / ".diffrecon" / "locks").mkdir(parents=True)
     monkeypatch.setattr("os.open", full)
-    with pytest.raises(ResourceError, match="lock of case a: the disk is full"), case_lock(tmp_path, "a"):
+    with pytest.raises(ResourceError) as caught, case_lock(tmp_path, "a"):
         pass
+    assert caught.value.where == "lock of case a"
 
 
 def test_what_killed_writers_have_left_is_removed_by_the_next_run_of_the_case(job: Any, tmp_path: Path) -> None:

@@ -396,8 +396,9 @@ def test_a_deleted_experiment_is_the_users_mistake_in_both_modes(tmp_path: Path,
     client = mlflow_module().MlflowClient(f"sqlite:///{empty_store(tmp_path)}/mlflow.db")
     client.delete_experiment(client.create_experiment("faults"))
     for required in (False, True):
-        with pytest.raises(ConfigError, match="was deleted"), _open(tmp_path, required=required):
+        with pytest.raises(ConfigError) as caught, _open(tmp_path, required=required):
             pass
+        assert (caught.value.where, caught.value.got) == ("experiment", "'faults'")
 
 
 def test_a_run_that_lost_nothing_has_no_problems(

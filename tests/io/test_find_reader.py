@@ -72,8 +72,9 @@ def test_every_kind_finds_its_reader(scans: Path) -> None:
 @pytest.mark.parametrize("spec", ["nifti", {"name": "nifti"}, "monai-diffrecon:nifti", NIfTIReader()])
 def test_a_named_reader_is_not_asked(scans: Path, spec: Any) -> None:
     assert isinstance(find_reader(scans / "notes.txt", spec), NIfTIReader)
-    with pytest.raises(InputError, match=r"^notes.txt: not a NIfTI file"):
+    with pytest.raises(InputError) as caught:
         read_scan(scans / "notes.txt", spec)
+    assert (caught.value.where, caught.value.got) == ("notes.txt", ".txt")
 
 
 def test_what_no_reader_recognises(scans: Path) -> None:
@@ -83,23 +84,30 @@ def test_what_no_reader_recognises(scans: Path) -> None:
     assert text.startswith("notes.txt: not recognized by any reader; expected a scan for dicom, dxchange, ")
     assert "--reader NAME" in text
     assert "Doe" not in text
-    with pytest.raises(InputError, match=r"^none.nii: no such file or folder"):
+    with pytest.raises(InputError) as caught:
         find_reader(scans / "none.nii")
+    assert caught.value.where == "none.nii"
 
 
 def test_the_package_that_reads_it_is_named(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, nifti=NIfTIReader())
-    with pytest.raises(InputError, match=r"install the package .*fastmri: diffrecon-mri, ismrmrd: diffrecon-mri"):
+    with pytest.raises(InputError) as caught:
         find_reader(scans / "notes.txt")
+    assert (caught.value.where, caught.value.expected) == ("notes.txt", "a scan for nifti")
+    assert "fastmri: diffrecon-mri, ismrmrd: diffrecon-mri" in (caught.value.mend or "")
     use(monkeypatch)
-    with pytest.raises(InputError, match="but none is installed"):
+    with pytest.raises(InputError) as caught:
         find_reader(scans / "notes.txt")
+    assert (caught.value.where, caught.value.expected) == ("notes.txt", "a scan for a reader, but none is installed")
 
 
 def test_what_two_readers_recognise(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, greedy=Greedy(), nifti=NIfTIReader())
-    with pytest.raises(InputError, match=r"^volume.nii.gz: recognized by several readers: greedy, nifti. .* --reader "):
+    with pytest.raises(InputError) as caught:
         find_reader(scans / "volume.nii.gz")
+    assert caught.value.where == "volume.nii.gz"
+    assert "greedy, nifti" in caught.value.what
+    assert "--reader " in (caught.value.mend or "")
 
 
 def test_a_broken_reader_stops_nothing(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,10 +116,13 @@ def test_a_broken_reader_stops_nothing(scans: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_reader_that_is_none(scans: Path) -> None:
-    with pytest.raises(PluginError, match="did you mean 'nifti'"):
+    with pytest.raises(PluginError) as caught:
         find_reader(scans / "scan.h5", "nifty")
-    with pytest.raises(ConfigError, match="reader#x"):
+    assert caught.value.where == "reader"
+    assert "'nifti'" in (caught.value.mend or "")
+    with pytest.raises(ConfigError) as caught:
         find_reader(scans / "scan.h5", {"name": "nifti", "x": 1})
+    assert (caught.value.where, caught.value.expected) == ("reader#x", "one of volume")
 
 
 def test_cases_of_every_kind(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,12 @@ def test_file(tmp_path: Path) -> None:
     data = bytes(range(256)) * 9000  # more than one block
     (tmp_path / "a").write_bytes(data)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError) as caught:
         sha256_file(tmp_path / "b")
-    with pytest.raises(InputError, match="no such file"):
+    assert caught.value.where == "b"
+    with pytest.raises(InputError) as caught:
         sha256_file(tmp_path)
+    assert caught.value.where == tmp_path.name
 
 
 def test_tensor_hash_is_of_type_shape_and_bytes() -> None:
@@ -46,5 +48,6 @@ def test_tensor_hash_resolves_lazy_views() -> None:
 def test_keyed_name() -> None:
     assert keyed_name("Doe^John", "key") == hmac.new(b"key", b"Doe^John", "sha256").hexdigest()[:16]
     assert keyed_name("Doe^John", b"key") == keyed_name("Doe^John", "key") != keyed_name("Doe^John", "other")
-    with pytest.raises(ConfigError, match="empty key"):
+    with pytest.raises(ConfigError) as caught:
         keyed_name("Doe^John", "")
+    assert caught.value.where == "keyed_name"

@@ -71,15 +71,19 @@ def test_nifti_that_inflates_beyond_its_header(tmp_path: Path) -> None:
 def test_nifti_of_no_size(tmp_path: Path, value: float) -> None:
     path = tmp_path / "scan.nii"
     path.write_bytes(nifti(SHAPE, sform_code=1, srow_x=[value, 0, 0, 0], srow_y=[0, 1, 0, 0], srow_z=[0, 0, 1, 0]))
-    with pytest.raises(InputError, match="a singular affine"):
+    with pytest.raises(InputError) as caught:
         read_volume(path)
+    assert caught.value.where == "scan.nii"
+    assert "affine" in caught.value.what
 
 
 def test_nifti_whose_voxels_begin_at_infinity(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii"
     path.write_bytes(nifti(SHAPE, vox_offset=np.inf))
-    with pytest.raises(InputError, match="cannot be read as NIfTI"):
+    with pytest.raises(InputError) as caught:
         read_volume(path)
+    assert caught.value.where == "scan.nii"
+    assert caught.value.got is not None
 
 
 def test_another_format_by_the_name_of_nifti_is_not_parsed(tmp_path: Path) -> None:
@@ -131,16 +135,18 @@ def measurement(geometry_shape: tuple[int, int, int] = SHAPE, **options: object)
 
 @pytest.mark.parametrize("value", ["/etc/hostname", "../other.xml", "C:\\other", ["x/y"], {"a": "x/y"}])
 def test_a_measurement_names_no_other_file(tmp_path: Path, value: object) -> None:
-    with pytest.raises(InputError, match="operator/geometry_file: names another file, which is not read"):
+    with pytest.raises(InputError) as caught:
         write_measurement(tmp_path / "scan.h5", measurement(geometry_file=value))
+    assert (caught.value.where, caught.value.expected) == (
+        "scan.h5#operator/geometry_file",
+        "a measurement that holds all of its operator",
+    )
 
 
 def test_a_volume_far_larger_than_its_measurement(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError,
-        match="too large for its measurement; expected at most 1048576 voxels for 240 entries, got 1250000000000",
-    ):
+    with pytest.raises(InputError) as caught:
         write_measurement(tmp_path / "scan.h5", measurement((500_000, 500_000, 5)))
+    assert (caught.value.where, caught.value.got) == ("scan.h5#geometry@shape", 1250000000000)
 
 
 def test_a_unit_that_is_an_array_is_refused(tmp_path: Path) -> None:
@@ -150,8 +156,9 @@ def test_a_unit_that_is_an_array_is_refused(tmp_path: Path) -> None:
     write_measurement(path, measurement())
     with h5py.File(path, "a") as file:
         file.attrs["unit"] = np.zeros(3)
-    with pytest.raises(InputError, match="unknown unit"):
+    with pytest.raises(InputError) as caught:
         read_measurement(path)
+    assert (caught.value.where, caught.value.got) == ("scan.h5@unit", "array([0., 0., 0.])")
 
 
 def test_a_pipe_is_no_measurement_file(tmp_path: Path) -> None:
@@ -171,5 +178,6 @@ class _Infinite(MeasurementReader):
 
 def test_what_a_reader_returns_is_checked(tmp_path: Path) -> None:
     (tmp_path / "scan").touch()
-    with pytest.raises(InputError, match="scan#data: entries that are not finite"):
+    with pytest.raises(InputError) as caught:
         read_scan(tmp_path / "scan", _Infinite())
+    assert caught.value.where == "scan#data"

@@ -8,6 +8,8 @@ import torch
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 
+from ..raising import raises
+
 
 @pytest.fixture(scope="module")
 def network() -> BiasFreeUNet:
@@ -73,5 +75,5 @@ def test_output_is_in_the_precision_of_the_input_under_autocast() -> None:
 
 @pytest.mark.parametrize("options", [{"channels": ()}, {"channels": (4, 0)}, {"units": 0}, {"unshuffle": 0}])
 def test_sizes_must_be_positive(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="network_def: sizes"):
+    with raises(ConfigError, where="network_def", got=...):
         BiasFreeUNet(**options)  # type: ignore[arg-type]

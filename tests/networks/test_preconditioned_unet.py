@@ -9,6 +9,8 @@ from monai_diffrecon.denoisers.edm import EDMDenoiser
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.networks.preconditioned_unet import PreconditionedUNet
 
+from ..raising import raises
+
 
 def small(**options: object) -> PreconditionedUNet:
     sizes = {"channels": (8, 16), "attention_levels": (False, True), "norm_groups": 4, "head_channels": 8}
@@ -59,5 +61,5 @@ def test_called_with_one_tensor_it_takes_the_default_level() -> None:
     "options", [{"attention_levels": (True,)}, {"unshuffle": 0}, {"sigma_data": 0.0}, {"res_blocks": 0}]
 )
 def test_sizes_must_fit(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="network_def: inconsistent network sizes"):
+    with raises(ConfigError, where="network_def", expected="one attention flag a level, positive numbers"):
         small(**options)

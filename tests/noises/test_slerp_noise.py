@@ -11,6 +11,8 @@ from monai_diffrecon.noises.slerp import SlerpNoise
 from monai_diffrecon.numerics.planes import to_slices
 from monai_diffrecon.testing.noise_laws import check_noise
 
+from ..raising import raises
+
 
 def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
@@ -56,5 +58,5 @@ def test_every_voxel_has_unit_variance_over_many_steps(dtype: torch.dtype) -> No
 
 
 def test_unknown_plane() -> None:
-    with pytest.raises(ConfigError, match="noise#plane"):
+    with raises(ConfigError, where="noise#plane", got="'z'"):
         SlerpNoise(plane="z")

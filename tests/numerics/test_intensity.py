@@ -11,15 +11,17 @@ import torch
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.numerics.intensity import IntensityMap
 
+from ..raising import raises
+
 
 def test_window() -> None:
     hu = IntensityMap.window(-1000, 2000)
     assert hu.to_network(torch.tensor([-1000.0, 500.0, 2000.0, 5000.0])).tolist() == [0.0, 0.5, 1.0, 2.0]
     x = torch.linspace(-1, 2, 50, dtype=torch.float64)
     torch.testing.assert_close(hu.to_network(hu.to_physical(x)), x)
-    with pytest.raises(ConfigError, match="low < high"):
+    with raises(ConfigError, where="intensity", got="3, 3"):
         IntensityMap.window(3, 3)
-    with pytest.raises(ConfigError, match="scale above 0"):
+    with raises(ConfigError, where="intensity", got="scale inf, offset -inf"):
         IntensityMap.window(-math.inf, 3)
 
 
@@ -37,10 +39,10 @@ def test_percentile_of_the_foreground(q: float) -> None:
 
 
 def test_percentile_of_nothing() -> None:
-    with pytest.raises(InputError, match="no foreground"):
+    with raises(InputError, where="intensity", expected="voxels other than zero"):
         IntensityMap.percentile(torch.zeros(1, 4, 4, 4))
-    with pytest.raises(InputError, match="not finite"):
+    with raises(InputError, where="intensity", expected=None):
         IntensityMap.percentile(torch.tensor([1.0, math.nan]))
     for q in (0, 101, math.nan):
-        with pytest.raises(ConfigError, match="no such percentile"):
+        with raises(ConfigError, where="intensity#q", expected="above 0, at most 100"):
             IntensityMap.percentile(torch.ones(1, 4, 4, 4), q)

@@ -17,6 +17,8 @@ from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.numerics.ladders import LADDERS, geometric_ladder, karras_ladder, ladder
 from monai_diffrecon.numerics.noise import key_seed
 
+from ..raising import raises
+
 LEVELS = st.floats(1e-4, 400.0)
 SHAPE = (1, 5, 4, 6)
 
@@ -74,17 +76,17 @@ def test_rho_reaches_the_karras_ladder_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "where", "got"),
     [
-        (("linear", 3, 1.0, 0.1), "sampler#ladder.*karras or geometric, got 'linear'"),
-        (("karras", 0, 1.0, 0.1), "sampler#steps.*1 or more, got 0"),
-        (("karras", 3, 0.1, 1.0), "sampler: a sigma schedule must fall.*sigma_start 0.1, sigma_end 1"),
-        (("geometric", 3, 1.0, 0.0), "sigma_end 0"),
-        (("geometric", 3, float("nan"), 0.1), "sigma_start nan"),
+        (("linear", 3, 1.0, 0.1), "sampler#ladder", "'linear'"),
+        (("karras", 0, 1.0, 0.1), "sampler#steps", "0"),
+        (("karras", 3, 0.1, 1.0), "sampler", "sigma_start 0.1, sigma_end 1"),
+        (("geometric", 3, 1.0, 0.0), "sampler", "sigma_start 1, sigma_end 0"),
+        (("geometric", 3, float("nan"), 0.1), "sampler", "sigma_start nan, sigma_end 0.1"),
     ],
 )
-def test_wrong_ladders(arguments: tuple[str, int, float, float], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_ladders(arguments: tuple[str, int, float, float], where: str, got: str | None) -> None:
+    with raises(ConfigError, where=where, got=got):
         ladder(*arguments)
 
 

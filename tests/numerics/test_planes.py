@@ -11,6 +11,8 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices
 from monai_diffrecon.protocols import PLANE_AXIS
 
+from ..raising import raises
+
 X = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5)
 SHAPES = {"sagittal": (3, 2, 4, 5), "coronal": (4, 2, 3, 5), "axial": (5, 2, 3, 4)}
 
@@ -59,10 +61,10 @@ def test_planes_differ() -> None:
 
 @pytest.mark.parametrize("plane", ["z", "Axial", "", "transverse"])
 def test_unknown_planes(plane: str) -> None:
-    with pytest.raises(ConfigError, match=r"prior#plane: unknown plane; expected sagittal, coronal or axial, got "):
+    with raises(ConfigError, where="prior#plane", expected="sagittal, coronal or axial"):
         check_plane(plane, "prior#plane")
     for convert in (to_slices, from_slices):
-        with pytest.raises(ConfigError, match="unknown plane"):
+        with raises(ConfigError, where="plane", expected="sagittal, coronal or axial"):
             convert(X, plane)
 
 

@@ -15,6 +15,8 @@ from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 from monai_diffrecon.testing.operator_laws import OperatorLaws
 
+from ..raising import raises
+
 FAN = {"source_distance": 14.0, "detector_distance": 25.0}
 OPTIONS = {
     "flat": {"views": 5},
@@ -114,34 +116,36 @@ def test_detector_that_covers_the_slice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "where", "got"),
     [
-        ({}, "operator#views"),
-        ({"views": 5, "source_distance": 5.0}, r"source_distance: the source would .* above 5.315.* mm, .* got 5 mm"),
-        ({"views": 5, "source_distance": -5.0}, "operator#source_distance"),
+        ({}, "operator#views", None),
+        ({"views": 5, "source_distance": 5.0}, "operator#source_distance", "5 mm"),
+        ({"views": 5, "source_distance": -5.0}, "operator#source_distance", "-5.0"),
         (
             {"views": 5, "detector_distance": 11.0},
-            r"detector_distance: .* 14 mm \(source_distance\) or more, got 11 mm",
+            "operator#detector_distance",
+            "11 mm",
         ),
-        ({"views": 5, "detector": "round"}, "operator#detector.*flat or curved"),
-        ({"views": 5, "arc": 400.0}, "operator#arc"),
-        ({"views": 5, "detectors": 0}, "operator#detectors"),
-        ({"views": 5, "detector_spacing": 0.0}, "operator#detector_spacing"),
-        ({"views": 5, "detector_offset": float("nan")}, "operator#detector_offset"),
-        ({"views": 5, "filter": "cosine"}, "operator#filter"),
+        ({"views": 5, "detector": "round"}, "operator#detector", "'round'"),
+        ({"views": 5, "arc": 400.0}, "operator#arc", "400.0"),
+        ({"views": 5, "detectors": 0}, "operator#detectors", "0"),
+        ({"views": 5, "detector_spacing": 0.0}, "operator#detector_spacing", "0.0"),
+        ({"views": 5, "detector_offset": float("nan")}, "operator#detector_offset", "nan"),
+        ({"views": 5, "filter": "cosine"}, "operator#filter", "'cosine'"),
         (
             {"views": 5, "detector": "curved", "detectors": 100},
-            "operator#detectors: .* extends around .* got 99 degrees",
+            "operator#detectors",
+            "99 degrees",
         ),
-        ({"views": 5, "memory_limit_gb": 0}, "operator#memory_limit_gb"),
-        ({"views": 60, "arc": 2 * math.pi}, "operator#arc: these look like radians"),
-        ({"angles": [0.1 * i for i in range(60)]}, "operator#angles: these look like radians"),
-        ({"views": 5, "angles_unit": "rad"}, "operator#angles_unit"),
+        ({"views": 5, "memory_limit_gb": 0}, "operator#memory_limit_gb", "0"),
+        ({"views": 60, "arc": 2 * math.pi}, "operator#arc", "6.28319"),
+        ({"angles": [0.1 * i for i in range(60)]}, "operator#angles", "angles from 0 to 5.9"),
+        ({"views": 5, "angles_unit": "rad"}, "operator#angles_unit", "'rad'"),
     ],
 )
-def test_wrong_options(options: dict, message: str) -> None:
+def test_wrong_options(options: dict, where: str, got: str | None) -> None:
     given = FAN | {"detector_spacing": 25.0 * math.radians(2.0)} | options
-    with pytest.raises(ConfigError, match=message) as caught:
+    with raises(ConfigError, where=where, got=got) as caught:
         FanCT(VolumeGeometry((8, 7, 3)), **given)
     assert "\n" not in str(caught.value)
 
@@ -152,7 +156,5 @@ def test_radians_on_purpose() -> None:
 
 
 def test_too_large_a_view_is_refused_before_it_is_built() -> None:
-    with pytest.raises(
-        ResourceError, match=r"operator fan_ct: one view .* expected at most 0.001 GB, got about 0.01\d* GB"
-    ):
+    with raises(ResourceError, where="operator fan_ct", got="about 0.011 GB", expected="at most 0.001 GB"):
         FanCT(VolumeGeometry((512, 512, 8)), 570.0, 1040.0, views=720, memory_limit_gb=0.001)

@@ -13,43 +13,61 @@ from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, Reso
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 
+from ..raising import raises
+
 GEOMETRY = VolumeGeometry((8, 8, 5))
 FAN = {"source_distance": 50.0, "detector_distance": 80.0}
-OPTIONS: dict[str, tuple[dict[str, Any], type[DiffReconError], str]] = {
-    "10^9 views": ({"name": "parallel_ct", "views": 10**9}, ConfigError, "up to 1000000, got 1000000000"),
-    "10^9 views of a rotation": ({"name": "rotation_ct", "views": 10**9}, ConfigError, "up to 1000000"),
-    "10^12 rays": ({"name": "parallel_ct", "views": 10**6, "detectors": 10**6}, ResourceError, "too many rays"),
-    "10^12 bins": ({"name": "fan_ct", "views": 3, "detectors": 10**12, **FAN}, ResourceError, "too many rays"),
+TOO_MANY_RAYS = {"expected": "at most 4 GB for their directions"}
+OPTIONS: dict[str, tuple[dict[str, Any], type[DiffReconError], dict[str, Any]]] = {
+    "10^9 views": (
+        {"name": "parallel_ct", "views": 10**9},
+        ConfigError,
+        {"where": "operator#views", "expected": "an integer from 1 up to 1000000", "got": 10**9},
+    ),
+    "10^9 views of a rotation": (
+        {"name": "rotation_ct", "views": 10**9},
+        ConfigError,
+        {"where": "operator#views", "expected": "an integer from 2 up to 1000000", "got": 10**9},
+    ),
+    "10^12 rays": ({"name": "parallel_ct", "views": 10**6, "detectors": 10**6}, ResourceError, TOO_MANY_RAYS),
+    "10^12 bins": ({"name": "fan_ct", "views": 3, "detectors": 10**12, **FAN}, ResourceError, TOO_MANY_RAYS),
     "a detector without end": (
         {"name": "parallel_ct", "views": 3, "detector_spacing": 1e-300},
-        DiffReconError,
-        "operator",
+        ResourceError,
+        TOO_MANY_RAYS,
     ),
     "an integer beyond all floats": (
         {"name": "cartesian_mri", "acceleration": 10**400},
         ConfigError,
-        "operator#acceleration",
+        {"where": "operator#acceleration"},
     ),
-    "the smallest number": ({"name": "slice_thickness", "thickness": 5e-324}, ConfigError, "does not fit the volume"),
-    "the largest number": ({"name": "slice_thickness", "thickness": 1e308, "gap": 1e308}, ConfigError, "operator"),
+    "the smallest number": (
+        {"name": "slice_thickness", "thickness": 5e-324},
+        ConfigError,
+        {"where": "operator#thickness", "expected": "1 to 5 mm"},
+    ),
+    "the largest number": (
+        {"name": "slice_thickness", "thickness": 1e308, "gap": 1e308},
+        ConfigError,
+        {"where": "operator#thickness", "got": 1e308},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
 def test_an_impossible_option_is_one_line(name: str) -> None:
-    spec, kind, says = OPTIONS[name]
-    with pytest.raises(kind) as caught:
+    spec, kind, fields = OPTIONS[name]
+    with raises(kind, **fields) as caught:
         registry.build("operators", spec, geometry=GEOMETRY)
     line = str(caught.value)
-    assert says in line
     assert "\n" not in line
     assert len(line) < 600
 
 
 def test_thin_slices_without_number_are_refused_before_there_is_a_matrix() -> None:
-    with pytest.raises(ConfigError, match="too many thin slices; expected at most 8192, got 5e"):
+    with raises(ConfigError, where="operator#target_spacing", got="5e+08", expected="at most 8192"):
         SliceThickness.volume_geometry(VolumeGeometry((8, 8, 5), (1.0, 1.0, 1e8)))
-    with pytest.raises(ConfigError, match="too many thin slices"):
+    with raises(ConfigError, where="operator#target_spacing", got="1e+06"):
         SliceThickness(VolumeGeometry((8, 8, 10**6)), thickness=3.0)
 
 
@@ -84,8 +102,7 @@ class _Careless(Operator):
 
 @pytest.mark.parametrize("fault", ["key", "zero", "torch", "memory"])
 def test_what_a_constructor_raises_is_one_line(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_diffrecon.registry.registry.load", lambda *_, **__: _Careless)
     monkeypatch.setattr("monai_diffrecon.registry.registry._load", lambda *_, **__: _Careless)
     kind = ResourceError if fault == "memory" else ConfigError
-    with pytest.raises(kind, match=r"operator: _Careless (refused its options|needs more memory)"):
+    with raises(kind, where="operator"):
         registry.build("operators", {"name": "parallel_ct", "fault": fault}, geometry=GEOMETRY)

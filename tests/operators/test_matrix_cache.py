@@ -16,6 +16,8 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.operators import _matrix_cache as matrix_cache
 from monai_diffrecon.operators._matrix_cache import cached_matrix
 
+from ..raising import raises
+
 MATRIX = csr_array(np.array([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, -3.0]], dtype=np.float32))
 MATRIX.indices, MATRIX.indptr = MATRIX.indices.astype(np.int32), MATRIX.indptr.astype(np.int32)
 
@@ -183,7 +185,7 @@ def test_the_folder_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("text", ["two", "-1", "nan"])
 def test_a_limit_that_is_no_number(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("DIFFRECON_CACHE_GB", text)
-    with pytest.raises(ConfigError, match="DIFFRECON_CACHE_GB: out of range; expected a number"):
+    with raises(ConfigError, where="DIFFRECON_CACHE_GB", expected="a number from 0 (GB)"):
         cached_matrix(("k",), Builder())
 
 

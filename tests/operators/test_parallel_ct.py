@@ -13,6 +13,8 @@ from monai_diffrecon.operators.parallel_ct import ParallelCT
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 from monai_diffrecon.testing.operator_laws import OperatorLaws
 
+from ..raising import raises
+
 OPTIONS = {
     "views": {"views": 5},
     "angles": {"angles": [3.0, 50.0, 51.0, 170.0], "filter": "hann"},
@@ -189,36 +191,36 @@ def test_limited_arc_weighs_each_view_by_its_step() -> None:
 
 
 def test_too_large_a_view_is_refused_before_it_is_built() -> None:
-    with pytest.raises(ResourceError, match=r"one view .* too large; expected at most 0.001 GB, got about 0.01\d* GB."):
+    with raises(ResourceError, where="operator parallel_ct", got="about 0.011 GB", expected="at most 0.001 GB"):
         ParallelCT(VolumeGeometry((512, 512, 8)), views=720, memory_limit_gb=0.001)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "where", "got"),
     [
-        ({}, "operator#views"),
-        ({"views": 0}, "operator#views"),
-        ({"views": 8.0}, "operator#views"),
-        ({"angles": []}, "operator#angles"),
-        ({"angles": 30.0}, "operator#angles"),
-        ({"angles": [0.0, float("nan")]}, "operator#angles"),
-        ({"views": 4, "arc": 400.0}, "operator#arc"),
-        ({"views": 4, "detectors": 0}, "operator#detectors"),
-        ({"views": 4, "detector_spacing": -1.0}, "operator#detector_spacing"),
-        ({"views": 4, "filter": "cosine"}, "operator#filter.*ramp or hann"),
-        ({"views": 4, "memory_limit_gb": "4"}, "operator#memory_limit_gb"),
-        ({"views": 4, "detector_offset": "0.25"}, "operator#detector_offset"),
-        ({"views": 4, "angles_unit": "gon"}, "operator#angles_unit.*degrees or radians"),
-        ({"angles": [0.0, 0.5, 1.0]}, "operator#angles: these look like radians; expected angles in degrees"),
-        ({"views": 60, "arc": 3.14159}, "operator#arc: these look like radians; expected angles in degrees"),
+        ({}, "operator#views", None),
+        ({"views": 0}, "operator#views", "0"),
+        ({"views": 8.0}, "operator#views", "8.0"),
+        ({"angles": []}, "operator#angles", "none"),
+        ({"angles": 30.0}, "operator#angles", "30.0"),
+        ({"angles": [0.0, float("nan")]}, "operator#angles", "nan"),
+        ({"views": 4, "arc": 400.0}, "operator#arc", "400.0"),
+        ({"views": 4, "detectors": 0}, "operator#detectors", "0"),
+        ({"views": 4, "detector_spacing": -1.0}, "operator#detector_spacing", "-1.0"),
+        ({"views": 4, "filter": "cosine"}, "operator#filter", "'cosine'"),
+        ({"views": 4, "memory_limit_gb": "4"}, "operator#memory_limit_gb", "'4'"),
+        ({"views": 4, "detector_offset": "0.25"}, "operator#detector_offset", "'0.25'"),
+        ({"views": 4, "angles_unit": "gon"}, "operator#angles_unit", "'gon'"),
+        ({"angles": [0.0, 0.5, 1.0]}, "operator#angles", "angles from 0 to 1"),
+        ({"views": 60, "arc": 3.14159}, "operator#arc", "3.14159"),
     ],
 )
-def test_wrong_options(options: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+def test_wrong_options(options: dict, where: str, got: str | None) -> None:
+    with raises(ConfigError, where=where, got=got) as caught:
         ParallelCT(VolumeGeometry((4, 4, 2)), **options)
     assert "\n" not in str(caught.value)
 
 
 def test_its_image_does_not_say_the_geometry() -> None:
-    with pytest.raises(ConfigError.__base__, match="does not state the geometry"):
+    with raises(ConfigError.__base__, where="operator"):
         ParallelCT.volume_geometry(VolumeGeometry((4, 4, 2)), views=4)

@@ -14,6 +14,8 @@ from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, PluginError
 from monai_diffrecon.protocols import Regularizer, Sampler
 
+from ..raising import raises
+
 Install = Callable[..., None]
 
 SHRINK = '''
@@ -176,10 +178,11 @@ def test_building_leaves_the_users_spec_untouched(relay: None, shrink: None) -> 
 
 def test_context_is_given_beside_the_options(shrink: None) -> None:
     assert registry.build("regularizers", {"name": "shrink", "threshold": 0.2}, where="p", mode="hard").mode == "hard"
-    with pytest.raises(ConfigError, match=r"no option 'mode'.*expected one of threshold$"):
+    with raises(ConfigError, where="p#mode", expected="one of threshold"):
         registry.check_options("regularizers", {"name": "shrink", "mode": "x"}, where="p", context=("mode",))
-    with pytest.raises(PluginError, match="does not take 'geometry'"):
+    with raises(PluginError, where="regularizer") as caught:
         registry.build("regularizers", "shrink", where="regularizer", geometry=None)
+    assert "'geometry'" in caught.value.what
 
 
 def test_builds_nested_plugins(relay: None, shrink: None) -> None:
@@ -205,26 +208,22 @@ def test_none_stays_none_in_a_plugin_option(relay: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "fields"),
     [
-        ({"step": 3}, r"sampler#step: Relay has no option 'step'; expected one of steps, start, penalties"),
-        ({"step": 3}, r"did you mean 'steps'\?"),
-        ({}, r"sampler: Relay lacks 'steps'; expected the required steps, got no options"),
         (
-            {"steps": 1, "penalties": [{"name": "shrink", "treshold": 1}]},
-            r"sampler#penalties#0#treshold: Shrink has no",
+            {"step": 3},
+            {"where": "sampler#step", "expected": "one of steps, start, penalties", "mend": "did you mean 'steps'?"},
         ),
-        (
-            {"steps": 1, "penalties": {"name": "shrink", "threshold": -1}},
-            r"sampler#penalties: Shrink refused .*below 0",
-        ),
-        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, r"sampler#penalties#mode: unknown mode"),
-        ({"steps": 1, "start": 7}, r"sampler#start: not a sampler; expected a Sampler, its name, or .* got int 7"),
-        ({"steps": 1, "start": {"steps": 1}}, r"sampler#start: not a sampler"),
+        ({}, {"where": "sampler", "expected": "the required steps", "got": "no options"}),
+        ({"steps": 1, "penalties": [{"name": "shrink", "treshold": 1}]}, {"where": "sampler#penalties#0#treshold"}),
+        ({"steps": 1, "penalties": {"name": "shrink", "threshold": -1}}, {"where": "sampler#penalties"}),
+        ({"steps": 1, "penalties": {"name": "shrink", "mode": "wild"}}, {"where": "sampler#penalties#mode"}),
+        ({"steps": 1, "start": 7}, {"where": "sampler#start", "got": "int 7"}),
+        ({"steps": 1, "start": {"steps": 1}}, {"where": "sampler#start", "got": "dict {'steps': 1}"}),
     ],
 )
-def test_wrong_options_say_where(relay: None, shrink: None, spec: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
+def test_wrong_options_say_where(relay: None, shrink: None, spec: dict[str, object], fields: dict[str, str]) -> None:
+    with raises(ConfigError, **fields) as caught:
         registry.build("samplers", {"name": "relay", **spec}, where="sampler")
     assert caught.value.exit_code == 2
 
@@ -267,39 +266,38 @@ def test_a_component_that_is_no_id_keeps_its_name(install: Install) -> None:
 
 
 def test_an_unknown_nested_name_lists_the_literals(relay: None) -> None:
-    with pytest.raises(PluginError, match=r"sampler#start: unknown sampler 'nois'; .* did you mean 'noise'"):
+    with raises(PluginError, where="sampler#start", mend="did you mean 'noise'?"):
         registry.build("samplers", {"name": "relay", "steps": 1, "start": "nois"}, where="sampler")
 
 
 def test_checks_options_before_the_required_ones_are_known(relay: None, shrink: None) -> None:
     registry.check_options("samplers", {"name": "relay", "start": "noise"}, where="sampler")
-    with pytest.raises(ConfigError, match="sampler#penalties#treshold"):
+    with raises(ConfigError, where="sampler#penalties#treshold"):
         registry.check_options("samplers", {"name": "relay", "penalties": {"name": "shrink", "treshold": 1}})
 
 
 @pytest.mark.parametrize("spec", [None, 3, {}, {"name": 3}, ["relay"]])
 def test_what_is_no_spec(spec: object) -> None:
-    with pytest.raises(ConfigError, match="sampler: not a sampler"):
+    with raises(ConfigError, where="sampler", expected='a Sampler, its name, or {"name": ..., options}'):
         registry.build("samplers", spec, where="sampler")
 
 
 def test_a_plugin_of_another_kind_is_no_spec(shrink: None) -> None:
-    with pytest.raises(ConfigError, match="got Shrink"):
+    with raises(ConfigError, where="sampler", expected='a Sampler, its name, or {"name": ..., options}'):
         registry.build("samplers", registry.create("regularizers", "shrink"), where="sampler")
 
 
 def test_unknown_names_are_mended(shrink: None) -> None:
-    with pytest.raises(
-        PluginError, match=r"regularizer: unknown regularizer 'schrink'.*did you mean 'shrink'"
-    ) as caught:
+    with raises(PluginError, where="regularizer", mend="did you mean 'shrink'?") as caught:
         registry.create("regularizers", "schrink")
     assert caught.value.exit_code == 7
-    with pytest.raises(PluginError, match="'shrink' is one of the regularizers; name one of the samplers"):
+    with raises(PluginError, where="sampler", mend="'shrink' is one of the regularizers; name one of the samplers"):
         registry.create("samplers", "shrink")
-    with pytest.raises(PluginError, match="use 'acme-shrink:shrink'"):
+    with raises(PluginError, where="regularizer", mend="use 'acme-shrink:shrink'"):
         registry.create("regularizers", "other-dist:shrink")
-    with pytest.raises(ConfigError, match="unknown kind of plugin 'prior'; expected one of denoisers, priors"):
+    with raises(ConfigError, where=None, expected=...) as caught:
         registry.create("prior", "shrink")
+    assert caught.value.expected.startswith("one of denoisers, priors")
 
 
 def test_an_unknown_name_names_the_package_known_to_provide_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +360,7 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
         ("raise RuntimeError('no licence\\nfound')", "RuntimeError: no licence found"),
         ("import sys; sys.exit('bye')", "SystemExit: bye"),
         ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-        ("class Other: ...", "AttributeError: .* has no attribute 'Bad'"),
+        ("class Other: ...", "has no attribute 'Bad'"),
         ("def f(:", "SyntaxError"),
         ("class Bad: ...", "Bad is not a subclass of Regularizer"),
         ("Bad = 3", "3 is not a subclass"),
@@ -370,7 +368,7 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
         (f"{BASE}class Bad(Regularizer):\n    API_VERSION = 0{CONCRETE}", "written for API_VERSION 0"),
         (
             f"{BASE}class Bad(Regularizer):\n    def __init__(self, **kw): ...{CONCRETE}",
-            r"the constructor of Bad takes options without a name: \*\*kw",
+            "the constructor of Bad takes options without a name: **kw",
         ),
         (
             f"{BASE}class Bad(Regularizer):\n    plugin_options = {{'x': 'regularizers'}}{CONCRETE}",
@@ -383,8 +381,9 @@ def test_a_broken_plugin_is_reported_and_stops_nothing_else(
 ) -> None:
     install("broken-dist", "regularizers", {"bad": "Bad"}, source)
     assert info("regularizers", "bad").error is None
-    with pytest.raises(PluginError, match=f"plugin 'bad' of broken-dist 2.1 is broken: {reason}") as caught:
+    with raises(PluginError, where="regularizer", mend="update or uninstall broken-dist") as caught:
         registry.create("regularizers", "bad")
+    assert reason in " ".join(caught.value.what.split())
     assert caught.value.exit_code == 7
     assert "\n" not in str(caught.value)
     reported = info("regularizers", "bad", check=True)
@@ -396,7 +395,7 @@ def test_a_broken_plugin_is_reported_and_stops_nothing_else(
 
 def test_a_missing_extra_is_named(install: Install) -> None:
     install("needy", "regularizers", {"bad": "Bad [gpu]"}, "import nowhere_to_be_found")
-    with pytest.raises(PluginError, match=r"pip install 'needy\[gpu\]'"):
+    with raises(PluginError, where="regularizer", mend="pip install 'needy[gpu]'"):
         registry.load("regularizers", "bad")
 
 
@@ -410,8 +409,9 @@ def test_a_file_of_entry_points_that_cannot_be_read_is_named(install: Install, t
     install("torn", "regularizers", {}, "")
     (tmp_path / "torn-2.1.dist-info" / "entry_points.txt").write_text("no section")
     registry.refresh()
-    with pytest.raises(PluginError, match=r"torn-2\.1\.dist-info"):
+    with raises(PluginError, mend="reinstall or uninstall that distribution") as caught:
         registry.available("regularizers")
+    assert "torn-2.1.dist-info" in caught.value.what
 
 
 def test_refresh_sees_what_was_installed_since(install: Install) -> None:

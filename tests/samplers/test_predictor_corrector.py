@@ -23,6 +23,8 @@ from monai_diffrecon.samplers.predictor_corrector import PredictorCorrectorSampl
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler, run
 
+from ..raising import raises
+
 PRIOR = GaussianPrior()
 RANGE = {"sigma_max": 10.0, "sigma_min": 0.01}
 
@@ -137,7 +139,7 @@ def test_guidance_follows_every_update_and_carries_its_plane() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "where"),
     [
         ({"steps": 1}, "sampler#steps"),
         ({"steps": 10.0}, "sampler#steps"),
@@ -148,14 +150,14 @@ def test_guidance_follows_every_update_and_carries_its_plane() -> None:
         ({"sigma_min": float("nan")}, "sampler#sigma_min"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_options(options: dict[str, Any], where: str) -> None:
+    with raises(ConfigError, where=where):
         PredictorCorrectorSampler(**options)
 
 
 @pytest.mark.parametrize("options", [{"sigma_max": 50.0}, {"sigma_min": 1e-4}, {"sigma_max": 0.1, "sigma_min": 0.2}])
 def test_levels_that_the_networks_do_not_know(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="noise levels outside the networks' range"):
+    with raises(ConfigError, where="sampler#sigma_min, sampler#sigma_max", expected="0.001 to 10"):
         PredictorCorrectorSampler(5, **options).prepare(problem(), sigma_min=1e-3, sigma_max=10.0)
 
 
@@ -167,5 +169,5 @@ def test_a_karras_ladder_samples_the_same_gaussian() -> None:
         assert float(drawn.mean()) == pytest.approx(0.5, abs=0.01)
         assert float(drawn.std()) == pytest.approx(0.25, abs=0.01)
     assert not torch.equal(karras, geometric)
-    with pytest.raises(ConfigError, match="sampler#ladder"):
+    with raises(ConfigError, where="sampler#ladder", got="'linear'"):
         PredictorCorrectorSampler(ladder="linear")

@@ -18,6 +18,8 @@ from monai_diffrecon.testing.dense_operator import DenseOperator
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.sampler_laws import check_sampler, run
 
+from ..raising import raises
+
 GEOMETRY = VolumeGeometry((3, 4, 2))
 N = 24
 
@@ -125,11 +127,9 @@ def test_sirt_refuses_what_has_no_sums() -> None:
     complex_volume = dense(10, torch.complex128)
     kspace = CartesianMRI(GEOMETRY, acceleration=2.0)
     for p in (complex_volume, Problem(kspace, torch.zeros(kspace.measurement_shape, dtype=torch.complex64))):
-        with pytest.raises(
-            ConfigError, match=r'sampler sirt: needs an operator.*got complex numbers.*"cg_least_squares"'
-        ):
+        with raises(ConfigError, where="sampler sirt", got="complex numbers"):
             result(SIRT(), p)
-    with pytest.raises(ConfigError, match="sums that are negative"):
+    with raises(ConfigError, where="sampler sirt", got="sums that are negative"):
         result(SIRT(), dense(10, torch.float64))
 
 
@@ -146,5 +146,5 @@ def test_sirt_refuses_what_has_no_sums() -> None:
     ],
 )
 def test_wrong_options(cls: type, option: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"sampler#{option}"):
+    with raises(ConfigError, where=f"sampler#{option}"):
         cls(**{option: value})

@@ -15,6 +15,8 @@ from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.testing.phantoms.stress import branching_vessels, twisting_tube
 from monai_diffrecon.testing.phantoms.vessel_tree import Branch, grow_tree, murray_angles
 
+from ..raising import raises
+
 SHAPE = (96, 88, 40)
 AXES = (36.0, 33.0, 17.0)
 CENTRE = (47.5, 43.5, 19.5)
@@ -162,5 +164,5 @@ def test_straight_tube_has_the_area_of_its_circle() -> None:
     ],
 )
 def test_options_out_of_range(make, options: dict, where: str) -> None:
-    with pytest.raises(ConfigError, match=where):
+    with raises(ConfigError, where=where):
         make(**{"shape": (64, 64, 32), **options})

@@ -379,10 +379,12 @@ def test_a_run_that_is_open_elsewhere_cannot_be_continued(
     monkeypatch.setattr(run_claims, "_SECONDS", 0.1)
     with _open(empty_store(tmp_path)) as run:
         with (
-            pytest.raises(InputError, match="open in another process"),
+            pytest.raises(InputError) as caught,
             TrackedRun(tmp_path, "x", run_id=run.run_id),
         ):
             pass
+        assert caught.value.where == "run_id"
+        assert caught.value.got is None
         assert _claims(tmp_path) == [run._claim.mark]
         run.log_metrics({"a": 1.0})
     assert [(r.info.status, r.data.metrics) for r in _runs(tmp_path)] == [("FINISHED", {"a": 1.0})]

@@ -57,8 +57,9 @@ def test_levels_can_be_log_normal_within_the_range() -> None:
 
 @pytest.mark.parametrize("levels", [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
 def test_noise_levels_must_rise(levels: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError, match="train#prepare_batch: noise levels must increase"):
+    with pytest.raises(ConfigError) as caught:
         DenoisingBatch(*levels)
+    assert (caught.value.where, caught.value.got) == ("train#prepare_batch", f"{levels[0]}, {levels[1]}")
 
 
 def test_the_loss_can_have_the_weight_of_edm() -> None:
@@ -103,8 +104,9 @@ def test_gradients_are_clipped_and_short_ones_left() -> None:
 def test_precision_of_the_forward_pass(precision: str, dtype: torch.dtype) -> None:
     network = nn.Conv2d(1, 2, 3)
     assert AutocastInferer(precision)(torch.rand(1, 1, 8, 8), network).dtype == dtype
-    with pytest.raises(ConfigError, match="unknown precision"):
+    with pytest.raises(ConfigError) as caught:
         AutocastInferer("float8")
+    assert (caught.value.where, caught.value.got) == ("train#inferer#precision", "'float8'")
 
 
 def test_the_dataset_is_told_its_epoch() -> None:

@@ -103,12 +103,16 @@ def test_a_slice_smaller_than_the_patch_is_padded(datalist: Path) -> None:
 
 
 def test_what_is_no_data_is_refused(datalist: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dataset#datalist: no data list.*prepare_training_data"):
+    with pytest.raises(InputError) as caught:
         patches(tmp_path / "none.json")
-    with pytest.raises(InputError, match="no volume with axial slices in section test"):
+    assert (caught.value.where, caught.value.got) == ("dataset#datalist", "none.json")
+    assert "prepare_training_data" in str(caught.value.expected)
+    with pytest.raises(InputError) as caught:
         patches(datalist, section="test")
-    with pytest.raises(ConfigError, match="dataset#plane: unknown plane"):
+    assert (caught.value.where, caught.value.got) == ("dataset#datalist", None)
+    with pytest.raises(ConfigError) as caught:
         patches(datalist, "frontal")
+    assert (caught.value.where, caught.value.got) == ("dataset#plane", "'frontal'")
 
 
 def test_a_warp_turns_and_scales_about_the_middle(datalist: Path) -> None:

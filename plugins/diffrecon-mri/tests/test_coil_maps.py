@@ -81,8 +81,10 @@ def test_calibration_width() -> None:
 
 @pytest.mark.parametrize("width", [8, 37])
 def test_a_calibration_region_that_does_not_suffice_is_refused(width: int) -> None:
-    with pytest.raises(InputError, match=rf"scan.h5: no calibration region; .* got {width} x {width}.*low_resolution"):
+    with pytest.raises(InputError) as caught:
         espirit_maps(KSPACE, width, where="scan.h5")
+    assert (caught.value.where, caught.value.got) == ("scan.h5", f"{width} x {width}")
+    assert "low_resolution" in (caught.value.mend or "")
 
 
 def test_synthetic_maps() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -65,28 +66,43 @@ def zlib_deflated(raw: np.ndarray) -> bytes:
 
 
 HUGE = {"shape": (10**4,) * 3, "dtype": "c8", "chunks": (1, 1000, 1000), "compression": "gzip"}
-FAULTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+FAULTS: dict[str, tuple[Callable[[h5py.File], object], dict[str, Any]]] = {
     "a table of 8 TB": (
         lambda f: replace(f, "dataset/data", lambda g: g.create_dataset("dataset/data", **HUGE)),
-        "declares more",
+        {"where": "scan.h5#dataset/data", "got": "8000000000000 bytes"},
     ),
-    "lists that share their bytes": (same_list_a_million_times, "declares more"),
+    "lists that share their bytes": (
+        same_list_a_million_times,
+        {"where": "scan.h5#dataset/data", "what": "declares more data than the file holds"},
+    ),
     "a soft link": (
         lambda f: replace(f, "dataset/xml", lambda g: g.__setitem__("dataset/xml", h5py.SoftLink("/x"))),
-        "itself",
+        {"where": "scan.h5#dataset/xml"},
     ),
     "a group instead of a table": (
         lambda f: replace(f, "dataset/data", lambda g: g.create_group("dataset/data")),
-        "itself",
+        {"where": "scan.h5#dataset/data"},
     ),
-    "10^9 lines": (lambda f: header(f, r"<y>14</y>", "<y>1000000000</y>"), "too large for a scan"),
+    "10^9 lines": (
+        lambda f: header(f, r"<y>14</y>", "<y>1000000000</y>"),
+        {"where": "scan.h5", "got": "[32, 1000000000, 1] samples, [32.0, 14.0, 1.0] mm"},
+    ),
     "far more lines than were measured": (
         lambda f: header(f, r"<y>14</y>", "<y>60000</y>"),
-        "far more than was measured",
+        {"where": "scan.h5", "got": 5760000},
     ),
-    "a field of view without end": (lambda f: header(f, r"<x>32\.0</x>", "<x>1e308</x>"), "too large for a scan"),
-    "a number of 400 digits": (lambda f: header(f, r"<y>14</y>", f"<y>{'9' * 400}</y>"), "no number|too large"),
-    "a direction that is NaN": (lambda f: acquisitions(f, "read_dir", np.nan), "read_dir of an acquisition"),
+    "a field of view without end": (
+        lambda f: header(f, r"<x>32\.0</x>", "<x>1e308</x>"),
+        {"where": "scan.h5", "got": "[32, 14, 1] samples, [1e+308, 14.0, 1.0] mm"},
+    ),
+    "a number of 400 digits": (
+        lambda f: header(f, r"<y>14</y>", f"<y>{'9' * 400}</y>"),
+        {"where": "scan.h5", "what": "matrixSize.y in the XML header is no number"},
+    ),
+    "a direction that is NaN": (
+        lambda f: acquisitions(f, "read_dir", np.nan),
+        {"where": "scan.h5", "what": "read_dir of an acquisition is no number of a scan"},
+    ),
 }
 
 
@@ -94,11 +110,12 @@ FAULTS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
 def test_a_hostile_ismrmrd_file_is_one_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / "scan.h5"
     write_ismrmrd(path, VOLUME)
-    damage, says = FAULTS[name]
+    damage, fields = FAULTS[name]
     with h5py.File(path, "a") as file:
         damage(file)
-    with pytest.raises(InputError, match=f"^scan.h5.*({says})"):
+    with pytest.raises(InputError) as caught:
         registry.create("readers", "ismrmrd").read(path)
+    assert {name: getattr(caught.value, name) for name in fields} == fields
 
 
 def test_fastmri_that_lies_in_another_file_is_neither_recognised_nor_read(tmp_path: Path) -> None:
@@ -108,8 +125,9 @@ def test_fastmri_that_lies_in_another_file_is_neither_recognised_nor_read(tmp_pa
         file["kspace"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/kspace")
     assert reader.recognises(tmp_path / "other.h5")
     assert not reader.recognises(tmp_path / "scan.h5")
-    with pytest.raises(InputError, match="no dataset of the file itself"):
+    with pytest.raises(InputError) as caught:
         reader.read(tmp_path / "scan.h5")
+    assert caught.value.where == "scan.h5#kspace"
 
 
 def test_fastmri_samples_beyond_all_receivers_are_refused(tmp_path: Path) -> None:
@@ -117,8 +135,9 @@ def test_fastmri_samples_beyond_all_receivers_are_refused(tmp_path: Path) -> Non
     write_fastmri(path, VOLUME)
     with h5py.File(path, "a") as file:
         file["kspace"][...] = 3e38
-    with pytest.raises(InputError, match="samples that are no signal"):
+    with pytest.raises(InputError) as caught:
         registry.create("readers", "fastmri").read(path)
+    assert (caught.value.where, caught.value.expected) == ("scan.h5", "numbers below 1e+15")
 
 
 def test_a_heap_that_never_ends_is_refused(tmp_path: Path) -> None:
@@ -130,5 +149,6 @@ def test_a_heap_that_never_ends_is_refused(tmp_path: Path) -> None:
     at = content.index(b"GCOL\x01") + 16
     content[at : at + 16] = bytes(16)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"^scan.h5: a damaged heap"):
+    with pytest.raises(InputError) as caught:
         registry.create("readers", "ismrmrd").read(path)
+    assert (caught.value.where, caught.value.what) == ("scan.h5", "a damaged heap")

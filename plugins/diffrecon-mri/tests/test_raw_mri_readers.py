@@ -290,8 +290,9 @@ def test_other_images_of_the_file_and_other_acquisitions(path: Path) -> None:
 
     rewrite(path, more)
     torch.testing.assert_close(2 * read(path).data, read(path, repetition=1).data)
-    with pytest.raises(InputError, match=r"scan.h5: no acquisition of an image; expected .*repetition 2"):
+    with pytest.raises(InputError) as caught:
         read(path, repetition=2)
+    assert (caught.value.where, caught.value.expected) == ("scan.h5", "contrast 0, phase 0, repetition 2, set 0")
 
 
 def test_without_directions_the_place_is_unknown(path: Path) -> None:
@@ -396,49 +397,84 @@ def undersampled(path: Path) -> None:
     edit_xml(path, "<kspace_encoding_step_1>1<", "<kspace_encoding_step_1>2<")
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "coils": (fewer_coils, "the number of coils changes between acquisitions; got 2, 4"),
-    "NaN": (lambda p: edit(p, where=first, data=lambda d, _: d * np.nan), "samples that are not finite"),
-    "a missing line": (drop(line_7), "missing encoding lines: 16 of 384; .*allow_missing"),
-    "a line of one slice": (drop(first), "missing encoding lines: the slices were not measured alike"),
-    "a slice": (drop(lambda h: h["idx"]["slice"] == 2), "missing slices; expected 16, got 15"),
-    "no calibration": (undersampled, "acceleration without a calibration region; .*got 1 x 1.*low_resolution"),
-    "length": (lambda p: edit(p, where=first, data=lambda d, _: d[:-2]), "an acquisition of the wrong length"),
-    "EPI": (set_flag(ismrmrd.ACQ_IS_REVERSE), r"readouts in both directions \(EPI\)"),
-    "noise": (set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT), "missing encoding lines"),
-    "position": (lambda p: edit(p, where=first, position=lambda x: x + 1), "position of slice 0 changes"),
-    "turned": (lambda p: edit(p, where=first, read_dir=lambda x: -x), "orientation changes between acquisitions"),
-    "skewed": (lambda p: edit(p, read_dir=lambda x: x + 0.1), "directions are not orthogonal"),
+FAULTS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
+    "coils": (fewer_coils, {"where": "scan.h5", "got": "2, 4"}),
+    "NaN": (
+        lambda p: edit(p, where=first, data=lambda d, _: d * np.nan),
+        {"where": "scan.h5", "what": "samples that are not finite"},
+    ),
+    "a missing line": (drop(line_7), {"where": "scan.h5", "what": "missing encoding lines: 16 of 384"}),
+    "a line of one slice": (drop(first), {"where": "scan.h5", "expected": "one mask for all"}),
+    "a slice": (drop(lambda h: h["idx"]["slice"] == 2), {"where": "scan.h5", "got": 15}),
+    "no calibration": (undersampled, {"where": "scan.h5", "got": "1 x 1"}),
+    "length": (lambda p: edit(p, where=first, data=lambda d, _: d[:-2]), {"where": "scan.h5", "got": 207}),
+    "EPI": (
+        set_flag(ismrmrd.ACQ_IS_REVERSE),
+        {"where": "scan.h5", "what": "readouts in both directions (EPI), which is not supported"},
+    ),
+    "noise": (
+        set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT),
+        {"where": "scan.h5", "what": "missing encoding lines: the slices were not measured alike"},
+    ),
+    "position": (
+        lambda p: edit(p, where=first, position=lambda x: x + 1),
+        {"where": "scan.h5", "what": "the position of slice 0 changes between acquisitions"},
+    ),
+    "turned": (
+        lambda p: edit(p, where=first, read_dir=lambda x: -x),
+        {"where": "scan.h5", "what": "the orientation changes between acquisitions"},
+    ),
+    "skewed": (
+        lambda p: edit(p, read_dir=lambda x: x + 0.1),
+        {"where": "scan.h5", "what": "readout, phase and slice directions are not orthogonal"},
+    ),
     "a gap": (
         lambda p: edit(p, where=lambda h: h["idx"]["slice"] == 5, position=lambda x: x + np.array([0, 0, 0.5])),
-        "the slices are no regular stack",
+        {"where": "scan.h5", "expected": "parallel slices at equal distances"},
     ),
-    "line": (lambda p: edit(p, where=first, kspace_encode_step_1=lambda n: n + 90), "a line outside the encoded space"),
-    "readout": (lambda p: edit_xml(p, "<x>52</x>", "<x>40</x>"), "a readout outside the encoded space; .*-6 to 46"),
-    "no data": (lambda p: rewrite(p, lambda t: t[:0]), "no acquisition of an image"),
-    "EPI trajectory": (lambda p: edit_xml(p, ">cartesian<", ">epi<"), "an unsupported trajectory; .*got epi"),
-    "XML": (lambda p: edit_xml(p, "</encoding>", ""), "the XML header is damaged"),
-    "entities": (lambda p: edit_xml(p, "<ismrmrdHeader", "<!DOCTYPE x []><ismrmrdHeader"), "declares entities"),
-    "a word": (lambda p: edit_xml(p, "<x>52</x>", "<x>wide</x>"), "matrixSize.x in the XML header is no number"),
-    "no field": (lambda p: edit_xml(p, "<x>52</x>", "<x>0</x>"), "encodedSpace is empty"),
+    "line": (lambda p: edit(p, where=first, kspace_encode_step_1=lambda n: n + 90), {"where": "scan.h5", "got": 93}),
+    "readout": (lambda p: edit_xml(p, "<x>52</x>", "<x>40</x>"), {"where": "scan.h5", "got": "-6 to 46"}),
+    "no data": (
+        lambda p: rewrite(p, lambda t: t[:0]),
+        {"where": "scan.h5", "expected": "contrast 0, phase 0, repetition 0, set 0"},
+    ),
+    "EPI trajectory": (lambda p: edit_xml(p, ">cartesian<", ">epi<"), {"where": "scan.h5", "got": "epi"}),
+    "XML": (lambda p: edit_xml(p, "</encoding>", ""), {"where": "scan.h5", "what": "the XML header is damaged"}),
+    "entities": (
+        lambda p: edit_xml(p, "<ismrmrdHeader", "<!DOCTYPE x []><ismrmrdHeader"),
+        {"where": "scan.h5", "what": "an XML header that declares entities"},
+    ),
+    "a word": (
+        lambda p: edit_xml(p, "<x>52</x>", "<x>wide</x>"),
+        {"where": "scan.h5", "what": "matrixSize.x in the XML header is no number"},
+    ),
+    "no field": (
+        lambda p: edit_xml(p, "<x>52</x>", "<x>0</x>"),
+        {"where": "scan.h5", "got": "[0, 24, 1] samples, [57.2, 28.799999999999997, 3.0] mm"},
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_an_ismrmrd_file_lacks_is_said(path: Path, fault: str) -> None:
     write_ismrmrd(path, VOLUME, MAPS, affine=AFFINE, subject=SUBJECT)
-    damage, message = FAULTS[fault]
+    damage, fields = FAULTS[fault]
     damage(path)
-    with pytest.raises(InputError, match=f"^scan.h5: .*{message}") as caught:
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert {name: getattr(caught.value, name) for name in fields} == fields
     assert "\n" not in str(caught.value)
     assert SUBJECT not in str(caught.value)
 
 
 def test_lines_left_out_on_purpose(path: Path) -> None:
     write_ismrmrd(path, VOLUME, MAPS, affine=AFFINE, mask=LINES)
-    with pytest.raises(InputError, match=r"missing encoding lines"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.expected) == (
+        "scan.h5",
+        "all that the header announces, which has no acceleration",
+    )
     check_round_trip(read(path, allow_missing=True))
 
 
@@ -450,8 +486,9 @@ def test_too_small_a_calibration_region(path: Path) -> None:
     assert m.operator["coil_maps"].shape == MAPS.shape
     k = radial((26, 24), 12, 52, golden=True)
     write_ismrmrd(path, VOLUME, MAPS, trajectory=k)
-    with pytest.raises(InputError, match=r"^scan.h5: no calibration region; expected samples in each cell"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.got) == ("scan.h5", "5 x 5")
 
 
 def test_radial_acquisitions_that_are_not_supported(path: Path) -> None:
@@ -461,38 +498,43 @@ def test_radial_acquisitions_that_are_not_supported(path: Path) -> None:
         write_ismrmrd(path, VOLUME, MAPS, affine=AFFINE, trajectory=options.pop("k", k), shot=52, **options)
 
     write(axes="SAR", k=radial((16, 24), 50, 52, golden=True))
-    with pytest.raises(InputError, match="sagittal non-Cartesian slices; expected axial ones"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.expected) == ("scan.h5", "axial ones, or a Cartesian acquisition")
     write()
     edit(path, where=lambda h: h["idx"]["slice"] == 3, traj=lambda t, _: -t)
-    with pytest.raises(InputError, match="the trajectory differs between slices"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.expected) == ("scan.h5", "one trajectory for all slices")
     write()
     drop(first)(path)
-    with pytest.raises(InputError, match="the slices have different numbers of spokes"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.got) == ("scan.h5", [49] + 15 * [50])
     write()
     edit(path, traj=lambda t, _: t[::2], trajectory_dimensions=lambda n: n - 1)
-    with pytest.raises(InputError, match="no 2D trajectory in the acquisitions; expected 2, got 1"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.expected, caught.value.got) == ("scan.h5", 2, 1)
     write()
     edit(path, where=first, traj=lambda t, _: t * np.nan)
-    with pytest.raises(InputError, match="a trajectory that is not finite"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.what) == ("scan.h5", "a trajectory that is not finite")
 
 
-FASTMRI_FAULTS: dict[str, tuple[Callable[[h5py.File], None], str]] = {
-    "no k-space": (lambda f: f.move("kspace", "image"), "not a fastMRI file; expected a member 'kspace'"),
-    "real": (lambda f: replaced(f, np.abs), "not k-space of fastMRI's layout; .*got float32"),
-    "two axes": (lambda f: replaced(f, lambda k: k[0, 0]), "not k-space of fastMRI's layout"),
-    "NaN": (lambda f: replaced(f, lambda k: k * np.nan), "samples that are not finite"),
-    "empty": (lambda f: replaced(f, lambda k: k * 0), "nothing was measured"),
-    "mask": (lambda f: replaced(f, lambda m: m[:-1], "mask"), r"a mask of another length; expected 24, got \(23,\)"),
+FASTMRI_FAULTS: dict[str, tuple[Callable[[h5py.File], None], dict[str, Any]]] = {
+    "no k-space": (lambda f: f.move("kspace", "image"), {"where": "scan.h5", "got": "image, ismrmrd_header, mask"}),
+    "real": (lambda f: replaced(f, np.abs), {"where": "scan.h5", "got": "float32 (16, 4, 52, 24)"}),
+    "two axes": (lambda f: replaced(f, lambda k: k[0, 0]), {"where": "scan.h5", "got": "complex64 (52, 24)"}),
+    "NaN": (lambda f: replaced(f, lambda k: k * np.nan), {"where": "scan.h5", "what": "samples that are not finite"}),
+    "empty": (lambda f: replaced(f, lambda k: k * 0), {"where": "scan.h5", "what": "nothing was measured"}),
+    "mask": (lambda f: replaced(f, lambda m: m[:-1], "mask"), {"where": "scan.h5", "got": (23,)}),
     "no calibration": (
         lambda f: replaced(f, lambda m: m * (np.arange(24) % 2), "mask"),
-        "acceleration without a calibration region",
+        {"where": "scan.h5", "got": "0 x 0"},
     ),
-    "a column of one slice": (lambda f: unlike(f), "missing encoding lines: the slices were not measured alike"),
+    "a column of one slice": (lambda f: unlike(f), {"where": "scan.h5", "expected": "one mask for all"}),
 }
 
 
@@ -512,11 +554,12 @@ def unlike(file: h5py.File) -> None:
 @pytest.mark.parametrize("fault", FASTMRI_FAULTS)
 def test_what_a_fastmri_file_lacks_is_said(path: Path, fault: str) -> None:
     write_fastmri(path, VOLUME, MAPS, mask=LINES, subject=SUBJECT)
-    damage, message = FASTMRI_FAULTS[fault]
+    damage, fields = FASTMRI_FAULTS[fault]
     with h5py.File(path, "r+") as file:
         damage(file)
-    with pytest.raises(InputError, match=f"^scan.h5: {message}") as caught:
+    with pytest.raises(InputError) as caught:
         registry.create("readers", "fastmri").read(path)
+    assert {name: getattr(caught.value, name) for name in fields} == fields
     assert "\n" not in str(caught.value)
     assert SUBJECT not in str(caught.value)
 
@@ -526,27 +569,30 @@ def test_damaged_and_foreign_files(path: Path, kind: str) -> None:
     reader = registry.create("readers", kind)
     (write_ismrmrd if kind == "ismrmrd" else write_fastmri)(path, VOLUME, MAPS)
     content = path.read_bytes()
-    damages: dict[bytes | None, str] = {
-        content[: len(content) // 2]: "truncated or damaged",
-        content[:6]: "not an HDF5 file",
-        b"no scan at all": "not an HDF5 file",
-        None: "no such file",
+    damages: dict[bytes | None, tuple[str, str | None]] = {
+        content[: len(content) // 2]: ("truncated or damaged", "OSError"),
+        content[:6]: ("not an HDF5 file", None),
+        b"no scan at all": ("not an HDF5 file", None),
+        None: ("no such file", None),
     }
-    for damage, message in damages.items():
+    for damage, (what, got) in damages.items():
         path.unlink()
         if damage is not None:
             path.write_bytes(damage)
         assert not reader.recognises(path)
-        with pytest.raises(InputError, match=f"^scan.h5: {message}") as caught:
+        with pytest.raises(InputError) as caught:
             reader.read(path)
+        assert (caught.value.where, caught.value.what, caught.value.got) == ("scan.h5", what, got)
         assert SUBJECT not in str(caught.value)
         assert "\n" not in str(caught.value)
         path.touch()
     path.unlink()
     (write_fastmri if kind == "ismrmrd" else write_ismrmrd)(path, VOLUME, MAPS)
     assert not reader.recognises(path)
-    with pytest.raises(InputError, match=f"(?i)^scan.h5: not an? {kind} file"):
+    with pytest.raises(InputError) as caught:
         reader.read(path)
+    expected = "/dataset/xml and /dataset/data" if kind == "ismrmrd" else "a member 'kspace'"
+    assert (caught.value.where, caught.value.expected) == ("scan.h5", expected)
     assert not reader.recognises(path.parent)
 
 
@@ -560,21 +606,22 @@ def test_files_of_siemens_may_be_turned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "message"),
+    ("kind", "options", "where", "got"),
     [
-        ("ismrmrd", {"contrast": -1}, "reader#contrast"),
-        ("ismrmrd", {"coil_maps": "grappa"}, "reader#coil_maps: unknown choice"),
-        ("ismrmrd", {"calibration": 2}, "reader#calibration"),
-        ("ismrmrd", {"allow_missing": 2}, "reader#allow_missing"),
-        ("ismrmrd", {"trajectory_unit": "1/m"}, "reader#trajectory_unit"),
-        ("ismrmrd", {"noise_std": -1.0}, "reader#noise_std"),
-        ("fastmri", {"axes": "RLS"}, "reader#axes: no directions; expected three of R or L"),
-        ("fastmri", {"axes": 3}, "reader#axes"),
-        ("fastmri", {"spacing": 0.0}, "reader#spacing"),
-        ("ismrmrd", {"spacing": "1 mm"}, "reader#spacing"),
-        ("fastmri", {"noise_std": "low"}, "reader#noise_std"),
+        ("ismrmrd", {"contrast": -1}, "reader#contrast", "-1"),
+        ("ismrmrd", {"coil_maps": "grappa"}, "reader#coil_maps", "'grappa'"),
+        ("ismrmrd", {"calibration": 2}, "reader#calibration", "2"),
+        ("ismrmrd", {"allow_missing": 2}, "reader#allow_missing", "2"),
+        ("ismrmrd", {"trajectory_unit": "1/m"}, "reader#trajectory_unit", "'1/m'"),
+        ("ismrmrd", {"noise_std": -1.0}, "reader#noise_std", "-1.0"),
+        ("fastmri", {"axes": "RLS"}, "reader#axes", "'RLS'"),
+        ("fastmri", {"axes": 3}, "reader#axes", "3"),
+        ("fastmri", {"spacing": 0.0}, "reader#spacing", "0.0"),
+        ("ismrmrd", {"spacing": "1 mm"}, "reader#spacing", "'1 mm'"),
+        ("fastmri", {"noise_std": "low"}, "reader#noise_std", "'low'"),
     ],
 )
-def test_wrong_reader_options(kind: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_reader_options(kind: str, options: dict[str, Any], where: str, got: object) -> None:
+    with pytest.raises(ConfigError) as caught:
         registry.create("readers", kind, **options)
+    assert (caught.value.where, caught.value.got) == (where, got)

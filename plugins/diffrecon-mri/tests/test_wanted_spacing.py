@@ -200,10 +200,12 @@ def test_what_cannot_be_had_is_refused(tmp_path: Path) -> None:
     volume, affine = scan((60, 60))
     write_ismrmrd(tmp_path / "scan.h5", volume, affine=affine)
     for spacing in (0.1, 40.0):
-        with pytest.raises(InputError, match="voxel size") as caught:
+        with pytest.raises(InputError) as caught:
             registry.create("readers", "ismrmrd", spacing=spacing).read(tmp_path / "scan.h5")
+        assert (caught.value.where, caught.value.got) == ("scan.h5", f"spacing {spacing:g} mm")
         assert "spacing" in str(caught.value.mend)
     write_fastmri(tmp_path / "bare.h5", volume, header=False, oversampling=1.0)
-    with pytest.raises(InputError, match="no voxel size") as caught:
+    with pytest.raises(InputError) as caught:
         registry.create("readers", "fastmri", spacing=1.0).read(tmp_path / "bare.h5")
+    assert caught.value.where == "bare.h5"
     assert "ismrmrd_header" in str(caught.value.expected)

@@ -42,8 +42,10 @@ def test_tensors_and_numpy_scalars(tmp_path: Path, zipped: bool) -> None:
     content = load_checkpoint(path, ALLOWED)
     assert torch.equal(content["w"], torch.ones(3))
     assert content["lr"] == 0.25
-    with pytest.raises(IntegrityError, match=r"wants to call numpy\._?core\.multiarray\.scalar"):
+    with pytest.raises(IntegrityError) as caught:
         load_checkpoint(path)
+    assert caught.value.where == "checkpoint a.pth"
+    assert "core.multiarray.scalar," in caught.value.what
 
 
 def test_numpy_scalars_by_the_name_of_numpy_1(tmp_path: Path) -> None:
@@ -60,8 +62,10 @@ def test_numpy_scalars_by_the_name_of_numpy_1(tmp_path: Path) -> None:
 def test_code_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
     marker = tmp_path / "marker"
     bad = save(tmp_path / "bad.pth", {"w": torch.ones(1), "x": Payload(os.mkdir, str(marker))}, zipped=zipped)
-    with pytest.raises(IntegrityError, match=r"checkpoint bad\.pth: refused: the file calls \w+\.mkdir") as caught:
+    with pytest.raises(IntegrityError) as caught:
         load_checkpoint(bad, ALLOWED)
+    assert caught.value.where == "checkpoint bad.pth"
+    assert ".mkdir," in caught.value.what
     assert caught.value.exit_code == 4
     assert "\n" not in str(caught.value)
     assert not marker.exists()
@@ -74,29 +78,35 @@ def test_code_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
     [
         (eval, ("1",), "eval"),
         (getattr, ({}, "keys"), "getattr"),
-        (Path, ("a",), r"pathlib"),
-        (torch.load, ("a",), r"torch\.serialization\.load"),
-        (np.frombuffer, (b"12345678",), r"numpy\.frombuffer"),
+        (Path, ("a",), "pathlib"),
+        (torch.load, ("a",), "torch.serialization.load"),
+        (np.frombuffer, (b"12345678",), "numpy.frombuffer"),
     ],
 )
 def test_other_calls_are_refused_by_name(tmp_path: Path, function: Any, arguments: Any, name: str) -> None:
     path = save(tmp_path / "bad.pth", {"x": Payload(function, *arguments)})
-    with pytest.raises(IntegrityError, match=f"wants to call .*({name})"):
+    with pytest.raises(IntegrityError) as caught:
         load_checkpoint(path, ALLOWED)
+    assert caught.value.where == "checkpoint bad.pth"
+    assert f" {name}" in caught.value.what
 
 
 def test_a_bare_pickle_is_refused_too(tmp_path: Path) -> None:
     path = tmp_path / "bare.pth"
     path.write_bytes(pickle.dumps({"x": Payload(os.system, "true")}, protocol=2))
-    with pytest.raises(IntegrityError, match=r"wants to call \w+\.system"):
+    with pytest.raises(IntegrityError) as caught:
         load_checkpoint(path, ALLOWED)
+    assert caught.value.where == "checkpoint bare.pth"
+    assert ".system," in caught.value.what
 
 
 def test_what_others_have_allowed_does_not_count_and_is_kept(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pth", {"x": Payload(pow, 2, 3)})
     with safe_globals([pow]):
-        with pytest.raises(IntegrityError, match="wants to call pow"):
+        with pytest.raises(IntegrityError) as caught:
             load_checkpoint(path, ALLOWED)
+        assert caught.value.where == "checkpoint a.pth"
+        assert " pow," in caught.value.what
         assert pow in get_safe_globals()
     assert not set(get_safe_globals()) & set(ALLOWED)
 
@@ -106,26 +116,35 @@ def test_what_others_have_allowed_does_not_count_and_is_kept(tmp_path: Path) -> 
 def test_truncated(tmp_path: Path, keep: int, zipped: bool) -> None:
     path = save(tmp_path / "a.pth", {"w": torch.ones(1000)}, zipped=zipped)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"checkpoint a\.pth: truncated, or not a checkpoint"):
+    with pytest.raises(InputError) as caught:
         load_checkpoint(path)
+    assert (caught.value.where, caught.value.expected) == ("checkpoint a.pth", "a file of torch.save, whole")
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>quota exceeded</html>", b"\x89PNG\r\n\x1a\n", b"hello"])
 def test_foreign_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.pth"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="truncated, or not a checkpoint"):
+    with pytest.raises(InputError) as caught:
         load_checkpoint(path)
+    assert (caught.value.where, caught.value.expected) == ("checkpoint a.pth", "a file of torch.save, whole")
 
 
 def test_other_inputs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"checkpoint none\.pth: no such file"):
+    with pytest.raises(InputError) as caught:
         load_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(InputError, match=r"expected a dict of weights, got an object of type list"):
+    assert caught.value.where == "checkpoint none.pth"
+    with pytest.raises(InputError) as caught:
         load_checkpoint(save(tmp_path / "list.pth", [torch.ones(1)]))
+    assert (caught.value.where, caught.value.expected, caught.value.got) == (
+        "checkpoint list.pth",
+        "a dict of weights",
+        "an object of type list",
+    )
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no checkpoint in this folder.*got nothing"):
+    with pytest.raises(InputError) as caught:
         load_checkpoint(tmp_path / "empty")
+    assert (caught.value.where, caught.value.got) == ("checkpoint empty", "nothing")
 
 
 @pytest.mark.parametrize("pipeline", [False, True])
@@ -144,10 +163,12 @@ def test_folder(tmp_path: Path, pipeline: bool) -> None:
     assert by_weights["scheduler_config"] == content["scheduler_config"]
     assert content["scheduler_config"] == {"beta_schedule": "linear"}
     assert torch.equal(content["state_dict"]["w"], torch.ones(2))
-    for text, message in (("{", "not JSON"), ("[]", "not a JSON object")):
+    for text, what in (("{", "not JSON"), ("[]", "not a JSON object")):
         (model / "config.json").write_text(text)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError) as caught:
             load_checkpoint(tmp_path)
+        assert caught.value.where == f"checkpoint {model.name}, config.json"
+        assert caught.value.what.startswith(what)
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -156,5 +177,6 @@ def test_safetensors(tmp_path: Path) -> None:
     library.save_file({"w": torch.arange(3.0)}, path)
     assert torch.equal(load_checkpoint(path)["w"], torch.arange(3.0))
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(InputError, match="truncated, or not a checkpoint"):
+    with pytest.raises(InputError) as caught:
         load_checkpoint(path)
+    assert (caught.value.where, caught.value.expected) == ("checkpoint a.safetensors", "a file of torch.save, whole")

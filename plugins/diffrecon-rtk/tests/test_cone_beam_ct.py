@@ -269,5 +269,10 @@ def test_the_preset_fdk_is_the_classical_estimate_of_a_circle() -> None:
     y = circle(torch.ones(circle.volume_shape))
     sampler.prepare(Problem(circle, y), sigma_min=1e-4, sigma_max=1.0)
     torch.testing.assert_close(sampler.estimate(y), circle.initial(y))
-    with pytest.raises(ConfigError, match="an operator whose estimate is fdk, got one without a name"):
+    with pytest.raises(ConfigError) as caught:
         sampler.prepare(Problem(limited, y), sigma_min=1e-4, sigma_max=1.0)
+    assert (caught.value.where, caught.value.expected, caught.value.got) == (
+        "sampler",
+        "an operator whose estimate is fdk",
+        "one without a name",
+    )

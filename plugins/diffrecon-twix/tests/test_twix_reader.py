@@ -229,8 +229,12 @@ def test_partial_fourier_and_an_asymmetric_echo_are_a_mask(path: Path) -> None:
 def test_missing_lines_are_refused_unless_meant(path: Path) -> None:
     lines = [line for line in acquire(TILTED) if line.counters["Lin"] % 2 == 0 or 2 < line.counters["Lin"] < 18]
     write_simulated_twix(path, lines, protocol())
-    with pytest.raises(InputError, match="missing encoding lines"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.expected) == (
+        "scan.dat",
+        "all that the header announces, which has no acceleration",
+    )
     assert float(read(path, allow_missing=True).operator["mask"].float().mean()) == pytest.approx(18 / LINES)
     write_simulated_twix(path.with_name("pat.dat"), lines, protocol(sPat__lAccelFactPE=2))
     assert float(read(path.with_name("pat.dat")).operator["mask"].float().mean()) == pytest.approx(18 / LINES)
@@ -261,8 +265,9 @@ def test_one_of_several_images_is_chosen(path: Path) -> None:
     assert "option echo" in (caught.value.mend or "")
     m = read(path, echo=1)
     np.testing.assert_allclose(image(m), 0.5 * density(world(m)), rtol=0, atol=2e-4)
-    with pytest.raises(InputError, match="no such image"):
+    with pytest.raises(InputError) as caught:
         read(path, echo=2)
+    assert (caught.value.expected, caught.value.got) == ("echo 0, 1", "echo 2")
 
 
 def test_averages_are_chosen_or_averaged(path: Path) -> None:
@@ -343,8 +348,9 @@ def test_the_last_measurement_is_the_image(path: Path) -> None:
     path.write_bytes(first + second)
     assert read(path).geometry.shape == (BASE, LINES, 3)
     assert read(path, measurement=0).geometry.shape == (BASE, LINES, 1)
-    with pytest.raises(InputError, match="no such measurement"):
+    with pytest.raises(InputError) as caught:
         read(path, measurement=2)
+    assert (caught.value.expected, caught.value.got) == ("0 to 1, or -1", 2)
 
 
 def turned(lines: list[SimulatedLine]) -> list[SimulatedLine]:
@@ -390,8 +396,9 @@ def test_what_is_not_supported_is_one_line(
 ) -> None:
     lines = acquire(TILTED)
     write_simulated_twix(path, change(lines) if change else lines, protocol(**entries))
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert says in caught.value.what
     text = str(caught.value)
     assert caught.value.where == "scan.dat"
     assert caught.value.exit_code == 2
@@ -402,8 +409,10 @@ def test_what_is_not_supported_is_one_line(
 def test_ramp_sampling_is_refused(path: Path) -> None:
     meas = '<ParamLong."alRegridMode">  { 2 1 1  }'
     write_simulated_twix(path, acquire(TILTED), protocol(), meas=meas)
-    with pytest.raises(InputError, match="ramps"):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert (caught.value.where, caught.value.expected) == ("scan.dat", "Cartesian 2D slices, or one 3D slab")
+    assert "ramps" in caught.value.what
 
 
 def test_another_oversampling_of_the_readout_is_that_of_the_header(path: Path) -> None:

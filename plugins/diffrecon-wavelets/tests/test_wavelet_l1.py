@@ -98,22 +98,23 @@ def test_shrinking_the_coefficients_denoises() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "where", "expected"),
     [
-        ({"threshold": -0.1}, "regularizer#threshold: wrong threshold; expected 0 or more, got -0.1"),
-        ({"threshold": float("nan")}, "regularizer#threshold"),
-        ({"level": 0}, "regularizer#level"),
-        ({"level": 1.5}, "regularizer#level"),
-        ({"plane": "transverse"}, "regularizer#plane: unknown plane"),
-        ({"wavelet": "db_2"}, r"regularizer#wavelet: unknown wavelet.*did you mean 'db2'"),
-        ({"wavelet": "bior2.2"}, "regularizer#wavelet: not an orthogonal wavelet"),
-        ({"wavelet": "dmey"}, "regularizer#wavelet: not an orthogonal wavelet"),
-        ({"wavelt": "db2"}, r"regularizer#wavelt: WaveletL1 has no option 'wavelt'.*did you mean 'wavelet'"),
+        ({"threshold": -0.1}, "regularizer#threshold", "0 or more"),
+        ({"threshold": float("nan")}, "regularizer#threshold", "0 or more"),
+        ({"level": 0}, "regularizer#level", "an integer from 1"),
+        ({"level": 1.5}, "regularizer#level", "an integer from 1"),
+        ({"plane": "transverse"}, "regularizer#plane", "sagittal, coronal or axial"),
+        ({"wavelet": "db_2"}, "regularizer#wavelet", "haar, db2 to db38, sym2 to sym20 or coif1 to coif17"),
+        ({"wavelet": "bior2.2"}, "regularizer#wavelet", "a wavelet of the families haar, db, sym or coif"),
+        ({"wavelet": "dmey"}, "regularizer#wavelet", "a wavelet of the families haar, db, sym or coif"),
+        ({"wavelt": "db2"}, "regularizer#wavelt", "one of threshold, wavelet, level, plane, keep_approximation"),
     ],
 )
-def test_wrong_options(options: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_options(options: dict, where: str, expected: object) -> None:
+    with pytest.raises(ConfigError) as caught:
         registry.create("regularizers", "wavelet_l1", **options)
+    assert (caught.value.where, caught.value.expected) == (where, expected)
 
 
 def test_every_wavelet_of_the_named_families_is_accepted() -> None:
@@ -123,9 +124,12 @@ def test_every_wavelet_of_the_named_families_is_accepted() -> None:
 
 
 def test_needs_its_geometry_and_the_right_shape() -> None:
-    with pytest.raises(ConfigError, match="before bind"):
+    with pytest.raises(ConfigError) as caught:
         WaveletL1().transform(torch.zeros(1, 8, 8, 8))
-    with pytest.raises(InputError, match=r"volume of the wrong shape; expected \('C', 8, 8, 6\)"):
+    assert caught.value.where == "wavelet_l1"
+    with pytest.raises(InputError) as caught:
         bound((8, 8, 6)).transform(torch.zeros(1, 8, 8, 8))
-    with pytest.raises(InputError, match="coefficients of the wrong shape"):
+    assert (caught.value.where, caught.value.expected) == ("wavelet_l1", ("C", 8, 8, 6))
+    with pytest.raises(InputError) as caught:
         bound((8, 8, 6)).adjoint(torch.zeros(1, 8, 8, 6))
+    assert (caught.value.where, caught.value.expected, caught.value.got) == ("wavelet_l1", ("C", 8, 8, 8), (1, 8, 8, 6))

@@ -18,6 +18,8 @@ from monai_diffrecon.bundle.score_network import load_score_network
 from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError
 
+from ...raising import raises
+
 Command = Callable[..., int]
 
 
@@ -178,7 +180,7 @@ def test_a_sample_of_another_voxel_size(
 
 def test_values_are_json_or_words() -> None:
     assert cli.declarations(["a=1", "b=[1, 2]", "c=ema", "d=x=y"]) == {"a": 1, "b": [1, 2], "c": "ema", "d": "x=y"}
-    with pytest.raises(ConfigError, match="each KEY once"):
+    with raises(ConfigError, where="--declare", got="a=2"):
         cli.declarations(["a=1", "a=2"])
 
 

@@ -147,8 +147,9 @@ def run_unchecked(config: dict[str, Any], name: str) -> None:
 def test_code_in_the_configuration_of_an_auxiliary_bundle_is_not_run(name: str, bundle: Path, marker: Path) -> None:
     payload, wanted = PAYLOADS[name]
     merge(bundle, "inference.json", armed(payload, marker))
-    with pytest.raises(IntegrityError, match=r"bundle axial, inference.json: \S+: wants to run .*refused: ") as caught:
+    with pytest.raises(IntegrityError) as caught:
         load_score_network(bundle)
+    assert str(caught.value.where).startswith("bundle axial, inference.json: ")
     assert caught.value.exit_code == 4
     assert "\n" not in str(caught.value)
     assert report_on(bundle).exit_code == 4
@@ -193,22 +194,25 @@ def test_a_configuration_exchanged_after_the_inspection_is_not_run(
 def test_code_in_any_configuration_file_is_found(file: str, bundle: Path, marker: Path) -> None:
     copy_methods(bundle)
     merge(bundle, file, {"handlers": [{"deep": ["$open('" + str(marker) + "', 'w')"]}]})
-    with pytest.raises(IntegrityError, match=rf"^{file}#handlers#0#deep#0: wants to run.*builtins is not trusted"):
+    with pytest.raises(IntegrityError) as caught:
         require_trusted(bundle)
+    assert caught.value.where == f"{file}#handlers#0#deep#0"
     assert not marker.exists()
 
 
 def test_an_overlay_that_reaches_into_another_file_is_found(bundle: Path) -> None:
     merge(bundle, "tasks/accelerated_mri.json", {"network_def#_target_": "os.system"})
-    with pytest.raises(IntegrityError, match=r"^tasks/accelerated_mri.json#network_def#_target_: wants to run 'os.sys"):
+    with pytest.raises(IntegrityError) as caught:
         require_trusted(bundle)
+    assert caught.value.where == "tasks/accelerated_mri.json#network_def#_target_"
 
 
 def test_an_import_in_the_metadata_is_found(bundle: Path) -> None:
     """MONAI puts the metadata into the configuration, and evaluates every import in it."""
     merge(bundle, "metadata.json", {"references": ["$import antigravity"]})
-    with pytest.raises(IntegrityError, match=r"^metadata.json#references#0: wants to run '.import antigravity"):
+    with pytest.raises(IntegrityError) as caught:
         require_trusted(bundle)
+    assert caught.value.where == "metadata.json#references#0"
     assert "antigravity" not in sys.modules
 
 
@@ -217,8 +221,9 @@ def test_a_module_of_the_bundle_is_not_imported(bundle: Path, marker: Path, own_
     (bundle / "scripts/diffrecon_evil.py").write_text(f"open({str(marker)!r}, 'w').close()\nNet = dict\n")
     merge(bundle, "inference.json", {"network_def": {"_target_": "scripts.diffrecon_evil.Net"}})
     sys.path.insert(0, str(bundle))  # as MONAI does
-    with pytest.raises(IntegrityError, match="scripts is not trusted"):
+    with pytest.raises(IntegrityError) as caught:
         load_score_network(bundle)
+    assert caught.value.where == "bundle axial, inference.json: network_def#_target_"
     report = report_on(bundle)
     assert report.exit_code == 4
     assert "scripts/diffrecon_evil.py" in {use.where for use, _ in report.refused}
@@ -229,8 +234,9 @@ def test_a_macro_that_reads_outside_of_the_bundle_is_refused(bundle: Path, tmp_p
     outside = tmp_path / "outside.json"
     outside.write_text(json.dumps(armed({"net": {"_target_": "os.system", "command": "touch MARKER"}}, marker)))
     merge(bundle, "inference.json", {"network_def": f"%{outside}#net"})
-    with pytest.raises(IntegrityError, match=r"inference.json: network_def: .*reads a file that is not in the bundle"):
+    with pytest.raises(IntegrityError) as caught:
         load_score_network(bundle)
+    assert caught.value.where == "bundle axial, inference.json: network_def"
     assert not marker.exists()
     run_unchecked({"network_def": f"%{outside}#net"}, "network_def")
     assert marker.exists()
@@ -241,8 +247,9 @@ def test_an_auxiliary_bundle_is_refused_beside_a_good_one(
 ) -> None:
     other = make_bundle(bundle.parent / "coronal", plane="coronal")
     merge(other, "inference.json", armed(PAYLOADS["open"][0], marker))
-    with pytest.raises(IntegrityError, match=r"bundle coronal, inference.json: network_def"):
+    with pytest.raises(IntegrityError) as caught:
         load_auxiliaries("../coronal", load_score_network(bundle), bundle)
+    assert caught.value.where == "bundle coronal, inference.json: network_def"
     assert not marker.exists()
 
 
@@ -261,8 +268,10 @@ def test_weights_that_run_code_are_refused(bundle: Path, marker: Path, zipped: b
     path = bundle / "models/model.pt"
     torch.save({"w": Payload(marker)}, path, _use_new_zipfile_serialization=zipped)
     merge_hash(bundle)
-    with pytest.raises(IntegrityError, match=r"refused: the file calls \S*system, which weights do not need"):
+    with pytest.raises(IntegrityError) as caught:
         load_score_network(bundle)
+    assert caught.value.where == "bundle axial, models/model.pt"
+    assert "system," in caught.value.what
     assert report_on(bundle).exit_code == 4
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -283,8 +292,10 @@ def test_a_plain_pickle_as_weights_is_refused(bundle: Path, marker: Path) -> Non
 def test_truncated_weights_are_refused(bundle: Path) -> None:
     path = bundle / "models/model.pt"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match=r"models/model.pt: weights were changed") as caught:
+    with pytest.raises(IntegrityError) as caught:
         load_score_network(bundle)
+    assert caught.value.where == "bundle axial, models/model.pt"
+    assert str(caught.value.expected).startswith("sha256 ")
     assert caught.value.exit_code == 4
 
 
@@ -292,21 +303,25 @@ def test_swapped_weights_are_refused(bundle: Path, make_bundle: Callable[..., Pa
     """Weights of the right network, and not those that the metadata names."""
     other = make_bundle(bundle.parent / "other", seed=1)
     (bundle / "models/model.pt").write_bytes((other / "models/model.pt").read_bytes())
-    with pytest.raises(IntegrityError, match=r"models/model.pt: weights were changed"):
+    with pytest.raises(IntegrityError) as caught:
         load_score_network(bundle)
+    assert caught.value.where == "bundle axial, models/model.pt"
+    assert str(caught.value.expected).startswith("sha256 ")
 
 
 @pytest.mark.parametrize(
-    ("member", "mode", "match"),
-    [("../evil", 0, "outside of its folder"), ("archive/link", stat.S_IFLNK | 0o777, "a link or a device")],
+    ("member", "mode"),
+    [("../evil", 0), ("archive/link", stat.S_IFLNK | 0o777)],
     ids=["path", "link"],
 )
-def test_a_checkpoint_with_strange_members_is_refused(tmp_path: Path, member: str, mode: int, match: str) -> None:
+def test_a_checkpoint_with_strange_members_is_refused(tmp_path: Path, member: str, mode: int) -> None:
     path = tmp_path / "model.pt"
     torch.save({"w": torch.ones(1)}, path)
     info = zipfile.ZipInfo(member)
     info.external_attr = mode << 16
     with zipfile.ZipFile(path, "a") as file:
         file.writestr(info, "x")
-    with pytest.raises(IntegrityError, match=match):
+    with pytest.raises(IntegrityError) as caught:
         load_checkpoint(path)
+    assert caught.value.where == "checkpoint model.pt"
+    assert repr(member) in caught.value.what

@@ -15,6 +15,8 @@ from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.engine.cases.list_cases import case_key, list_cases
 from monai_diffrecon.errors import InputError, IntegrityError
 
+from ...raising import raises
+
 #: What cannot be a path.
 NO_PATHS = (7, ["Roe.nii"], {}, "", " ", "Roe\0", "Roe" * 100, "~Roe-nobody/x", "Roe\ud800")
 
@@ -71,7 +73,7 @@ def test_a_key_that_others_can_read_is_told(tmp_path: Path, caplog: pytest.LogCa
 
 def test_a_lost_key_is_not_replaced(scans: Path, tmp_path: Path) -> None:
     (tmp_path / ".case_key").touch(0o600)
-    with pytest.raises(IntegrityError, match=r"\.case_key: the key of the case names is lost"):
+    with raises(IntegrityError, where=".case_key", got="an empty file"):
         list_cases(dataset_dir=str(scans), output_dir=str(tmp_path))
 
 
@@ -118,7 +120,7 @@ def test_files_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
 
 def test_a_scan_and_a_link_to_it_are_refused(scans: Path, tmp_path: Path) -> None:
     (scans / "again.nii").symlink_to(scans / "Roe_Jane.nii")
-    with pytest.raises(InputError, match=r"^dataset_dir: the same scan twice; .* got 1 links") as caught:
+    with raises(InputError, where="dataset_dir", got="1 links to scans that are there too") as caught:
         list_cases(dataset_dir=str(scans), output_dir=str(tmp_path / "out"))
     assert "Roe" not in str(caught.value)
 
@@ -129,7 +131,7 @@ def test_what_is_no_path_is_refused_without_naming_it(scans: Path, key: str, val
     options: dict[str, Any] = {"image": str(scans / "Roe_Jane.nii"), "output_dir": str(scans / "out")}
     if key == "dataset_dir":
         del options["image"]
-    with pytest.raises(InputError, match=f"^{key}: not a path; expected") as caught:
+    with raises(InputError, where=key, expected="the path of a file or folder") as caught:
         list_cases(**options | {key: value})
     assert "Roe" not in str(caught.value)
     assert not (scans / "out").exists()
@@ -138,7 +140,7 @@ def test_what_is_no_path_is_refused_without_naming_it(scans: Path, key: str, val
 def test_a_file_in_place_of_the_output_folder_is_refused(scans: Path) -> None:
     image = str(scans / "Roe_Jane.nii")
     for folder in (image, f"{image}/out"):
-        with pytest.raises(InputError, match=r"^output_dir: cannot be written") as caught:
+        with raises(InputError, where="output_dir") as caught:
             list_cases(image=image, output_dir=folder)
         assert "Roe" not in str(caught.value)
 
@@ -147,11 +149,11 @@ def test_a_key_that_cannot_be_read_is_not_replaced(scans: Path, tmp_path: Path) 
     key = tmp_path / ".case_key"
     key.write_bytes(b"\xff\xfe")
     key.chmod(0o600)
-    with pytest.raises(IntegrityError, match="got a file that is no text"):
+    with raises(IntegrityError, where=".case_key", got="a file that is no text"):
         list_cases(dataset_dir=str(scans), output_dir=str(tmp_path))
     key.unlink()
     key.mkdir()
-    with pytest.raises(IntegrityError, match="got Is a directory"):
+    with raises(IntegrityError, where=".case_key", got="Is a directory"):
         list_cases(dataset_dir=str(scans), output_dir=str(tmp_path))
 
 
@@ -163,7 +165,7 @@ def _cases_command(*arguments: str) -> int:
 
 def test_who_holds_the_key_finds_the_scan(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
-    with pytest.raises(InputError, match="no key of case names"):
+    with raises(InputError, where="--output"):
         _cases_command(str(scans), "--output", out)
     assert not Path(out).exists()
     wanted = list_cases(dataset_dir=str(scans), output_dir=out)
@@ -172,7 +174,7 @@ def test_who_holds_the_key_finds_the_scan(scans: Path, tmp_path: Path, capsys: p
     one = wanted[1]
     assert _cases_command(str(scans), "--output", out, "--case", one["case"]) == 0
     assert capsys.readouterr().out == f"{one['case']}  {one['image']}\n"
-    with pytest.raises(InputError, match="no scan with this case name"):
+    with raises(InputError, where="--case", got="1 other scans"):
         _cases_command(one["image"], "--output", out, "--case", "case-0")
     assert sorted(path.name for path in Path(out).iterdir()) == [".case_key"]
 
@@ -196,21 +198,27 @@ def test_without_any_scan_there_is_no_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "where", "got"),
     [
-        ({"dataset_dir": "{scans}/none"}, "nothing to reconstruct"),
-        ({"image": "{scans}/Roe_none.nii"}, "^image: no such file; got a folder without this file"),
-        ({"image": "{scans}/Roe/none.nii"}, "^image: no such file; got a folder that does not exist"),
-        ({"image": "{scans}/Roe_Jane.nii", "reference": "{scans}/none.nii"}, "reference: no such file"),
-        ({"dataset_dir": "{scans}", "case_name": "x"}, "case_name: one name for several cases"),
-        ({"dataset_dir": "{scans}", "reference": "{scans}/Roe_Jane.nii"}, "reference: one reference for several"),
-        ({"image": "{scans}/Roe_Jane.nii", "case_name": "../x"}, "case_name: not a valid name for files"),
-        ({"image": "{scans}/Roe_Jane.nii", "case_name": ""}, "case_name: not a valid name for files"),
+        ({"dataset_dir": "{scans}/none"}, "image, dataset_dir", "no such folder"),
+        ({"image": "{scans}/Roe_none.nii"}, "image", "a folder that does not hold it"),
+        ({"image": "{scans}/Roe/none.nii"}, "image", "a folder that does not exist either"),
+        (
+            {"image": "{scans}/Roe_Jane.nii", "reference": "{scans}/none.nii"},
+            "reference",
+            "a folder that does not hold it",
+        ),
+        ({"dataset_dir": "{scans}", "case_name": "x"}, "case_name", "3"),
+        ({"dataset_dir": "{scans}", "reference": "{scans}/Roe_Jane.nii"}, "reference", "3"),
+        ({"image": "{scans}/Roe_Jane.nii", "case_name": "../x"}, "case_name", "str '../x'"),
+        ({"image": "{scans}/Roe_Jane.nii", "case_name": ""}, "case_name", "str ''"),
     ],
 )
-def test_what_cannot_be_a_list_is_refused(scans: Path, tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_what_cannot_be_a_list_is_refused(
+    scans: Path, tmp_path: Path, options: dict[str, str], where: str, got: str | None
+) -> None:
     given = {name: value.format(scans=scans) for name, value in options.items()}
-    with pytest.raises(InputError, match=message) as caught:
+    with raises(InputError, where=where, got=got) as caught:
         list_cases(**given, output_dir=str(tmp_path / "out"))
     assert "Roe" not in str(caught.value)
     assert not (tmp_path / "out").exists()

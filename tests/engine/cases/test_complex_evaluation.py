@@ -23,6 +23,8 @@ from monai_diffrecon.errors import IntegrityError
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.tracking.provenance import verify_record
 
+from ...raising import raises
+
 SHAPE = (14, 13, 12)
 MAPS = torch.randn((2, *SHAPE), generator=torch.Generator().manual_seed(5), dtype=torch.complex64)
 OPERATOR = {"name": "cartesian_mri", "acceleration": 2.0, "complex_volume": True, "coil_maps": MAPS}
@@ -92,10 +94,10 @@ def test_the_record_covers_the_phase(run: Run) -> None:
     kept = phase.read_bytes()
     try:
         phase.write_bytes(kept + b"x")
-        with pytest.raises(IntegrityError, match=r"one_phase.nii.gz: the phase was changed"):
+        with raises(IntegrityError, where="one_phase.nii.gz", got=...):
             verify_record(run.record)
         phase.unlink()
-        with pytest.raises(IntegrityError, match=r"one_phase.nii.gz: the phase is missing"):
+        with raises(IntegrityError, where="one_phase.nii.gz", got=None):
             verify_record(run.record)
     finally:
         phase.write_bytes(kept)

@@ -16,6 +16,8 @@ from monai_diffrecon.engine.handlers.preview_pictures import PreviewPictures
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import DiffReconError
 
+from ...raising import raises
+
 
 @pytest.mark.parametrize(
     ("option", "where", "values"),
@@ -44,5 +46,5 @@ def test_an_option_of_the_wrong_type_is_refused(
 
 @pytest.mark.parametrize("every", [0, -1, "5", 1.5, None])
 def test_pictures_every_so_many_steps(tmp_path: Path, every: Any) -> None:
-    with pytest.raises(DiffReconError, match=r"^preview_every: out of range; expected an integer from 1"):
+    with raises(DiffReconError, where="preview_every", expected="an integer from 1"):
         PreviewPictures(str(tmp_path), every)

@@ -22,6 +22,8 @@ from monai_diffrecon.protocols import Operator, VolumeGeometry
 from monai_diffrecon.testing.dense_operator import DenseOperator
 from monai_diffrecon.testing.operator_laws import OperatorLaws
 
+from ...raising import raises
+
 SMALL = VolumeGeometry((5, 4, 3), (1.0, 1.2, 0.9))
 
 
@@ -107,17 +109,17 @@ def test_what_the_operator_says_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    ("bad", "got"),
     [
-        (torch.ones(19), r"not weights of the measurement; .*\(20,\), got float32 of shape \(19,\)"),
-        (torch.ones(20, dtype=torch.complex64), "not weights of the measurement"),
-        (torch.zeros(20), "no weights"),
-        (-torch.ones(20), "no weights"),
-        (torch.full((20,), float("nan")), "no weights"),
+        (torch.ones(19), "float32 of shape (19,)"),
+        (torch.ones(20, dtype=torch.complex64), "complex64 of shape (20,)"),
+        (torch.zeros(20), None),
+        (-torch.ones(20), None),
+        (torch.full((20,), float("nan")), None),
     ],
 )
-def test_what_are_no_weights(bad: Tensor, message: str) -> None:
-    with pytest.raises(InputError, match=f"weights: {message}"):
+def test_what_are_no_weights(bad: Tensor, got: str | None) -> None:
+    with raises(InputError, where="weights", got=got):
         WhitenedOperator(dense()[0], bad)
 
 

@@ -16,6 +16,8 @@ from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasu
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement.metatensor import affine_of, from_tensor, geometry_of
 
+from ...raising import raises
+
 SHAPE = (16, 14, 12)
 AFFINE = np.array(
     [[1.0, 0, 0, -12], [0, np.cos(0.3), -np.sin(0.3), 7], [0, np.sin(0.3), np.cos(0.3), 40], [0, 0, 0, 1]]
@@ -111,12 +113,12 @@ def test_disabled_it_passes_everything_through() -> None:
 def test_a_volume_must_be_finite(value: float) -> None:
     data = sample()
     data["image"][0, 1, 2, 3] = value
-    with pytest.raises(InputError, match="image: entries that are not finite"):
+    with raises(InputError, where="image", mend="repair the measurement"):
         SimulateMeasurementd(["image"], SLICES)(data)
 
 
 def test_an_empty_volume_is_refused() -> None:
-    with pytest.raises(InputError, match="image: an empty volume"):
+    with raises(InputError, where="image", mend=None):
         SimulateMeasurementd(["image"], SLICES, noise=0.1)({"image": torch.zeros(1, *SHAPE)})
 
 
@@ -127,11 +129,11 @@ def test_without_an_affine_voxels_are_1_mm() -> None:
 
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
 def test_noise_is_checked(noise: float) -> None:
-    with pytest.raises(ConfigError, match="simulate_noise"):
+    with raises(ConfigError, where="simulate_noise", expected="a finite number from 0"):
         SimulateMeasurementd(["image"], SLICES, noise=noise)
 
 
 @pytest.mark.parametrize("spec", [None, 3, {"thickness": 4}])
 def test_the_operator_must_be_one(spec: object) -> None:
-    with pytest.raises(ConfigError, match="operator: not a plugin"):
+    with raises(ConfigError, where="operator", expected='a name or {"name": ..., options}'):
         SimulateMeasurementd(["image"], spec)

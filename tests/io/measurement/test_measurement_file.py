@@ -108,30 +108,46 @@ def test_it_is_known_by_its_first_bytes(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "fields"),
     [
-        ({"data": torch.full((2, 4, 5, 6), complex("nan"), dtype=torch.complex64)}, "#data: entries that are not"),
-        ({"data": torch.zeros(3, dtype=torch.float64)}, "#data: of the wrong type; expected float32 or complex64"),
-        ({"operator": None}, r"#data: of the wrong shape; expected an image \(1, 4, 5, 6\)"),
-        ({"operator": {"views": 3}}, "#operator: names no operator"),
-        ({"operator": {"name": "x", "a b": 3}}, "#operator: invalid option names; got a b"),
-        ({"operator": {"name": "x", "a": {1, 2}}}, "#operator: cannot be written as JSON"),
-        ({"operator": {"name": "x", "a": float("nan")}}, "#operator: cannot be written as JSON"),
-        ({"operator": {"name": "x", "a": [0.1] * 20000}}, "#operator: too long"),
-        ({"operator": {"name": "x", "a": torch.zeros(2, dtype=torch.float16)}}, "#operator/a: of the wrong type"),
-        ({"weights": torch.ones(3)}, r"#weights: of the wrong shape; .*\(2, 4, 5, 6\), got \(3,\)"),
-        ({"weights": torch.full((2, 4, 5, 6), float("inf"))}, "#weights: entries that are not finite"),
-        ({"weights": torch.zeros(2, 4, 5, 6)}, "#weights: no weights"),
-        ({"weights": -torch.ones(2, 4, 5, 6)}, "#weights: no weights"),
-        ({"noise_std": -1.0}, "@noise_std: out of range"),
-        ({"unit": "hounsfield"}, "@unit: unknown unit; expected HU or 1/mm or arbitrary"),
-        ({"source_sha256": "abc"}, "@source_sha256: not a sha256"),
-        ({"geometry": geometry_of((0, 4, 5))}, "#geometry@shape: not the shape"),
+        (
+            {"data": torch.full((2, 4, 5, 6), complex("nan"), dtype=torch.complex64)},
+            {"where": "bad.h5#data", "got": None},
+        ),
+        ({"data": torch.zeros(3, dtype=torch.float64)}, {"where": "bad.h5#data", "got": torch.float64}),
+        ({"operator": None}, {"where": "bad.h5#data", "got": (2, 4, 5, 6)}),
+        ({"operator": {"views": 3}}, {"where": "bad.h5#operator", "expected": '{"name": ..., options}'}),
+        ({"operator": {"name": "x", "a b": 3}}, {"where": "bad.h5#operator", "got": "a b"}),
+        ({"operator": {"name": "x", "a": {1, 2}}}, {"where": "bad.h5#operator", "what": "cannot be said in JSON"}),
+        (
+            {"operator": {"name": "x", "a": float("nan")}},
+            {"where": "bad.h5#operator", "what": "cannot be said in JSON"},
+        ),
+        ({"operator": {"name": "x", "a": [0.1] * 20000}}, {"where": "bad.h5#operator", "got": 100020}),
+        (
+            {"operator": {"name": "x", "a": torch.zeros(2, dtype=torch.float16)}},
+            {"where": "bad.h5#operator/a", "got": torch.float16},
+        ),
+        ({"weights": torch.ones(3)}, {"where": "bad.h5#weights", "got": (3,)}),
+        ({"weights": torch.full((2, 4, 5, 6), float("inf"))}, {"where": "bad.h5#weights", "expected": None}),
+        (
+            {"weights": torch.zeros(2, 4, 5, 6)},
+            {"where": "bad.h5#weights", "expected": "numbers of 0 or more, not all of them 0"},
+        ),
+        (
+            {"weights": -torch.ones(2, 4, 5, 6)},
+            {"where": "bad.h5#weights", "expected": "numbers of 0 or more, not all of them 0"},
+        ),
+        ({"noise_std": -1.0}, {"where": "bad.h5@noise_std", "got": -1.0}),
+        ({"unit": "hounsfield"}, {"where": "bad.h5@unit", "got": "'hounsfield'"}),
+        ({"source_sha256": "abc"}, {"where": "bad.h5@source_sha256", "expected": "64 hexadecimal digits"}),
+        ({"geometry": geometry_of((0, 4, 5))}, {"where": "bad.h5#geometry@shape", "got": (0, 4, 5)}),
     ],
 )
-def test_what_is_no_measurement_is_not_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=f"^bad.h5{message}"):
+def test_what_is_no_measurement_is_not_written(tmp_path: Path, changes: dict[str, Any], fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
         write_measurement(tmp_path / "bad.h5", measurement(**changes))
+    assert {name: getattr(caught.value, name) for name in fields} == fields
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,52 +213,74 @@ def virtual(file: h5py.File) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "fields"),
     [
-        (without("data"), "#data: a missing key"),
-        (without("geometry"), "#geometry: a missing key"),
-        (without("operator/mask"), "#operator/mask: a missing key"),
-        (say("/", "unit", None), "@unit: a missing key"),
-        (say("geometry", "affine", None), "#geometry@affine: a missing key"),
-        (say("operator", "spec", None), "#operator@spec: a missing key"),
-        (say("/", "format", "something else"), "HDF5, but not a measurement file"),
-        (say("/", "schema_version", 2), "@schema_version: a newer version .* got 2. Fix: update"),
-        (say("/", "schema_version", 0), "@schema_version: unknown version"),
-        (say("/", "unit", "K"), "@unit: unknown unit"),
-        (say("/", "unit", 7), "@unit: unknown unit"),
-        (say("/", "noise_std", "much"), "@noise_std: of the wrong type"),
-        (say("/", "noise_std", np.nan), "@noise_std: out of range"),
-        (say("/", "header", "[1]"), "@header: of the wrong type"),
-        (say("geometry", "shape", [4, 5]), "#geometry@shape: of the wrong shape"),
-        (say("geometry", "shape", [1 << 15] * 3), "@shape: the volume is too large"),
-        (say("geometry", "spacing", [1.0, 1.0, 1.0]), "#geometry@spacing: voxel size and affine disagree"),
-        (say("geometry", "affine", np.full((4, 4), np.nan)), "#geometry@affine: of the wrong shape"),
-        (say("geometry", "affine", np.zeros((4, 4))), "#geometry@"),
-        (say("operator", "spec", "{"), "#operator@spec: not JSON"),
-        (say("operator", "spec", "[" * 30000), "#operator@spec: not JSON"),
-        (say("operator", "spec", '{"name": "x", "a": NaN}'), "#operator@spec: not JSON; got the number NaN"),
-        (say("operator", "spec", '{"name": "x", "a": {"$array": "../data"}}'), "not the name of an array"),
-        (say("operator", "spec", '{"name": "x", "a": {"$array": "b"}}'), "#operator/b: a missing key"),
-        (put("data", np.full((2, 4, 5, 6), np.nan, dtype=np.complex64)), "#data: entries that are not finite"),
-        (put("data", np.zeros((2, 4, 5, 6), dtype=np.float64)), "#data: of the wrong type"),
-        (put("data", np.bytes_(b"text")), "#data: of the wrong type"),
-        (put("operator/mask", np.array([b"text"], dtype=object)), "#operator/mask: of the wrong type"),
-        (put("weights", np.ones(3, dtype=np.float32)), "#weights: of the wrong shape"),
-        (put("weights", np.full((2, 4, 5, 6), -1, dtype=np.float32)), "#weights: no weights"),
-        (link(h5py.SoftLink("/elsewhere")), "#data: a link, which is not followed; got SoftLink"),
-        (link(h5py.ExternalLink("/etc/other.h5", "/data")), "#data: a link, which is not followed; got ExternalLink"),
-        (elsewhere, "#data: its data are in other files"),
-        (virtual, "#data: its data are in other files"),
-        (huge(None), "#data: declares more data than the file contains"),
-        (huge((1, 1, 8), compression="gzip"), "#data: declares more data than the file contains"),
-        (huge((64, 64, 1 << 10), compression="gzip"), "#data: declares more data than the file contains"),
+        (without("data"), {"where": "scan.h5#data", "what": "a missing key"}),
+        (without("geometry"), {"where": "scan.h5#geometry"}),
+        (without("operator/mask"), {"where": "scan.h5#operator/mask", "expected": "the array of the option 'mask'"}),
+        (say("/", "unit", None), {"where": "scan.h5@unit"}),
+        (say("geometry", "affine", None), {"where": "scan.h5#geometry@affine"}),
+        (say("operator", "spec", None), {"where": "scan.h5#operator@spec"}),
+        (
+            say("/", "format", "something else"),
+            {"where": "scan.h5", "expected": "the attribute format = 'monai_diffrecon measurement'"},
+        ),
+        (say("/", "schema_version", 2), {"where": "scan.h5@schema_version", "got": "2"}),
+        (say("/", "schema_version", 0), {"where": "scan.h5@schema_version", "got": "0"}),
+        (say("/", "unit", "K"), {"where": "scan.h5@unit", "got": "'K'"}),
+        (say("/", "unit", 7), {"where": "scan.h5@unit", "got": "array(7)"}),
+        (say("/", "noise_std", "much"), {"where": "scan.h5@noise_std", "expected": "a number"}),
+        (say("/", "noise_std", np.nan), {"where": "scan.h5@noise_std", "expected": "0 or more"}),
+        (say("/", "header", "[1]"), {"where": "scan.h5@header", "expected": "a JSON object"}),
+        (say("geometry", "shape", [4, 5]), {"where": "scan.h5#geometry@shape", "expected": "(3,) numbers below 1e+09"}),
+        (say("geometry", "shape", [1 << 15] * 3), {"where": "scan.h5#geometry@shape", "got": 35184372088832}),
+        (say("geometry", "spacing", [1.0, 1.0, 1.0]), {"where": "scan.h5#geometry@spacing", "got": [1.0, 1.0, 1.0]}),
+        (
+            say("geometry", "affine", np.full((4, 4), np.nan)),
+            {"where": "scan.h5#geometry@affine", "expected": "(4, 4) numbers below 1e+09"},
+        ),
+        (say("geometry", "affine", np.zeros((4, 4))), {"where": "scan.h5#geometry@spacing", "got": [1.0, 2.0, 3.5]}),
+        (say("operator", "spec", "{"), {"where": "scan.h5#operator@spec", "what": "not JSON"}),
+        (say("operator", "spec", "[" * 30000), {"where": "scan.h5#operator@spec", "what": "not JSON"}),
+        (
+            say("operator", "spec", '{"name": "x", "a": NaN}'),
+            {"where": "scan.h5#operator@spec", "got": "the number NaN"},
+        ),
+        (
+            say("operator", "spec", '{"name": "x", "a": {"$array": "../data"}}'),
+            {"where": "scan.h5#operator@spec#a", "got": "'../data'"},
+        ),
+        (
+            say("operator", "spec", '{"name": "x", "a": {"$array": "b"}}'),
+            {"where": "scan.h5#operator/b", "expected": "the array of the option 'a'"},
+        ),
+        (
+            put("data", np.full((2, 4, 5, 6), np.nan, dtype=np.complex64)),
+            {"where": "scan.h5#data", "what": "entries that are not finite"},
+        ),
+        (put("data", np.zeros((2, 4, 5, 6), dtype=np.float64)), {"where": "scan.h5#data", "got": "float64"}),
+        (put("data", np.bytes_(b"text")), {"where": "scan.h5#data", "got": "|S4"}),
+        (put("operator/mask", np.array([b"text"], dtype=object)), {"where": "scan.h5#operator/mask", "got": "object"}),
+        (put("weights", np.ones(3, dtype=np.float32)), {"where": "scan.h5#weights", "got": (3,)}),
+        (
+            put("weights", np.full((2, 4, 5, 6), -1, dtype=np.float32)),
+            {"where": "scan.h5#weights", "expected": "numbers of 0 or more, not all of them 0"},
+        ),
+        (link(h5py.SoftLink("/elsewhere")), {"where": "scan.h5#data", "got": "SoftLink"}),
+        (link(h5py.ExternalLink("/etc/other.h5", "/data")), {"where": "scan.h5#data", "got": "ExternalLink"}),
+        (elsewhere, {"where": "scan.h5#data", "what": "its bytes lie in other files, which are not read"}),
+        (virtual, {"where": "scan.h5#data", "what": "its bytes lie in other files, which are not read"}),
+        (huge(None), {"where": "scan.h5#data", "got": "1099511627776 bytes"}),
+        (huge((1, 1, 8), compression="gzip"), {"where": "scan.h5#data", "got": "1099511627776 bytes"}),
+        (huge((64, 64, 1 << 10), compression="gzip"), {"where": "scan.h5#data", "got": "1099511627776 bytes"}),
     ],
 )
-def test_bad_files_are_refused(path: Path, change: Callable[[h5py.File], None], message: str) -> None:
+def test_bad_files_are_refused(path: Path, change: Callable[[h5py.File], None], fields: dict[str, Any]) -> None:
     with h5py.File(path, "a") as file:
         change(file)
-    with pytest.raises(InputError, match=f"^scan.h5.*{message}") as caught:
+    with pytest.raises(InputError) as caught:
         read_measurement(path)
+    assert {name: getattr(caught.value, name) for name in fields} == fields
     assert "\n" not in str(caught.value)
     assert str(path.parent) not in str(caught.value)
 
@@ -251,8 +289,9 @@ def test_text_of_a_variable_length_is_refused(path: Path) -> None:
     """It points into a heap, and a damaged pointer ends the process."""
     with h5py.File(path, "a") as file:
         file.attrs["unit"] = "HU"
-    with pytest.raises(InputError, match="@unit: of the wrong type; expected numbers, or fixed-length text"):
+    with pytest.raises(InputError) as caught:
         read_measurement(path)
+    assert (caught.value.where, caught.value.expected) == ("scan.h5@unit", "numbers, or text of a fixed length")
 
 
 @pytest.mark.parametrize("name", ["data", "weights", "operator/mask", "operator/coil_maps"])
@@ -261,8 +300,10 @@ def test_changed_numbers_are_found(path: Path, name: str) -> None:
         array = file[name][()]
         array.reshape(-1)[3] = ~array.reshape(-1)[3] if array.dtype == bool else 2 * array.reshape(-1)[3]
         file[name][...] = array
-    with pytest.raises(IntegrityError, match=f"^scan.h5#{name}: the data were changed") as caught:
+    with pytest.raises(IntegrityError) as caught:
         read_measurement(path)
+    assert caught.value.where == f"scan.h5#{name}"
+    assert str(caught.value.expected).startswith("sha256 ")
     assert caught.value.exit_code == 4
 
 
@@ -286,8 +327,9 @@ def test_damage_ends_in_one_line(path: Path, tmp_path: Path) -> None:
     whole, other = path.read_bytes(), tmp_path / "other.h5"
     for length in range(0, len(whole), 997):
         other.write_bytes(whole[:length])
-        with pytest.raises(InputError, match=r"^other.h5"):
+        with pytest.raises(InputError) as caught:
             read_measurement(other)
+        assert caught.value.where == "other.h5"
     used = [i for i, byte in enumerate(whole) if byte]
     generator = np.random.default_rng(0)
     refusals = []
@@ -306,10 +348,12 @@ def test_damage_ends_in_one_line(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n" + bytes(100)])
 def test_other_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other.h5").write_bytes(content)
-    with pytest.raises(InputError, match=r"^other.h5: (not an HDF5 file|cannot be read as HDF5)"):
+    with pytest.raises(InputError) as caught:
         read_measurement(tmp_path / "other.h5")
-    with pytest.raises(InputError, match=r"^none.h5: no such file"):
+    assert caught.value.where == "other.h5"
+    with pytest.raises(InputError) as caught:
         read_measurement(tmp_path / "none.h5")
+    assert caught.value.where == "none.h5"
 
 
 def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from monai_diffrecon.numerics.ct.attenuation import (
     line_integral_weights,
 )
 
+from ...raising import raises
+
 
 def test_hounsfield_units() -> None:
     hu = torch.tensor([-1000.0, 0.0, 1000.0])
@@ -82,10 +84,10 @@ def test_wrong_numbers(wrong: object) -> None:
         lambda: hu_to_attenuation(line, wrong),
         lambda: attenuation_to_hu(line, wrong),
     ):
-        with pytest.raises(ConfigError, match="out of range"):
+        with raises(ConfigError, expected="a finite number above 0"):
             call()
     if wrong != 0.0:
-        with pytest.raises(ConfigError, match="electronic_std"):
+        with raises(ConfigError, where="electronic_std", expected="a finite number from 0"):
             draw_counts(line, 1.0, wrong, generator)
-        with pytest.raises(ConfigError, match="electronic_std"):
+        with raises(ConfigError, where="electronic_std", expected="a finite number from 0"):
             line_integral_weights(line, 1.0, wrong)

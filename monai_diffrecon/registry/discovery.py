@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""From names to plugins: entry points, loaded lazily and checked when loaded.
+"""Plugins that are installed: found by their entry points, loaded when asked for, and checked when loaded.
 
 Built-in plugins come through the same door as a third party's. Neither importing this module nor
 :func:`available` imports torch or the code of a plugin.
@@ -12,7 +12,6 @@ import importlib
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
 from configparser import Error as ConfigParserError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,29 +23,11 @@ from typing import Any
 
 import entrypoints
 
-from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
+from monai_diffrecon.errors import PluginError
 from monai_diffrecon.registry import contract
 from monai_diffrecon.registry.contract import KINDS, check_kind
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "KINDS",
-    "KNOWN_PROVIDERS",
-    "PluginInfo",
-    "available",
-    "build",
-    "canonical",
-    "check_options",
-    "create",
-    "current",
-    "current_name",
-    "distribution_of",
-    "folders",
-    "load",
-    "name_of",
-    "refresh",
-]
 
 #: (kind, name) -> the distribution known to provide it, for those who have not installed it.
 KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
@@ -100,7 +81,6 @@ class _Entry:
     extras: tuple[str, ...] = ()
 
 
-_NOTHING: Mapping[str, Any] = {}
 #: Regularizers were among the priors: who still declares one there, or asks for one there, finds it for one release.
 _FORMERLY_ONE = {"priors": "regularizers", "regularizers": "priors"}
 _classes: dict[_Entry, Any] = {}
@@ -125,7 +105,7 @@ def available(kind: str | None = None, *, check: bool = False) -> list[PluginInf
         for entry in sorted(entries, key=lambda e: (e.name, e.distribution)):
             if check and k in KINDS:
                 with suppress(PluginError):  # noted in _failures
-                    _load(k, entry, KINDS[k][0])
+                    load_entry(k, entry, KINDS[k][0])
             summary = contract.definition(entry.module, entry.attribute)[1]
             infos.append(
                 PluginInfo(entry.name, k, entry.distribution, entry.version, summary, error=_failures.get(entry))
@@ -150,7 +130,7 @@ def load(kind: str, name: str, *, where: str | None = None) -> Any:
         PluginError: the plugin is unknown, broken, or provided by two distributions.
     """
     where = where or KINDS[check_kind(kind)][0]
-    return _load(kind, _find(kind, name, where), where)
+    return load_entry(kind, find_entry(kind, name, where), where)
 
 
 def distribution_of(kind: str, name: str) -> str:
@@ -164,7 +144,7 @@ def distribution_of(kind: str, name: str) -> str:
         ConfigError: unknown kind.
         PluginError: the plugin is unknown, or provided by two distributions.
     """
-    return _find(check_kind(kind), name, KINDS[kind][0]).distribution
+    return find_entry(check_kind(kind), name, KINDS[kind][0]).distribution
 
 
 def name_of(kind: str, cls: type) -> str | None:
@@ -224,61 +204,6 @@ def current_name(kind: str, name: str) -> str:
     return f"{distribution}:{new}" if distribution else new
 
 
-def current(kind: str, spec: Any) -> Any:
-    """Return a spec with plugins and options as they are called now, nested ones too; former names are warned of.
-
-    Args:
-        kind: one of :data:`KINDS`.
-        spec: as in :func:`build`; what is none, or names no plugin, is returned as it is.
-    """
-    return _current(check_kind(kind), spec)
-
-
-def create(kind: str, name: str, /, **options: Any) -> Any:
-    """Return a new plugin of this kind and name; options as in :func:`build`.
-
-    Raises:
-        ConfigError: unknown kind, a mistyped or a missing option.
-        PluginError: the plugin is unknown, broken, or provided by two distributions.
-    """
-    return _construct(load(kind, name), options, _NOTHING, KINDS[kind][0])
-
-
-def build(kind: str, spec: object, *, where: str | None = None, **context: Any) -> Any:
-    """Return the plugin that a configuration describes.
-
-    Args:
-        kind: one of :data:`KINDS`.
-        spec: a plugin (returned as it is), its name or class, or ``{"name": ..., **options}`` with one of these. An
-            option that the class lists in ``plugin_options`` holds a spec too, or a list of specs, or None.
-        where: the config id for messages; that of the kind unless given.
-        context: arguments that the framework gives to the constructor beside the user's options.
-
-    Raises:
-        ConfigError: no spec, a mistyped or a missing option.
-        PluginError: the plugin is unknown, broken, or provided by two distributions.
-    """
-    where = where or KINDS[check_kind(kind)][0]
-    return _build(check_kind(kind), spec, where, context=context)
-
-
-def check_options(kind: str, spec: object, *, where: str | None = None, context: Iterable[str] = ()) -> None:
-    """Check a spec before there is all that its plugin needs: names of plugins and options, nested ones too.
-
-    Args:
-        kind: one of :data:`KINDS`.
-        spec: as in :func:`build`.
-        where: the config id for messages; that of the kind unless given.
-        context: names of the arguments that the framework will give.
-
-    Raises:
-        ConfigError: no spec, or a mistyped option. Required options may still be missing.
-        PluginError: the plugin is unknown, broken, or provided by two distributions.
-    """
-    where = where or KINDS[check_kind(kind)][0]
-    _check(check_kind(kind), spec, where, context=context)
-
-
 def refresh() -> None:
     """Forget what was found, so that plugins installed since then are seen."""
     _entries.cache_clear()
@@ -327,9 +252,9 @@ def _version(distribution: str) -> str:
     return found["Version"] if "Version" in found else ""  # noqa: SIM401 - the stubs know no get
 
 
-def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _Entry:
+def find_entry(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _Entry:
     """Return the one entry called ``name`` or ``distribution:name``."""
-    name = _present(kind, name)
+    name = present_name(kind, name)
     distribution, _, plain = name.rpartition(":")
     entries = _entries(kind)[0]
     named = [e for e in entries if e.name == plain]
@@ -361,14 +286,14 @@ def _find(kind: str, name: str, where: str, literals: tuple[str, ...] = ()) -> _
     raise PluginError(f"unknown {role} {name!r}", where=where, expected=", ".join(known) or None, mend=mend)
 
 
-def _present(kind: str, name: str) -> str:
+def present_name(kind: str, name: str) -> str:
     """Return :func:`current_name`, with a warning where it is another one."""
     if (present := current_name(kind, name)) != name:
         contract.warn_of_former(KINDS[kind][0], name, present)
     return present
 
 
-def _load(kind: str, entry: _Entry, where: str) -> Any:
+def load_entry(kind: str, entry: _Entry, where: str) -> Any:
     """Return the class of an entry, imported and checked once; note why when it is broken."""
     if entry not in _classes:
         _import(entry, where)
@@ -402,94 +327,3 @@ def _import(entry: _Entry, where: str) -> None:
             DeprecationWarning,
             stacklevel=2,
         )
-
-
-def _resolve(kind: str, spec: object, where: str, literals: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
-    """Return the class and the options that a spec names."""
-    if isinstance(spec, str) or (isinstance(spec, type) and issubclass(spec, contract.bases(kind))):
-        spec = {"name": spec}
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str | type):
-        raise ConfigError(
-            f"not a {KINDS[kind][0]}",
-            where=where,
-            expected=f'a {" or ".join(KINDS[kind][1])}, its name, or {{"name": ..., options}}',
-            got=f"{type(spec).__name__} {spec!r:.80}",
-        )
-    options = dict(spec)
-    name = options.pop("name")
-    if isinstance(name, type):
-        if reason := contract.breach(kind, name):
-            raise PluginError(f"plugin {name.__qualname__} is broken: {reason}", where=where)
-        return name, options
-    return _load(kind, _find(kind, name, where, literals), where), options
-
-
-def _check(kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Iterable[str] = ()) -> None:
-    if not isinstance(spec, contract.bases(kind)):
-        cls, options = _resolve(kind, spec, where, literals)
-        options = contract.with_present_options(cls, options)
-        contract.check_option_names(cls, options, context, where)
-        _map_nested(cls, options, where, _check)
-
-
-def _build(
-    kind: str, spec: object, where: str, literals: tuple[str, ...] = (), *, context: Mapping[str, Any] = _NOTHING
-) -> Any:
-    if isinstance(spec, contract.bases(kind)):
-        return spec
-    cls, options = _resolve(kind, spec, where, literals)
-    return _construct(cls, options, context, where)
-
-
-def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any], where: str) -> Any:
-    """Check the options against the constructor, build nested plugins, and call it."""
-    options = contract.with_present_options(cls, options)
-    contract.check_option_names(cls, options, context, where)
-    contract.check_required(cls, [*options, *context], where)
-    nested = _map_nested(cls, options, where, _build)
-    try:
-        return cls(**{**options, **nested}, **context)
-    except DiffReconError as error:
-        error.move(where)
-        raise
-    except MemoryError as error:
-        raise ResourceError(f"{cls.__name__} needs more memory than there is for these options", where=where) from error
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
-        # A plugin's author may not know our exceptions.
-        raise ConfigError(f"{cls.__name__} refused its options: {error}", where=where) from error
-
-
-def _current(kind: str, spec: Any, where: str = "", literals: tuple[str, ...] = ()) -> Any:
-    if isinstance(spec, str):
-        return _present(kind, spec)
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-        return spec
-    options = {**spec, "name": _present(kind, spec["name"])}
-    try:
-        cls = load(kind, options["name"])
-    except PluginError:
-        return options  # whoever builds it says so
-    options = contract.with_present_options(cls, options)
-    return {**options, **_map_nested(cls, options, where, _current)}
-
-
-def _map_nested(
-    cls: Any, options: Mapping[str, Any], where: str, apply: Callable[[str, object, str, tuple[str, ...]], Any]
-) -> dict[str, Any]:
-    """Apply ``(kind, spec, where, literals)`` to each spec in the options that hold plugins.
-
-    None, and the words that an option takes beside plugins, are kept.
-    """
-
-    def visit(kind: str, value: object, at: str, words: tuple[str, ...]) -> Any:
-        if value is None or (isinstance(value, str) and value in words):
-            return value
-        if isinstance(value, (list, tuple)):
-            return [visit(kind, item, f"{at}#{i}", words) for i, item in enumerate(value)]
-        return apply(kind, value, at, words)
-
-    return {
-        option: visit(kind, options[option], f"{where}#{option}", contract.literals(cls, option))
-        for option, kind in contract.nested_options(cls).items()
-        if option in options
-    }
