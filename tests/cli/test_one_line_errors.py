@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,9 +80,11 @@ def error_of(config: dict[str, Any], name: str) -> BaseException:
     return caught.value
 
 
-def test_a_mistyped_option_of_a_component_is_one_line() -> None:
+def test_a_mistyped_option_of_a_component_is_one_line(tmp_path: Path, python_m: Callable[..., Any]) -> None:
     config = {"inferer": {"_target_": INFERER, "score": None, "operator": "unconditional", "sw_batchsize": 4}}
-    code, text = end_of(PARSE.format(config=json.dumps(config), name="inferer"))
+    (tmp_path / "parse.py").write_text(PARSE.format(config=json.dumps(config), name="inferer"))
+    done = python_m("parse", cwd=tmp_path)
+    code, text = done.returncode, done.stderr
     assert code == 2
     line = text.splitlines()[-1]
     assert "Traceback" not in text

@@ -105,6 +105,7 @@ def python_m(job: dict[str, Any]) -> int:
     os.environ.clear()
     os.environ.update(job["replaced"])
     tempfile.tempdir = None
+    sys.path.insert(0, job["cwd"])
     sys.argv = [job["module"], *job["argv"]]
     try:
         runpy.run_module(job["module"], run_name="__main__", alter_sys=True)

@@ -35,20 +35,18 @@ class Server:
     @contextmanager
     def started(cls) -> Iterator[Server]:
         """Start one, and stop it at the end."""
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "DIFFRECON_CASE_KEY": "secret"},
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        server = cls(process.stdin, process.stdout)
-        assert server._line() == "ready"
-        yield server
-        server.close()
-        process.wait(timeout=20)
+        ) as process:  # it ends when its stdin is closed
+            assert process.stdin is not None
+            assert process.stdout is not None
+            server = cls(process.stdin, process.stdout)
+            assert server._line() == "ready"
+            yield server
 
     def second(self, folder: Path) -> Server:
         """Return a copy that runs its jobs at the same time; ``folder`` is for the pipes to it."""

@@ -98,22 +98,15 @@ class Stage:
         path.write_text(json.dumps({"bundle_root": str(self.bundle), "device": "$torch.device('cpu')", **options}))
         return f"['{self.bundle / 'configs/inference.json'}', '{path}']"
 
-    def command(self, name: str, **options: Any) -> int:
+    def command(self, name: str, start: Callable[..., Any], **options: Any) -> int:
         """Run the bundle as a user does, in surroundings full of canaries; return the exit code."""
         places = {key: self.root / f"Canary_{key}" for key in ("home", "tmp", "cwd")}
         for folder in places.values():
             folder.mkdir(exist_ok=True)
         environment = os.environ | SURROUNDINGS | {"HOME": str(places["home"]), "TMPDIR": str(places["tmp"])}
         environment.pop("DIFFRECON_CASE_KEY", None)
-        done = subprocess.run(
-            [sys.executable, "-m", "monai.bundle", "run", "--config_file", self.overlay(name, **options)],
-            cwd=places["cwd"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=110,
-        )
+        words = ["monai.bundle", "run", "--config_file", self.overlay(name, **options)]
+        done = start(*words, cwd=places["cwd"], env=environment)
         self.said[name] = done.stdout + done.stderr
         return done.returncode
 
@@ -121,6 +114,12 @@ class Stage:
         """Return every canary in what a run wrote anywhere."""
         places = [self.root / f"Canary_{key}" for key in ("home", "tmp", "cwd")]
         return list(canaries_in([self.root / output, *(p for p in places if p.exists())], WORDS))
+
+
+def new_process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Start Python itself, whose libraries look at the surroundings while they are imported."""
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, **options)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +141,7 @@ def reconstructed(stage: Stage) -> Stage:
     """A run with everything on: simulation, truth, tracking, pictures, both formats, several samples."""
     code = stage.command(
         "run",
+        new_process,
         image=str(stage.patient / f"{PATIENT}_T1.nii.gz"),
         reference=str(stage.patient / "Doe_Canary truth.nii.gz"),
         output_dir=str(stage.root / "out"),
@@ -245,9 +245,10 @@ def broken(stage: Stage) -> Path:
     return folder
 
 
-def test_a_damaged_scan_is_refused_by_the_name_of_its_case(stage: Stage) -> None:
+def test_a_damaged_scan_is_refused_by_the_name_of_its_case(stage: Stage, python_m: Callable[..., Any]) -> None:
     folder, out = broken(stage), stage.root / "refused"
-    code = stage.command("refused", dataset_dir=str(folder), output_dir=str(out), **{"evaluator#track": False})
+    options = {"dataset_dir": str(folder), "output_dir": str(out), "evaluator#track": False}
+    code = stage.command("refused", python_m, **options)
     said = stage.said["refused"]
     assert code == InputError.exit_code, said[-2000:]
     assert canaries_in_text(said, WORDS) == []

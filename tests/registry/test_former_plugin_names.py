@@ -6,10 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -327,17 +324,11 @@ def check_written(output: Path, shared: dict[str, str]) -> None:
     assert "borrow" not in config["prior"]
 
 
-def test_a_run_by_former_names_ends_well_and_warns_once(root: Path, tmp_path: Path) -> None:
+def test_a_run_by_former_names_ends_well_and_warns_once(
+    root: Path, tmp_path: Path, python_m: Callable[..., Any]
+) -> None:
     given = words(root, tmp_path / "out", **{"perpendicular#borrow": str(SHARE)})
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", *given],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
+    done = python_m("monai.bundle", "run", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert names([line for line in (done.stdout + done.stderr).splitlines() if "is now called" in line]) == told(
         "annealed", "borrow", "cg_sense"

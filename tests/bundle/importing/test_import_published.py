@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +92,9 @@ def test_the_card_says_what_is_not_known(bundle: Path) -> None:
     assert "grants no rights" in licence
 
 
-def test_it_reconstructs(bundle: Path, tmp_path: Path, empty_store: Callable[[Path], Path]) -> None:
+def test_it_reconstructs(
+    bundle: Path, tmp_path: Path, empty_store: Callable[[Path], Path], python_m: Callable[..., Any]
+) -> None:
     thick = np.random.default_rng(0).random((16, 16, 4), dtype=np.float32)
     nib.save(nib.Nifti1Image(thick, np.diag([1.0, 1, 4, 1])), tmp_path / "thick.nii.gz")
     empty_store(tmp_path / "out")
@@ -105,11 +105,7 @@ def test_it_reconstructs(bundle: Path, tmp_path: Path, empty_store: Callable[[Pa
         "output_dir": str(tmp_path / "out"),
         "sampler#steps": "2",
     }
-    command = [sys.executable, "-m", "monai.bundle", "run", *(w for k, v in options.items() for w in (f"--{k}", v))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=100
-    )
+    done = python_m("monai.bundle", "run", *(w for k, v in options.items() for w in (f"--{k}", v)), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     (output,) = (tmp_path / "out").glob("*_recon.nii.gz")
     volume, _ = read_volume(output)
