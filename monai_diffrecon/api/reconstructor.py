@@ -81,7 +81,7 @@ class Reconstructor:
             noise_std: standard deviation of the noise, in the units of ``y``; None takes what ``y`` says, else 0.
             unit: unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``; None takes what ``y`` says.
             seed: seed of the noise source; None takes the configuration's.
-            case: name of the case, part of the noise's key.
+            case: name of the case, part of the noise seed.
 
         Raises:
             InputError: a scan, an array or an affine that cannot be reconstructed from.

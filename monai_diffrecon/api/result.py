@@ -23,7 +23,7 @@ class ReconstructionResult(Reconstruction):
 
     Attributes:
         volume: tensor (1, X, Y, Z) in RAS+ order, in the unit of ``report.unit``; of several samples, their mean.
-        geometry: where it lies.
+        geometry: its geometry.
         report: what was done: options, weights, notices, seconds.
         spread: how far several samples spread, or None for one.
         source: the file or folder it was made from, or None.

@@ -36,7 +36,7 @@ def case_metrics(
     Args:
         x: volume (1, X, Y, Z), real.
         reference: the truth, of the same shape and unit.
-        geometry: where both lie.
+        geometry: their common geometry.
         operator: spec of the operator; that of thick slices says where their borders are, and their axis.
         mask: (1, X, Y, Z), true within the region of interest.
         data_range: peak-to-peak intensity; None takes the reference's.

@@ -34,7 +34,7 @@ def compute_third_party(
     Args:
         x: volume (1, X, Y, Z), real.
         reference: the truth, of the same shape and unit.
-        geometry: where both lie.
+        geometry: their common geometry.
         data_range: peak-to-peak intensity.
         mask: (1, X, Y, Z), bool, or None.
     """

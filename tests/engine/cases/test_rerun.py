@@ -123,7 +123,7 @@ def test_the_new_files_are_kept_when_asked_for(done: Done, record: Path, tmp_pat
 def test_another_scan_is_refused(done: Done, record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert done.rerun(record, image=done.other) == 4
     line = capsys.readouterr().err
-    assert line.startswith("error: image: another measurement than the record tells of")
+    assert line.startswith("error: image: not the measurement of the record")
     assert "Roe" not in line
 
 

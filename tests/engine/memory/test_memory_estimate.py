@@ -130,7 +130,7 @@ def test_warning_says_what_is_missing() -> None:
     estimate = MemoryEstimate(10**9, 0, 0, 0, 0, total=3 * 10**9, devices={"cuda": 5 * 10**8})
     assert estimate.check({"cpu": 2 * 10**9, "cuda": 5 * 10**8}) == []
     (line,) = estimate.check({"cpu": 10**9, "cuda": None})
-    assert line == "memory may not suffice: the run will take roughly 2.00 GB more, 1.00 GB are free"
+    assert line == "memory may be insufficient: the run needs roughly 2.00 GB more, and 1.00 GB are free"
     (line,) = estimate.check({"cpu": None, "cuda": 10**8})
     assert line.startswith("memory of cuda may not suffice")
     assert estimate.check(10**12) == []
