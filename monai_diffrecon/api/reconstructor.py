@@ -37,7 +37,7 @@ _NOT_HERE = {
             *("dataset", "datalist", "dataloader", "evaluator", "handlers", "imports", "initialize"),
             *("run", "network", "resume", "checkpoint_every", "tracking_required", "resample_reference"),
         ),
-        "leave it out, only `bundle run` uses it",
+        "omit it, only `bundle run` uses it",
     ),
 }
 
@@ -106,7 +106,7 @@ class Reconstructor:
             data = str(source)
         elif operator is None:
             if geometry is not None:
-                raise ConfigError("needs an operator", where="geometry", mend="name the operator, or give affine")
+                raise ConfigError("needs an operator", where="geometry", mend="give the operator or affine")
             data = _image(as_tensor(y, "y"), affine, unit)
         else:
             data, changes["operator"] = _measured(as_tensor(y, "y"), operator, geometry, affine, unit)
@@ -154,7 +154,7 @@ def load(
         IntegrityError: weights that were changed, or a configuration that runs what is not trusted.
     """
     if twice := sorted({*(overrides or {})} & {*options}):
-        raise ConfigError("given twice", where=twice[0], mend="leave it out of overrides")
+        raise ConfigError("given twice", where=twice[0], mend="omit it from overrides")
     return Reconstructor(find_bundle(bundle), task, method, {**(overrides or {}), **options})
 
 
@@ -206,7 +206,7 @@ def _measured(
             cls = registry.load("operators", spec["name"]) if isinstance(spec["name"], str) else spec["name"]
             if cls.volume_geometry.__func__ is Operator.volume_geometry.__func__:  # type: ignore[attr-defined]
                 raise ConfigError(
-                    f"the measurement of {cls.__name__} does not say its volume",
+                    f"the measurement of {cls.__name__} does not define its volume",
                     where="geometry",
                     mend="give geometry=VolumeGeometry(shape, spacing), or an operator that is built",
                 )
@@ -215,7 +215,7 @@ def _measured(
             return _tensor(Measurement(y.as_subclass(Tensor), geometry, spec), unit), spec
         operator = registry.build("operators", spec, where="operator", geometry=geometry)
     elif geometry is not None or affine is not None:
-        raise ConfigError("the operator says it", where="geometry", mend="leave geometry and affine out")
+        raise ConfigError("the operator says it", where="geometry", mend="omit geometry and affine")
     # The inferer takes the operator from its configuration, so the data lies where that measures it.
     return _tensor(Measurement(y.as_subclass(Tensor), operator.measured_geometry()), unit, checked=False), operator
 

@@ -56,7 +56,7 @@ class ReconstructionResult(Reconstruction):
                 raise InputError("would overwrite the scan", where=target.name, mend="name another file")
         if self.volume.is_complex():
             raise InputError(
-                "a complex volume, which NIfTI files here do not hold",
+                "complex volumes are not written as NIfTI",
                 where=target.name,
                 mend="write_volume(path, result.volume.abs(), result.geometry), and the angle() beside it",
             )

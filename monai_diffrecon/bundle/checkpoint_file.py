@@ -112,7 +112,7 @@ def _parse_pickle(file: IO[bytes], where: str, allowed: Sequence[Allowed]) -> ob
     except pickle.UnpicklingError as error:
         if refused := _refused_global(str(error)):
             raise IntegrityError(
-                f"refused: the file calls {refused}, which weights do not need",
+                f"refused: the file calls {refused}, which is not needed for weights",
                 where=where,
                 mend="do not load it by other means; ask its author for a plain state dict",
             ) from None

@@ -121,7 +121,7 @@ def check_metadata(metadata: object, bundle: str) -> tuple[ScoreMetadata, InputI
     missing = [name for name in needed if not isinstance(block, dict) or name not in block]
     if missing or not isinstance(metadata, dict):
         raise InputError(
-            "metadata is not that of a score network",
+            "not the metadata of a score network",
             where=f"{bundle}, configs/metadata.json#diffrecon",
             expected=", ".join(needed),
             got=f"without {', '.join(missing)}",

@@ -153,11 +153,11 @@ def load_auxiliaries(
         where = f"auxiliary_bundle {auxiliary.name}"
         if auxiliary.plane in {primary.plane, *(a.plane for a in loaded)}:
             raise ConfigError(
-                "its plane is taken",
+                "its plane is already in use",
                 where=where,
                 expected=f"another plane than {primary.plane}",
                 got=auxiliary.plane,
-                mend="name a bundle trained on a perpendicular plane",
+                mend="use a bundle trained on a perpendicular plane",
             )
         if auxiliary.intensity != primary.intensity:
             raise ConfigError(

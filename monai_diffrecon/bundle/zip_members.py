@@ -125,7 +125,7 @@ def extract_checked(path: str | Path, target: str | Path, limits: ZipLimits | No
         whole = inner[0] if len(inner) == 1 and inner[0].is_dir() else temporary
         os.rename(whole, target)
     except FileNotFoundError:
-        raise InputError("no such file, or no folder to unpack into", where=where) from None
+        raise InputError("no such file, or the folder cannot be written", where=where) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError("the disk is full", where=where, mend="free some space") from error
@@ -172,19 +172,19 @@ def _fault(info: ZipInfo, limits: ZipLimits) -> str | None:
     name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
     parts = name.rstrip("/").split("/")
     if name.startswith("/") or ".." in parts:
-        return "would be written outside of its folder"
+        return "would be written outside its folder"
     if "\\" in name or ":" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
-        return "has a name that is not plain"
+        return "has an unsafe name"
     if any(part in ("", ".") or part.endswith((".", " ")) for part in parts):
-        return "has a name that is not plain"
+        return "has an unsafe name"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in _METHODS:
-        return "is packed in an unusual way"
+        return "uses an unsupported compression"
     if info.file_size > limits.small and info.file_size > limits.ratio * max(info.compress_size, 1):
-        return f"unpacks to more than {limits.ratio:g} times its size"
+        return f"expands to more than {limits.ratio:g} times its size"
     return None
 
 

@@ -15,9 +15,9 @@ from monai_diffrecon.errors.options import path_option
 
 
 def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    """Show what a bundle would import and execute, run none of it; with a scan, say what a run would say."""
+    """Show what a bundle would import and execute, without running it; with a scan, check the scan like a run."""
     inspect = check_bundle(parser)
-    parser.add_argument("--image", metavar="SCAN", help="refuse it as a run would, and estimate the memory")
+    parser.add_argument("--image", metavar="SCAN", help="check it like a run, and estimate the memory")
     parser.add_argument("--task", metavar="NAME", help="overlay in configs/tasks, with --image")
     parser.add_argument("--preset", metavar="NAME", help="name of a preset (`diffrecon methods`), with --image")
     parser.add_argument(

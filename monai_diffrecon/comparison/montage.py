@@ -171,7 +171,7 @@ def _index(volume: Tensor, plane: str, indices: Mapping[str, int] | None) -> int
 def _check(volumes: Mapping[str, Tensor], reference: Tensor) -> None:
     if not volumes or _REFERENCE in volumes:
         raise InputError(
-            "nothing to show beside the truth" if not volumes else "the name of the reference's column",
+            "no volume to show beside the truth" if not volumes else "the name of the reference's column",
             where="montage",
             expected=f"at least one volume, none called {_REFERENCE!r}",
             got=", ".join(volumes) or "none",

@@ -54,12 +54,12 @@ def compute_third_party(
                 )
             )
         except Exception as error:  # whatever it does, the case is not lost; its text may name a path
-            logger.warning("the metric %s of %s is left out: %s", metric.name, provider, type(error).__name__)
+            logger.warning("the metric %s of %s is skipped: %s", metric.name, provider, type(error).__name__)
             continue
         if math.isfinite(value):
             values[metric.name] = value
         else:
-            logger.warning("the metric %s of %s is left out: its value is not finite", metric.name, provider)
+            logger.warning("the metric %s of %s is skipped: its value is not finite", metric.name, provider)
     return values
 
 
@@ -84,13 +84,13 @@ def _installed() -> tuple[list[tuple[str, Metric]], list[str]]:
         try:
             metric: Metric = registry.create("metrics", f"{info.distribution}:{info.name}")
         except DiffReconError as error:
-            problems.append(f"{info.name} of {provider} is left out: {error.what}")
+            problems.append(f"{info.name} of {provider} is skipped: {error.what}")
             continue
         name = getattr(metric, "name", None)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            problems.append(f"{info.name} of {provider} is left out: its name is not made of letters, digits and _")
+            problems.append(f"{info.name} of {provider} is skipped: its name may contain only letters, digits and _")
         elif name in taken:
-            problems.append(f"{info.name} of {provider} is left out: another one is called {name!r}")
+            problems.append(f"{info.name} of {provider} is skipped: another metric is called {name!r}")
         else:
             taken.add(name)
             found[name] = (provider, metric)

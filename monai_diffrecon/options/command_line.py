@@ -234,7 +234,7 @@ def _restore(parser: Any, texts: Mapping[str, Any]) -> None:
                 "contains # or ::, which MONAI treats as a separator of ids",
                 where=name,
                 expected="a path or a name without them",
-                mend="rename it, or set it on the command line",
+                mend="rename it, or give it on the command line",
             )
 
 

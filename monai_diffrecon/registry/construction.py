@@ -119,7 +119,7 @@ def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any],
         error.move(where)
         raise
     except MemoryError as error:
-        raise ResourceError(f"{cls.__name__} needs more memory than there is for these options", where=where) from error
+        raise ResourceError(f"{cls.__name__} needs more memory than is available", where=where) from error
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         # A plugin's author may not know our exceptions.
         raise ConfigError(f"{cls.__name__} refused its options: {error}", where=where) from error

@@ -184,7 +184,7 @@ def folders(kind: str) -> tuple[tuple[str, Path], ...]:
             found.append((entry.distribution, path))
         else:
             _failures[entry] = " ".join(reason.split())
-            logger.warning("no %s from %s, its %r is broken: %s", kind, entry.distribution, entry.name, reason)
+            logger.warning("no %s from %s: its %r is broken: %s", kind, entry.distribution, entry.name, reason)
     return tuple(found)
 
 
@@ -268,7 +268,7 @@ def find_entry(kind: str, name: str, where: str, literals: tuple[str, ...] = ())
         raise PluginError(
             f"{role} {plain!r} is provided by {' and by '.join(e.distribution for e in matches)}",
             where=where,
-            mend=f"name one in full, {in_full}",
+            mend=f"give the full name, {in_full}",
         )
     known = sorted({*(e.name for e in entries), *literals})
     provider = KNOWN_PROVIDERS.get((kind, plain))
@@ -280,7 +280,7 @@ def find_entry(kind: str, name: str, where: str, literals: tuple[str, ...] = ())
     elif close := get_close_matches(plain, known, n=3):
         mend = f"did you mean {' or '.join(map(repr, close))}?"
     elif elsewhere:
-        mend = f"{plain!r} is one of the {elsewhere[0]}; name one of the {kind}"
+        mend = f"{plain!r} is one of the {elsewhere[0]}; give one of the {kind}"
     else:
         mend = "install the package that provides it (`diffrecon plugins` lists those found)"
     raise PluginError(f"unknown {role} {name!r}", where=where, expected=", ".join(known) or None, mend=mend)
@@ -300,7 +300,7 @@ def load_entry(kind: str, entry: _Entry, where: str) -> Any:
     cls = _classes[entry]
     if not issubclass(cls, contract.bases(kind)):
         role, other = KINDS[kind][0], entry.kind
-        mend = f"{entry.name!r} is one of the {other}; name one of the {kind}"
+        mend = f"{entry.name!r} is one of the {other}; give one of the {kind}"
         raise PluginError(f"unknown {role} {entry.name!r}", where=where, mend=mend)
     return cls
 
@@ -323,7 +323,7 @@ def _import(entry: _Entry, where: str) -> None:
     if entry.kind == "priors" and issubclass(cls, contract.bases("regularizers")):
         warnings.warn(
             f"{entry.distribution} declares the regularizer {entry.name!r} under monai_diffrecon.priors; the next "
-            "release finds it under monai_diffrecon.regularizers only",
+            "release will find it under monai_diffrecon.regularizers only",
             DeprecationWarning,
             stacklevel=2,
         )

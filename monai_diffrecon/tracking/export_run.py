@@ -46,7 +46,7 @@ def _tolerated(method: Callable[Concatenate[TrackedRun, P], None]) -> Callable[C
         if run._silent:
             return
         if run._client is None:
-            raise ConfigError("used before it began", where="TrackedRun", mend="use it within its with block")
+            raise ConfigError("used before it was entered", where="TrackedRun", mend="use it inside its with block")
         fault = _fault_of(lambda: method(run, *values, **options))
         if fault is not None:
             run._lose(fault)
@@ -217,7 +217,7 @@ class TrackedRun:
         try:
             sweep(client, self._claims, self.tracking_uri)
         except Exception as error:
-            logger.warning("tracking: runs of processes that died may stay RUNNING (%s)", type(root_of(error)).__name__)
+            logger.warning("tracking: runs of killed processes may stay RUNNING (%s)", type(root_of(error)).__name__)
         self._claim.take(self.tracking_uri, experiment)
         tags = tag_rows(self._tags | {TAG: self._claim.mark})
         if self._resumed is None:
@@ -257,7 +257,7 @@ class TrackedRun:
             raise told from (None if told is fault else fault)
         self._silent = True
         if first:
-            logger.warning("this run is %s, and goes on: %s", how, told)
+            logger.warning("this run is %s, but continues: %s", how, told)
 
 
 def _fault_of(call: Callable[[], None]) -> Exception | None:

@@ -94,7 +94,7 @@ def check_client(client: Any) -> None:
     file = store_file(str(client.tracking_uri))
     if file is not None:
         if not file.exists():
-            raise FileNotFoundError("the store's file is gone")
+            raise FileNotFoundError("the store's file is missing")
         check_store(file)
 
 
@@ -141,7 +141,7 @@ def experiment_id(client: Any, name: str, output_dir: Path) -> str:
             "the experiment was deleted in MLflow",
             where="experiment",
             got=repr(name),
-            mend="restore it, or name another",
+            mend="restore it, or choose another",
         )
     return str(found.experiment_id)
 
@@ -154,7 +154,7 @@ def refused(error: Exception, own: BaseException | None = None) -> ResourceError
         f"MLflow refused ({type(root).__name__})",
         where="tracking",
         got=redact(lines[0])[:_MAX_TEXT] if lines else type(error).__name__,
-        mend="check the store, or switch tracking off",
+        mend="check the store, or disable tracking",
     )
 
 

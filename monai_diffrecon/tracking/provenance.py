@@ -191,7 +191,7 @@ def verify_record(path: str | Path) -> dict[str, Any]:
         raise IntegrityError("the output is missing", where=output.name, mend="restore it, or reconstruct again")
     _require_same("the output was changed", output.name, record["output"]["sha256"], sha256_file(output))
     _require_same(
-        "the output's voxels are others",
+        "the output's voxels differ",
         output.name,
         record["output"]["voxels_sha256"],
         sha256_tensor(read_volume(output)[0]),

@@ -60,11 +60,9 @@ class RunClaim:
             self._lock = lock
             self._path.write_bytes(json.dumps(self._said).encode().ljust(_BYTES))
         except Timeout:
-            raise InputError(
-                "the run is open in another process", where="run_id", mend="wait until it has ended"
-            ) from None
+            raise InputError("the run is open in another process", where="run_id", mend="wait until it ends") from None
         except OSError as error:
-            logger.warning("tracking: a run stays RUNNING should this process be killed (%s)", type(error).__name__)
+            logger.warning("tracking: the run will stay RUNNING if this process is killed (%s)", type(error).__name__)
             self.end()
 
     def end(self, status: str | None = None, error: str = "") -> None:
@@ -83,9 +81,7 @@ class RunClaim:
                         json.dumps({**self._said, "status": status, "error": error[:100]}).encode().ljust(_BYTES)
                     )
         except OSError as fault:
-            logger.warning(
-                "tracking: the claim of a run stays, and the next run looks it up (%s)", type(fault).__name__
-            )
+            logger.warning("tracking: the claim of a run remains; the next run handles it (%s)", type(fault).__name__)
         finally:
             self.release()
 

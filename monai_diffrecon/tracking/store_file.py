@@ -95,11 +95,11 @@ def check_address(folder: Path) -> None:
     found = re.search(r"[?\udc80-\udcff]|%[0-9A-Fa-f]{2}", path)
     if found is not None:
         raise InputError(
-            "a path that cannot be part of the address of an MLflow store",
+            "a path that cannot be part of an MLflow store's URI",
             where="output_dir",
             expected="no ?, no % before two hexadecimal digits, and no bytes that are no text",
             got=ascii(found[0]),
-            mend="name another folder, or leave tracking out (--evaluator#track false)",
+            mend="choose another folder, or disable tracking (--evaluator#track false)",
         )
 
 

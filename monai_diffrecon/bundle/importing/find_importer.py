@@ -59,17 +59,17 @@ def read_checkpoint(path: str | Path, name: str = AUTO) -> tuple[str, Checkpoint
             found = [k for k, importer in askable.items() if importer.recognises(layer)]
             if len(found) > 1:
                 raise ConfigError(
-                    f"recognised by several importers: {', '.join(found)}", where=where, mend="name one with --format"
+                    f"recognised by several importers: {', '.join(found)}", where=where, mend="choose one with --format"
                 )
             if found:
                 return found[0], askable[found[0]], layer
     if refused is not None:
         raise refused
     raise InputError(
-        "of no layout that an installed importer recognises",
+        "no installed importer recognises the layout",
         where=where,
         expected=f"a checkpoint for {', '.join(importers)}",
-        mend="name the importer with --format to learn what it misses",
+        mend="select the importer with --format to see what is missing",
     )
 
 

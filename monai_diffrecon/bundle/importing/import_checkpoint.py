@@ -81,7 +81,7 @@ def import_checkpoint(
             f"a network of {imported.channels} channels",
             where=where,
             expected="1: real and imaginary part are denoised one by one",
-            mend="import a network of magnitude images",
+            mend="import a network for magnitude images",
         )
     weights = _stored(imported.state_dict, dtype, where)
     network = build_network(imported.network_def, weights, where)

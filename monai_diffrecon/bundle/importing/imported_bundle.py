@@ -15,9 +15,9 @@ from monai_diffrecon.bundle.importing.orientation_report import OrientationRepor
 
 #: What the metadata says where neither the checkpoint nor the user does.
 UNKNOWN = "not known: the checkpoint does not say"
-NO_SAMPLE = "skipped: no sample volume was given, so it is not known whether the network knows slices in RAS+ order"
+NO_SAMPLE = "skipped: no sample volume was given, so it is unknown whether the network expects slices in RAS+ order"
 NO_SAMPLE_WARNING = "orientation, intensity and noise levels were not tested: no --sample was given"
-NO_LICENCE = "the licence of the weights is not known: ask their authors before you use or pass them on"
+NO_LICENCE = "the licence of the weights is not known: ask their authors before you use or redistribute them"
 
 
 @dataclass(frozen=True)

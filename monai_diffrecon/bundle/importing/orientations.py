@@ -60,7 +60,7 @@ def choose_slices(
     slices = slices[:, :, top : top + height, left : left + width]
     content = slices.flatten(1).std(dim=1)
     if float(content.max()) == 0.0:
-        raise InputError("slices with nothing in them", where="--sample", mend="name a volume of the network's kind")
+        raise InputError("empty slices", where="--sample", mend="give a volume like the network's training data")
     full = (content >= content.median()).nonzero().flatten()
     full = full[content[full] > 0]
     if count < len(full):  # the middle of each of ``count`` parts

@@ -76,7 +76,7 @@ class BundleReport:
             *_table(("CONFIG ID", "WOULD RUN", "PACKAGE", ""), rows),
             *_table(("KIND", "PLUGIN", "PROVIDED BY"), plugins),
             "",
-            *(f"{old}: write {new}, the public name" for old, new in self.former),
+            *(f"{old}: use {new}, the public name" for old, new in self.former),
             self.verdict(),
         ]
 

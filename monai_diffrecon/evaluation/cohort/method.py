@@ -26,11 +26,11 @@ from monai_diffrecon.privacy.redaction import redact
 
 #: What a cohort sets for all methods, or does not ask for: config id -> what to do instead.
 _NOT_HERE = {
-    **dict.fromkeys(("image", "reference", "dataset_dir", "case_name"), "name the scans under cases"),
-    **dict.fromkeys(("bundle_root", "auxiliary_bundle"), "name it beside overrides"),
+    **dict.fromkeys(("image", "reference", "dataset_dir", "case_name"), "list the scans under cases"),
+    **dict.fromkeys(("bundle_root", "auxiliary_bundle"), "set it next to overrides"),
     "seed": "set the cohort's seed",
-    "output_dir": "name the folder on the command line",
-    **dict.fromkeys(("resume", "checkpoint_every", "tracking_required"), "say it on the command line"),
+    "output_dir": "give the folder on the command line",
+    **dict.fromkeys(("resume", "checkpoint_every", "tracking_required"), "set it on the command line"),
     **dict.fromkeys(
         ("simulate", "simulate_noise", "simulate_photons", "simulate_electronic_std", "simulate_unit"),
         "set the cohort's simulate, so that all methods see the same measurement",
@@ -40,7 +40,7 @@ _NOT_HERE = {
             *("dataset", "datalist", "dataloader", "evaluator", "handlers", "output_format"),
             *("imports", "initialize", "run"),
         ),
-        "leave it out: a cohort does not use it",
+        "omit it: a cohort does not use it",
     ),
 }
 #: What has no influence on the voxels.
@@ -103,7 +103,7 @@ class PreparedMethod:
         changes = self.config.get().get("postprocessing") is not None
         self.postprocessing = Postprocessing(self._content("postprocessing") if changes else None)
         if family_of(self.inferer.specs["operator"]) == "none":
-            raise ConfigError("nothing is measured, so there is nothing to compare", where=f"{self.where}: operator")
+            raise ConfigError("nothing is measured, so nothing can be compared", where=f"{self.where}: operator")
         scores = (self.inferer.score, *self.inferer.auxiliaries)
         networks = [
             [s.name, s.version, s.sha256, s.plane, s.spacing, s.denoiser, s.intensity, s.window, s.channels]

@@ -96,7 +96,7 @@ def _placed_cases(cases: Sequence[CohortCase], base: Path, key: str) -> tuple[Co
                 raise InputError("no such file", where=f"{where}#{name}")
         name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}"
         if name in {other.name for other in placed}:
-            raise ConfigError("a case twice", where=f"{where}#name", mend="give each a name of its own")
+            raise ConfigError("a case twice", where=f"{where}#name", mend="give each a unique name")
         placed.append(CohortCase(name, **paths))
     return tuple(placed)
 

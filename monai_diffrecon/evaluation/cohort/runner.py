@@ -131,7 +131,7 @@ class CohortEvaluation:
                     f"{len(failed)} of {len(self.rows)} reconstructions failed",
                     where="cohort",
                     got="; ".join(f"{r.case} {r.method}: {r.error}" for r in failed[:3]),
-                    mend="see report.html; the same command computes only what is missing",
+                    mend="see report.html; run the same command again to compute only what is missing",
                 )
         return self.rows
 
@@ -141,10 +141,10 @@ class CohortEvaluation:
             for case in self.spec.cases:
                 if method.simulates and case.reference is not None and not self.hashes[case.name].measured:
                     raise ConfigError(
-                        "a truth beside a scan that a measurement is simulated of, which is its own truth",
+                        "a reference for a scan whose measurement is simulated; the scan itself is the reference",
                         where=f"case {case.name}: reference",
                         got=f"simulate true in {method.where}",
-                        mend="set the cohort's simulate to false, or leave out the reference",
+                        mend="set the cohort's simulate to false, or omit the reference",
                     )
 
     def _open(self, name: str, parent: str | None = None, tags: dict[str, Any] | None = None) -> Any:

@@ -114,5 +114,5 @@ def read_key(path: str | Path) -> tuple[StudyKey, str]:
         return validated(StudyKey, read_json(path, path.name), path.name), digest
     except DiffReconError as error:
         raise IntegrityError(
-            "not the key of a reader study", where=error.where, expected=error.expected or KEY_SCHEMA, got=error.got
+            "not a reader-study key", where=error.where, expected=error.expected or KEY_SCHEMA, got=error.got
         ) from None

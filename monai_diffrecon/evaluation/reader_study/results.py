@@ -47,8 +47,8 @@ def unseal(key: str | Path, sheets: Sequence[str | Path], *, pack: str | Path | 
 
     Args:
         key: the key's file.
-        sheets: the filled sheets, one a reader.
-        pack: folder of the pack, to be checked too.
+        sheets: the completed sheets, one per reader.
+        pack: folder of also verify this pack.
 
     Returns:
         ``preference``: for each pair and reader, and all readers, how often each method was preferred, the share of
@@ -70,7 +70,7 @@ def unseal(key: str | Path, sheets: Sequence[str | Path], *, pack: str | Path | 
     for sheet in sheets:
         reader, readings = read_sheet(sheet, commitment, list(known), told.criteria, told.scale)
         if reader in readers or reader == EVERYONE:
-            raise InputError("two sheets of one reader", where=Path(sheet).name, got=reader)
+            raise InputError("two sheets by the same reader", where=Path(sheet).name, got=reader)
         readers[reader] = {r.item: _unblinded(r, known[r.item], told.pairs) for r in readings}
     first = {reader: [r for r in given.values() if r.item.repeat_of is None] for reader, given in readers.items()}
     return {

@@ -95,14 +95,14 @@ def read_sheet(
         item = (row["item"] or "").strip().zfill(3)
         if (row["pack"] or "").strip() != pack[:PACK_DIGITS]:
             raise IntegrityError(
-                "the sheet of another pack",
+                "the sheet belongs to another pack",
                 where=f"{path.name}, item {item}",
                 expected=f"pack {pack[:PACK_DIGITS]}",
                 got=repr(row["pack"]),
-                mend="give the key that was made with this pack",
+                mend="give the key that was exported with this pack",
             )
         if item not in items or item in {reading.item for reading in readings}:
-            raise InputError("no such item, or twice", where=path.name, expected=f"001 to {items[-1]}", got=item)
+            raise InputError("an unknown or repeated item", where=path.name, expected=f"001 to {items[-1]}", got=item)
         reading = _reading(row, item, criteria, scale, f"{path.name}, item {item}")
         if reading.preference or reading.scores:
             readings.append(reading)
