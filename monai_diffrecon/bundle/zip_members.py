@@ -42,7 +42,7 @@ class ZipLimits:
 
 
 def check_members(archive: ZipFile, size: int, where: str, limits: ZipLimits | None = None) -> None:
-    """Refuse an archive that would write elsewhere, or become larger than it says; only its directory is read.
+    """Refuse an archive that would write elsewhere or expand beyond its declared size; only its directory is read.
 
     Args:
         archive: the open archive.
@@ -51,7 +51,7 @@ def check_members(archive: ZipFile, size: int, where: str, limits: ZipLimits | N
         limits: how large it may become.
 
     Raises:
-        IntegrityError: a member that does not belong into an archive of data.
+        IntegrityError: a member that does not belong in a data archive.
     """
     limits = limits or ZipLimits()
     infos = archive.infolist()
@@ -95,7 +95,7 @@ def check_file(file: IO[bytes], where: str) -> None:
 
 
 def extract_checked(path: str | Path, target: str | Path, limits: ZipLimits | None = None) -> Path:
-    """Unpack a checked archive into a new folder, wholly or not at all.
+    """Unpack a checked archive into a new folder, completely or not at all.
 
     An archive with a single folder at its top is unpacked without that folder.
 

@@ -41,12 +41,12 @@ def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
 
 
 def scan_lines(arguments: argparse.Namespace) -> list[str]:
-    """Return what a reconstruction with a trusted bundle would say of a scan, and the memory that it would take.
+    """Return the notices and the memory estimate of a reconstruction with a trusted bundle.
 
-    The scan is read and prepared, and the problem is posed, by what a run does it with.
+    The scan is read, prepared and posed by the same code as in a run.
 
     Raises:
-        DiffReconError: what the run would raise before its first step.
+        DiffReconError: any error that the run would raise before its first step.
         ConfigError: no such overlay or option.
         IntegrityError: an auxiliary bundle that is not trusted.
     """

@@ -25,7 +25,7 @@ from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo
 
-#: What a subcommand does with its parsed arguments; returns the exit code.
+#: Runs a subcommand with its parsed arguments; returns the exit code.
 Run = Callable[[argparse.Namespace], int]
 
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one plugin: its options with defaults and meanings, and the distribution that provides it."""
+"""Description of one plugin: its options with defaults and meanings, and its distribution."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def compute_third_party(
                     mask=None if mask is None else mask.clone(),
                 )
             )
-        except Exception as error:  # whatever it does, the case is not lost; its text may name a path
+        except Exception as error:  # its failure must not lose the case; its text may contain a path
             logger.warning("the metric %s of %s is skipped: %s", metric.name, provider, type(error).__name__)
             continue
         if math.isfinite(value):
@@ -69,7 +69,7 @@ def metric_infos() -> tuple[MetricInfo, ...]:
 
 
 def providers() -> list[str]:
-    """Return what a table depends on besides our own version: name and version of each, in order."""
+    """Return the name and version of each third-party metric that a table depends on, in order."""
     return [f"{metric.name} of {provider}" for provider, metric in _installed()[0]]
 
 

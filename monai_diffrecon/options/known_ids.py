@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Which ids a configuration knows, and which of them is nearest to one that it does not know."""
+"""The known ids of a configuration, and the closest match for an unknown one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_known(config: Any, name: str) -> bool:
 
 
 def present_id(config: Any, name: str) -> str:
-    """Return an id with the options that plugins have renamed as they are called now; the former names are warned of.
+    """Return an id with renamed plugin options replaced by their current names; a warning is given for former names.
 
     Args:
         config: the merged configuration.

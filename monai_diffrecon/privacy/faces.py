@@ -30,8 +30,8 @@ def shows_face(volume: Tensor, spacing: Sequence[float]) -> bool:
     stands out; where it was removed, and in a brain without skull, the front lies centimetres behind it. Of a head
     whose vertex is cut off the missing height is estimated from the uppermost slice.
 
-    It is a warning light and no guard: a face that a small field of view, a veil of noise or an odd position of the
-    head hides from it may be one for a person; body scans are not to be asked about.
+    This is a hint, not a safeguard: a small field of view, noise or an unusual head position may hide a recognizable
+    face from it. Do not use it for body scans.
 
     Args:
         volume: (1, X, Y, Z) in RAS+ order, MR or CT, real, any unit in which air is darkest.

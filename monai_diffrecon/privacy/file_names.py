@@ -17,7 +17,7 @@ from monai_diffrecon.errors import DiffReconError, InputError, PluginError
 
 T = TypeVar("T")
 
-#: Words of messages and of anyone's folders: alone they name no one, and a message without them says nothing.
+#: Common words of messages and folders: alone they identify nobody, and messages need them.
 _ORDINARY = frozenset(
     {"anat", "axial", "brain", "case", "cases", "coronal", "data", "dataset", "dicom", "documents", "downloads"}
     | {"empty", "file", "files", "folder", "head", "home", "image", "images", "input", "label", "labels", "mask"}

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""From what a configuration names to a plugin, built with checked options."""
+"""Builds plugins from specs, with checked options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 def current(kind: str, spec: Any) -> Any:
-    """Return a spec with plugins and options as they are called now, nested ones too; former names are warned of.
+    """Return a spec with current names of plugins and options, nested ones too; a warning is given for former names.
 
     Args:
         kind: one of :data:`KINDS`.

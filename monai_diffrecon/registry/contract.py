@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the registry asks of a plugin class: the right base, a known version, options that are named."""
+"""The registry's requirements of a plugin class: the right base, a known version, named options."""
 
 from __future__ import annotations
 

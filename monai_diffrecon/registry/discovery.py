@@ -164,8 +164,8 @@ def name_of(kind: str, cls: type) -> str | None:
 def folders(kind: str) -> tuple[tuple[str, Path], ...]:
     """Return the folders that installed packages ship: distribution and path, in the order of their names.
 
-    An entry point names a path, a package (its own folder), or a function that returns one of these. One that gives no
-    folder stops nothing else; it is warned of.
+    An entry point names a path, a package (its own folder), or a function that returns one of these. For one that
+    gives no folder, a warning is logged and the others are used.
 
     Args:
         kind: one of :data:`~monai_diffrecon.registry.contract.FOLDERS`.
@@ -205,7 +205,7 @@ def current_name(kind: str, name: str) -> str:
 
 
 def refresh() -> None:
-    """Forget what was found, so that plugins installed since then are seen."""
+    """Clear the cache, so that newly installed plugins are found."""
     _entries.cache_clear()
     folders.cache_clear()
     contract.definition.cache_clear()

@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 def _optional(description: str | None = None) -> Any:
-    """Return a field that may be missing but, when it is there, is not null."""
+    """Return a field that may be missing but must not be null."""
     return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
 
 

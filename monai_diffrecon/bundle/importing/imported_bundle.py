@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""All that the files of an imported bundle are written from."""
+"""The data from which the files of an imported bundle are written."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ImportedBundle:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against the bundle, or what was not looked at, one clause each."""
+        """Doubts about the bundle and untested properties, one clause each."""
         found = [NO_SAMPLE_WARNING] if self.orientation is None else [*self.orientation.warnings]
         return (*found, *([] if self.declaration.license_note else [NO_LICENCE]))
 

@@ -72,7 +72,7 @@ class OrientationReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the losses say against the bundle, one clause each."""
+        """Doubts about the bundle from the losses, one clause each."""
         if not BRIGHT[0] <= self.bright <= BRIGHT[1]:
             return (
                 f"the sample's bright voxels are {self.bright:.3g} in network units, but usually about 1; its "

@@ -13,7 +13,7 @@ from monai_diffrecon.bundle.inspection.expressions import DEFAULT_NAMES, Names, 
 from monai_diffrecon.bundle.inspection.locate import short_name
 from monai_diffrecon.bundle.inspection.use import PYTHON, Use, one_line, parts_of
 
-#: More values than a configuration has. YAML's anchors can make a small file larger than any memory.
+#: Limit on the number of values: YAML anchors can expand a small file beyond any memory.
 _MOST_VALUES = 200_000
 _DEEPEST = 100
 _ID = re.compile(r"[@%](?:::)*([\w:]*)")

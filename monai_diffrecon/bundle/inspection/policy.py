@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a bundle uses is trusted: by the table of what is allowed, and by what the user names beside it."""
+"""Decides whether a bundle's uses are trusted, by the table of allowed names and the user's additions."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def policy_for(trust: Iterable[str] = (), root: str | Path | None = None) -> Pol
         root: folder of the bundle that is judged.
 
     Raises:
-        ConfigError: what is no name of a package.
+        ConfigError: not a package name.
     """
     words = [word.strip() for word in os.environ.get(VARIABLE, "").split(",")]
     explicit = dict.fromkeys([*(w for w in words if w), *trust])

@@ -31,7 +31,7 @@ from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.protocols import PLANE_AXIS, VolumeGeometry
 
 MANIFEST_SCHEMA = "reader-study-pack 1"
-#: Every file and folder of a pack bears this time, so that none tells which was made first (1980-01-01, UTC).
+#: Every file and folder of a pack has this time, which hides the order of creation (1980-01-01, UTC).
 _TIME = 315532800
 #: Slices are drawn from this middle part of the axis.
 _MIDDLE = (0.2, 0.8)
@@ -60,7 +60,7 @@ def export_pack(spec: StudySpec, output: str | Path, key: str | Path, *, seed: i
         spec: the study.
         output: folder of the pack, new or empty.
         key: file of the key, outside of the pack.
-        seed: of sides, order, repeats and slices; None draws one. Whoever knows it knows the assignment.
+        seed: of sides, order, repeats and slices; None draws one. The seed reveals the assignment.
 
     Raises:
         ConfigError: the key is inside the pack.
@@ -109,7 +109,7 @@ def export_pack(spec: StudySpec, output: str | Path, key: str | Path, *, seed: i
 
 
 def check_pack(folder: str | Path, pack_sha256: str, commitment: str) -> None:
-    """Check that a pack is whole and that a key is its own.
+    """Check that a pack is complete and that a key belongs to it.
 
     Args:
         folder: the pack.
@@ -118,7 +118,7 @@ def check_pack(folder: str | Path, pack_sha256: str, commitment: str) -> None:
 
     Raises:
         InputError: no pack.
-        IntegrityError: another key, or files that are not those of the export.
+        IntegrityError: the key of another pack, or changed files.
     """
     folder = Path(folder)
     try:

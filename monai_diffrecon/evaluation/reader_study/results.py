@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the readers of a study preferred, scored, and agreed upon."""
+"""Results of a reader study: preferences, scores and agreement."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Unblinded:
 def unseal(key: str | Path, sheets: Sequence[str | Path], *, pack: str | Path | None = None) -> dict[str, Any]:
     """Check that key, sheets and pack belong together, and return the results.
 
-    Second showings count for the agreement of readers with themselves and for nothing else. Readers together: each
+    Repeated showings count only for the agreement of readers with themselves. Readers together: each
     case is one observation for the method that more readers preferred, since readings of one case are not independent.
 
     Args:

@@ -18,7 +18,7 @@ _PREFERENCES = {"A": "A", "B": "B", "=": "=", "EQUAL": "=", "TIE": "="}
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reader said of one item; None where a field was left empty.
+    """One reader's scores of one item; None for an empty field.
 
     Attributes:
         item: number of the item.
@@ -67,7 +67,7 @@ def read_sheet(
         scale: lowest and highest score.
 
     Returns:
-        The reader's name, by the column or else by the file, and the readings of items about which something was said.
+        The reader's name (from the column, otherwise from the file) and the readings of scored items.
 
     Raises:
         InputError: no such file, or a field that cannot be understood.
@@ -91,7 +91,7 @@ def read_sheet(
         raise InputError("several readers on one sheet", where=path.name, expected="one", got=", ".join(sorted(names)))
     readings: list[Reading] = []
     for row in rows:
-        # Spreadsheets take numbers for numbers, and drop leading zeros.
+        # Spreadsheets drop leading zeros.
         item = (row["item"] or "").strip().zfill(3)
         if (row["pack"] or "").strip() != pack[:PACK_DIGITS]:
             raise IntegrityError(
