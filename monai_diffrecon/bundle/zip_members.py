@@ -84,7 +84,7 @@ def check_file(file: IO[bytes], where: str) -> None:
 
     Raises:
         IntegrityError: as :func:`check_members`.
-        BadZipFile: it begins as an archive and is none; what another reader would make of it was not checked.
+        BadZipFile: it starts like an archive but is not one; other readers might read unchecked content.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

@@ -74,7 +74,7 @@ def providers() -> list[str]:
 
 
 def _installed() -> tuple[list[tuple[str, Metric]], list[str]]:
-    """Return (distribution and version, metric) of those that can be used, by name, and what is wrong with others."""
+    """Return (distribution and version, metric) of those that can be used, by name, and the problems of the others."""
     found: dict[str, tuple[str, Metric]] = {}
     problems, taken = [], {info.key for info in METRICS}
     for info in registry.available("metrics"):

@@ -138,7 +138,7 @@ def _merged(files: Any) -> Any:
 
 
 def _contents(files: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """Return what is in configuration files; no message is about a scan, so they are named."""
+    """Return the content of configuration files; messages may name these, since they are not scans."""
     from monai.bundle import ConfigParser
 
     found = []

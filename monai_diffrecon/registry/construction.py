@@ -20,7 +20,7 @@ def current(kind: str, spec: Any) -> Any:
 
     Args:
         kind: one of :data:`KINDS`.
-        spec: as in :func:`build`; what is none, or names no plugin, is returned as it is.
+        spec: as in :func:`build`; anything else is returned unchanged.
     """
     return _current(check_kind(kind), spec)
 
@@ -134,7 +134,7 @@ def _current(kind: str, spec: Any, where: str = "", literals: tuple[str, ...] = 
     try:
         cls = load(kind, options["name"])
     except PluginError:
-        return options  # whoever builds it says so
+        return options  # building it reports the error
     options = contract.with_present_options(cls, options)
     return {**options, **_map_nested(cls, options, where, _current)}
 

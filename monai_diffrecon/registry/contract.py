@@ -224,5 +224,5 @@ def definition(module: str, attribute: str) -> tuple[str, str]:
                 if names:
                     return definition(node.module, names[0])
     except (StopIteration, ImportError, AttributeError, ValueError, SyntaxError, OSError, RecursionError):
-        pass  # a list stays useful without a summary; loading the plugin says what is wrong with it
+        pass  # a list is useful without a summary; loading the plugin reports the error
     return module, ""

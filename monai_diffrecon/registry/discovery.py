@@ -57,7 +57,7 @@ class PluginInfo:
         distribution: the installed distribution that provides it, ``"?"`` when that is unknown.
         version: version of the distribution, or an empty string.
         summary: first line of the class's docstring, or an empty string.
-        error: why it cannot be used; None when it can, or when no one has tried to load it yet.
+        error: why it cannot be used; None if it can, or if it was not loaded yet.
     """
 
     name: str
@@ -81,7 +81,7 @@ class _Entry:
     extras: tuple[str, ...] = ()
 
 
-#: Regularizers were among the priors: who still declares one there, or asks for one there, finds it for one release.
+#: Regularizers used to be priors: declarations and look-ups under the old kind still work for one release.
 _FORMERLY_ONE = {"priors": "regularizers", "regularizers": "priors"}
 _classes: dict[_Entry, Any] = {}
 _failures: dict[_Entry, str] = {}
@@ -178,7 +178,7 @@ def folders(kind: str) -> tuple[tuple[str, Path], ...]:
             given = given() if callable(given) else given
             path = Path(given.__path__[0] if hasattr(given, "__path__") else given)
             reason = None if path.is_dir() else "no such folder"
-        except (Exception, SystemExit) as error:  # whatever a plugin does when imported
+        except (Exception, SystemExit) as error:  # an import may raise anything
             reason = f"{type(error).__name__}: {error}"
         if reason is None:
             found.append((entry.distribution, path))
@@ -310,7 +310,7 @@ def _import(entry: _Entry, where: str) -> None:
     try:
         cls: Any = reduce(getattr, entry.attribute.split("."), importlib.import_module(entry.module))
         reason = contract.breach(entry.kind, cls)
-    except (Exception, SystemExit) as error:  # whatever a plugin does when imported, it stops nothing else
+    except (Exception, SystemExit) as error:  # a failing import must not affect other plugins
         cause, reason = error, f"{type(error).__name__}: {error}"
         if isinstance(error, ImportError) and entry.extras:
             mend = f"pip install '{entry.distribution}[{','.join(entry.extras)}]'"

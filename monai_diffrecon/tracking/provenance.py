@@ -59,14 +59,14 @@ def build_record(
         measurement_sha256: hash of the measurement (:func:`sha256_tensor`).
         volume: (1, X, Y, Z), the volume to be written as float32; the file is read back and compared.
         phase: the written phase of a complex volume, beside the output, whose magnitude that is.
-        spread: what was written of several samples beside the output, which is their mean: name (``std``, ...) -> file.
+        spread: files of several samples beside the output, which is their mean: name (``std``, ...) -> file.
         dicom: folder of the DICOM series that was written of it, beside the output or below.
         formats: name of a further format -> the file, or the folder, that was written of it.
         options: what the command was called with, where that is not in the report.
-        reader: name of what read the measurement.
-        preparation: what was done to what was read before it was reconstructed, in order.
+        reader: name of the reader of the measurement.
+        preparation: the preparation steps between reading and reconstruction, in order.
         identity: everything that determines the voxels; its hash is recorded.
-        case: pseudonym of the case, part of the noise's key.
+        case: pseudonym of the case, part of the noise seed.
 
     Raises:
         IntegrityError: the file does not hold ``volume``.

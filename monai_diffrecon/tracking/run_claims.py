@@ -121,7 +121,7 @@ def _settle(client: Any, path: Path) -> None:
     except Timeout:
         return  # its process lives, and it may be this one
     try:
-        said = _read(path)  # nothing: its run has just ended, and taking the lock made the file anew
+        said = _read(path)  # empty: its run has just ended, and locking recreated the file
         found = client.search_runs([said["experiment"]], f"tags.`{TAG}` = '{path.name}'") if said else ()
         for run in found:
             if run.info.status == "RUNNING":

@@ -22,7 +22,7 @@ NO_LICENCE = "the licence of the weights is not known: ask their authors before 
 
 @dataclass(frozen=True)
 class ImportedBundle:
-    """An imported network with what is known of it.
+    """An imported network with its known properties.
 
     Attributes:
         name: name of the bundle.
@@ -30,7 +30,7 @@ class ImportedBundle:
         source: name and sha256 of each file of the checkpoint.
         importer: name of the importer.
         distribution: (name, version) of the distribution that provides it.
-        notes: what the importer dropped, renamed, merged or assumed, and what was done since.
+        notes: what the importer dropped, renamed, merged or assumed, and later changes.
         network_def: definition of the network.
         state_dict: weights as they are stored.
         dtype: their type.

@@ -33,7 +33,7 @@ def build_network(network_def: Mapping[str, Any], state_dict: Mapping[str, Tenso
         raise IntegrityError("network_def holds more than data", where=where, got=", ".join(active)[:_LIMIT_OF_NAMES])
     try:
         network = ConfigParser({"network_def": dict(network_def)}).get_parsed_content("network_def")
-    except Exception as error:  # whatever a constructor raises, MONAI wraps
+    except Exception as error:  # MONAI wraps any exception of a constructor
         cause = error.__cause__ or error
         raise InputError("network_def cannot be built", where=where, got=f"{cause}"[:_LIMIT_OF_NAMES]) from error
     if not isinstance(network, nn.Module):

@@ -151,7 +151,7 @@ def _mapping(of: Any, key: str) -> dict[str, Any]:
 
 
 def _configs(root: Path) -> list[Any]:
-    """Return the JSON configurations, all of which can be read, and of the metadata what is ours."""
+    """Return the JSON configurations, all readable, and our part of the metadata."""
     paths = sorted((root / "configs").rglob("*.json"))
     return [_mapping(read_config(p), "diffrecon") if p.name == "metadata.json" else read_config(p) for p in paths]
 

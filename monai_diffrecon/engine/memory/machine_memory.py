@@ -53,7 +53,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
         else:
             with suppress(OSError):
-                _RESET.write_text("5")  # sets VmHWM back to what is used now
+                _RESET.write_text("5")  # resets VmHWM to the current use
                 self._process = True
 
     def gigabytes(self) -> float | None:

@@ -26,7 +26,7 @@ class SampleAccumulator:
     all samples agree.
 
     Args:
-        operator: what was measured, for the split of the deviations.
+        operator: the forward operator, for the split of the deviations.
         keep: keep every sample.
 
     Attributes:

@@ -35,7 +35,7 @@ class SampleRunner:
 
     Args:
         build: builds the engine of a sample.
-        operator: what was measured.
+        operator: the forward operator.
         count: number of samples.
         keep: keep every sample.
         seed: seed of the noise source.

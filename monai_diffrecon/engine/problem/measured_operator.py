@@ -88,7 +88,7 @@ def plane_notice(operator: Operator, planes: Sequence[str]) -> str | None:
     """Return the notice, or None when a plane contains the axis along which slices are thick, or none are.
 
     Args:
-        operator: what was measured.
+        operator: the forward operator.
         planes: planes of the networks in use.
     """
     if operator.thick_plane is None or any(plane != operator.thick_plane for plane in planes):

@@ -24,7 +24,7 @@ def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None,
     minimum-norm volume that measures it, so that the result agrees with the whole measurement.
 
     Args:
-        operator: what was measured.
+        operator: the forward operator.
         y: the measurement.
 
     Returns:

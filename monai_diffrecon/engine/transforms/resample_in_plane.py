@@ -142,7 +142,7 @@ def _check_measured(geometry: VolumeGeometry, axis: int, target: float, where: s
             where=where,
             expected=f"voxels of at most {MOST_FINER * target:.3g} mm along {name}",
             got=f"{spacing:.3g} mm",
-            mend=f"{reconstruct} ones if these are slices; else use networks of the image's voxel size",
+            mend=f"{reconstruct} ones if these are slices; otherwise use networks of the image's voxel size",
         )
     if gap > 0.0:
         raise InputError(
@@ -160,7 +160,7 @@ def note_preparation(data: dict[Any, Any], key: Hashable, step: dict[str, Any]) 
     Args:
         data: the case's dict, which is changed.
         key: key of the scan.
-        step: name of what was done -> its options.
+        step: name of the step -> its options.
     """
     name = f"{key}_preparation"
     data[name] = json.dumps([*json.loads(data.get(name, "[]")), redact(step)])

@@ -27,8 +27,8 @@ class CaseRow:
         record_sha256: hash of the provenance record.
         versions: distribution -> version, from the record.
         agreement: of the intensities with the truth, or None without one.
-        sample: some voxels for pictures: truth and reconstruction, in turn.
-        coverage: nominal and observed coverage of the samples' intervals, in turn; empty without samples or truth.
+        sample: some voxels for pictures, alternating truth and reconstruction.
+        coverage: nominal and observed coverage of the samples' intervals, alternating; empty without samples or truth.
         error: the error's text, without file names.
         exit_code: exit code of that error.
     """
@@ -62,7 +62,7 @@ class CaseRow:
 
     @classmethod
     def read(cls, path: Path, key: str) -> CaseRow | None:
-        """Return a kept row, or None when there is none of this key."""
+        """Return the saved row of this key, or None."""
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("key") != key:

@@ -72,7 +72,7 @@ def read_mask(path: Path) -> Tensor:
 
 
 def cohort_digest(hashes: list[CaseHashes]) -> str:
-    """Return one hash over the cases, whatever their order."""
+    """Return one hash over the cases, independent of their order."""
     return digest(sorted([h.image, h.reference or "", h.mask or ""] for h in hashes))
 
 

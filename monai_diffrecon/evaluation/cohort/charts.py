@@ -96,7 +96,7 @@ def agreement_plot(
 
 
 def calibration_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Return observed over nominal coverage, a line a method, and the diagonal of what is calibrated.
+    """Return observed over nominal coverage, a line per method, and the diagonal of perfect calibration.
 
     Args:
         title: description for screen readers.
@@ -110,7 +110,7 @@ def calibration_plot(title: str, curves: Mapping[str, Sequence[tuple[float, floa
         parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     key = left + side + 16
     for number, (label, curve) in enumerate(curves.items()):
-        # Colour and dashes both change from line to line: who sees no colours tells four apart, who does twenty.
+        # Colour and dashes both vary: 20 distinct lines, or 4 without colour vision.
         parts.append(f'<g class="colour{number % 5} dash{number % 4}">')
         parts.append(f'<polyline class="curve" points="{" ".join(f"{x(a)},{y(b)}" for a, b in curve)}"/>')
         parts += [f'<circle class="knot" cx="{x(a)}" cy="{y(b)}" r="3"/>' for a, b in curve]

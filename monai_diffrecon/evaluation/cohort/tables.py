@@ -49,7 +49,7 @@ def summarize(rows: Sequence[CaseRow], methods: Sequence[str], infos: Iterable[M
 
 
 def mean_coverage(rows: Sequence[CaseRow], label: str) -> list[tuple[float, float]]:
-    """Return nominal and observed coverage of a method, in turn: mean over its cases; empty without any."""
+    """Return alternating nominal and observed coverage of a method, averaged over its cases; empty without any."""
     observed: dict[float, list[float]] = {}
     for row in rows:
         if row.method == label and not row.failed:

@@ -27,7 +27,7 @@ PREFERENCE = "preference"
 
 @dataclass(frozen=True)
 class _Unblinded:
-    """One reading with the methods known: ratings by what was rated, (method or pair, criterion) -> number."""
+    """One reading with the methods known: ratings: (method or pair, criterion) -> number."""
 
     item: StudyItem
     pair: tuple[str, str]
