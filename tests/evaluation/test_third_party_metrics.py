@@ -118,7 +118,7 @@ def test_one_that_fails_is_left_out_with_one_warning(
         ({'"worst", "Largest': '"a/b", "Largest'}, "letters, digits and _"),
         ({"name, title": "named, title"}, "letters, digits and _"),
         ({"(Metric)": "(object)"}, "is not a subclass of Metric"),
-        ({"    name, title": "    def __init__(self, weight): ...\n    name, title"}, "lacks 'weight'"),
+        ({"    name, title": "    def __init__(self, weight): ...\n    name, title"}, "is missing 'weight'"),
         ({"from monai": "import no_such_module\nfrom monai"}, "No module named"),
     ],
 )
