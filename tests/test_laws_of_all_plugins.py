@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
@@ -29,6 +31,7 @@ from monai_diffrecon.protocols import (
     Measurement,
     MeasurementReader,
     Problem,
+    SamplerState,
     VolumeGeometry,
 )
 from monai_diffrecon.registry import PluginInfo
@@ -107,7 +110,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("operators", "unconditional"): [{}],
     ("consistency", "none"): [{}],
-    ("consistency", "conjugate_gradient"): [{}, {"iterations": 2, "gamma": 0.1}],
+    ("consistency", "conjugate_gradient"): [{}, {"iterations": 2, "gamma": 0.1}, {"correlation": 0.7}],
     ("consistency", "admm"): [{}, {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2}],
     ("consistency", "admm_iterate"): [
         {"regularizers": [Z_TV]},
@@ -283,6 +286,56 @@ def test_complex_volumes(info: PluginInfo) -> None:
             check(info.kind, make, complex_problem, torch.complex128)
         except AssertionError as error:
             raise AssertionError(f"with the options {options}: {error}") from error
+
+
+class Subnormals(TorchDispatchMode):
+    """Notes the operations that are given subnormal numbers, which processors compute many times more slowly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Not of copies, which may take memory that nothing was written to.
+        computes = any(word in func.name() for word in ("mm", "mul", "add", "sub", "div", "fft", "conv", "segment"))
+        for x in tree_leaves((args, kwargs)) if computes else ():
+            if isinstance(x, Tensor) and x.dtype in (torch.float32, torch.complex64):
+                size = (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).abs()
+                if bool(((size > 0) & (size < torch.finfo(torch.float32).tiny)).any()):
+                    self.found.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "info",
+    [info for info in registry.available() if info.kind in ("operators", "consistency")],
+    ids=lambda info: f"{info.kind}-{info.distribution}:{info.name}",
+)
+def test_nothing_computes_with_subnormal_numbers(info: PluginInfo) -> None:
+    """On axes long enough for the tails of a filter to vanish."""
+    longer = VolumeGeometry((7, 6, 96))
+    for options in configurations(info):
+        if "coil_maps" in options:
+            continue
+        geometry = options.get("geometry", longer)
+        name = f"{info.distribution}:{info.name}"
+        if info.kind == "operators":
+            operator, step = registry.create("operators", name, **{"geometry": geometry, **options}), None
+        else:
+            operator = registry.create("operators", "slice_thickness", geometry=longer, thickness=3.0)
+            step = registry.create("consistency", name, **options)
+        x = torch.rand(operator.volume_shape, generator=torch.Generator().manual_seed(3)) + 0.5
+        x = x.to(operator.volume_dtype)
+        with Subnormals() as mode:
+            y = operator(x)
+            operator.normal(x)
+            if y.numel():
+                operator.initial(y)
+            if step is not None:
+                step.bind(Problem(operator, y, 0.01), registry.create("noises", "independent"))
+                state = SamplerState(x=x, sigma=0.1)
+                step.on_iterate(step.on_estimate(x, state), state)
+        assert not mode.found, options
 
 
 def test_every_built_in_has_an_entry_and_every_entry_a_plugin() -> None:

@@ -4,6 +4,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def test_no_circle_of_imports() -> None:
     imports["monai_diffrecon.errors"].add("monai_diffrecon.engine.inferer")
     with pytest.raises(CycleError):
         list(TopologicalSorter(imports).static_order())
+
+
+def test_no_folder_is_too_full() -> None:
+    files = [
+        path for part in ("monai_diffrecon", "plugins", "scripts", "tests") for path in (ROOT / part).rglob("*.py")
+    ]
+    full = {folder: n for folder, n in Counter(path.parent.relative_to(ROOT) for path in files).items() if n > 14}
+    assert not full
+    assert len(files) > 300
 
 
 def test_contracts_hold() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_choice, check_number
+from monai_diffrecon.numerics.axis_filter import without_tails
 from monai_diffrecon.numerics.planes import check_plane, thick_plane
 from monai_diffrecon.operators._slice_profile import cubic_interpolation, slice_count, slice_weights
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
@@ -93,9 +94,8 @@ class SliceThickness(Operator):
         self.spline: Tensor
         self.gram: Tensor
         # Small matrices: kept in double precision and cast to the volume's type on every call.
-        self.register_buffer("weights", torch.from_numpy(weights))
-        self.register_buffer("spline", torch.from_numpy(spline))
-        self.register_buffer("gram", torch.from_numpy(weights.T @ weights))
+        for name, matrix in (("weights", weights), ("spline", spline), ("gram", weights.T @ weights)):
+            self.register_buffer(name, without_tails(torch.from_numpy(matrix)))
 
     @classmethod
     def resolve_options(cls, measurement: VolumeGeometry, **options: Any) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class _Careless(Operator):
 
 @pytest.mark.parametrize("fault", ["key", "zero", "torch", "memory"])
 def test_what_a_constructor_raises_is_one_line(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monai_diffrecon.registry.registry._load", lambda *_, **__: _Careless)
+    monkeypatch.setattr("monai_diffrecon.registry.construction.load_entry", lambda *_, **__: _Careless)
     kind = ResourceError if fault == "memory" else ConfigError
     with raises(kind, where="operator"):
         registry.build("operators", {"name": "parallel_ct", "fault": fault}, geometry=GEOMETRY)
