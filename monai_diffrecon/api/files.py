@@ -20,7 +20,7 @@ from monai_diffrecon.protocols import Measurement, VolumeGeometry
 
 
 def read_scan(path: str | Path, reader: Any = find_reader.AUTO) -> Measurement:
-    """Return what a file or folder holds, by the installed reader that recognises it.
+    """Read a file or folder with the installed reader that recognises it.
 
     Args:
         path: a NIfTI file, a DICOM series, a measurement file, raw data of a scanner.
@@ -37,13 +37,13 @@ def read_scan(path: str | Path, reader: Any = find_reader.AUTO) -> Measurement:
 
 
 def write_volume(path: str | Path, volume: Any, affine: Any = None, *, dtype: str = "float32") -> None:
-    """Write a volume as NIfTI, atomically; the header says nothing but where it lies.
+    """Write a volume as NIfTI, atomically; the header holds its geometry only.
 
     Args:
         path: file to write, ``.nii`` or ``.nii.gz``.
         volume: array or tensor (X, Y, Z) or (1, X, Y, Z), real, in RAS+ order.
         affine: voxel-to-world matrix (4, 4), in mm, or a :class:`~monai_diffrecon.VolumeGeometry`; None: voxels of
-            1 mm, and the file says no orientation.
+            1 mm without an orientation.
         dtype: ``float32``, or ``int16``, which rounds to a 65535th of the range.
 
     Raises:
@@ -58,7 +58,7 @@ def write_volume(path: str | Path, volume: Any, affine: Any = None, *, dtype: st
 
 
 def as_tensor(value: Any, where: str) -> Tensor:
-    """Return an array as a tensor; a tensor stays what it is.
+    """Return an array as a tensor; tensors are returned unchanged.
 
     Raises:
         InputError: not an array of numbers.
@@ -68,12 +68,12 @@ def as_tensor(value: Any, where: str) -> Tensor:
     array = np.asarray(value)
     if array.dtype.kind not in "iufc":
         raise InputError("not an array of numbers", where=where, got=f"{type(value).__name__} of {array.dtype}")
-    # A copy: torch takes no other byte order and no negative strides, and the caller's array stays the caller's.
+    # A copy: torch accepts no other byte order or negative strides, and must not share the caller's memory.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 def geometry_from(shape: Any, affine: Any) -> VolumeGeometry:
-    """Return where a volume of a shape (X, Y, Z) lies.
+    """Return the geometry of a volume of shape (X, Y, Z).
 
     Args:
         shape: voxels along the axes.

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle, a task and a method, ready to reconstruct what a script hands over."""
+"""A bundle with a task and a method, ready to reconstruct scans and arrays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from monai_diffrecon.io.measurement.checks import UNITS, check_measurement
 from monai_diffrecon.io.measurement.metatensor import from_tensor, to_tensor
 from monai_diffrecon.protocols import Measurement, Operator, VolumeGeometry
 
-#: Ids that are the caller's business here: id -> what to do instead.
+#: Ids that the caller sets otherwise: id -> what to do instead.
 _NOT_HERE = {
     **dict.fromkeys(("image", "reference", "dataset_dir", "case_name"), "give the scan, and `case`, to reconstruct()"),
     **dict.fromkeys(("output_dir", "output_format"), "call save() of the result"),
@@ -37,7 +37,7 @@ _NOT_HERE = {
             *("dataset", "datalist", "dataloader", "evaluator", "handlers", "imports", "initialize"),
             *("run", "network", "resume", "checkpoint_every", "tracking_required", "resample_reference"),
         ),
-        "leave it out, only `bundle run` uses it",
+        "omit it, only `bundle run` uses it",
     ),
 }
 
@@ -46,7 +46,7 @@ class Reconstructor:
     """A bundle with its networks loaded; :func:`load` makes one.
 
     Attributes:
-        inferer: the MONAI inferer, of the configuration's own operator.
+        inferer: the MONAI inferer with the configured operator.
     """
 
     def __init__(self, bundle: Path, task: str | None, method: str | None, overrides: Mapping[str, Any]) -> None:
@@ -71,20 +71,20 @@ class Reconstructor:
         """Reconstruct a volume.
 
         Args:
-            y: path of a scan; a :class:`~monai_diffrecon.Measurement`; or an array or tensor: a measurement with its
-                ``operator``, else an image (X, Y, Z) or (1, X, Y, Z). A task that simulates measures an image first.
-            operator: what measured an array, a tensor or an image: an operator, its class, its name, or ``{"name": ...,
-                options}``. None takes the task's, unless ``y`` names its own.
-            geometry: the volume to reconstruct, when ``operator`` is not built yet and the data is no image.
-            affine: voxel-to-world matrix (4, 4) of an image, in mm, RAS+. None takes that of a ``MetaTensor``, else
+            y: path of a scan; a :class:`~monai_diffrecon.Measurement`; or an array or tensor: a measurement if
+                ``operator`` is given, else an image (X, Y, Z) or (1, X, Y, Z). A simulating task measures it first.
+            operator: forward operator of an array, tensor or image: an operator, its class, its name, or
+                ``{"name": ..., options}``. None takes the task's, unless ``y`` has its own.
+            geometry: geometry of the volume, if ``operator`` is not an instance and ``y`` is not an image.
+            affine: voxel-to-world matrix (4, 4) of an image, in mm, RAS+. None takes that of a ``MetaTensor``, or
                 voxels of 1 mm.
-            noise_std: standard deviation of the noise, in the units of ``y``; None takes what ``y`` says, else 0.
-            unit: unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``; None takes what ``y`` says.
+            noise_std: standard deviation of the noise, in the units of ``y``; None takes that of ``y``, or 0.
+            unit: unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``; None takes that of ``y``.
             seed: seed of the noise source; None takes the configuration's.
-            case: name of the case, part of the noise's key.
+            case: name of the case, part of the noise seed.
 
         Raises:
-            InputError: a scan, an array or an affine that cannot be reconstructed from.
+            InputError: an unusable scan, array or affine.
             ConfigError: options that contradict each other or the data.
             PluginError: an operator that is unknown or broken.
         """
@@ -106,7 +106,7 @@ class Reconstructor:
             data = str(source)
         elif operator is None:
             if geometry is not None:
-                raise ConfigError("needs an operator", where="geometry", mend="name the operator, or give affine")
+                raise ConfigError("needs an operator", where="geometry", mend="give the operator or affine")
             data = _image(as_tensor(y, "y"), affine, unit)
         else:
             data, changes["operator"] = _measured(as_tensor(y, "y"), operator, geometry, affine, unit)
@@ -140,21 +140,21 @@ def load(
     """Load the networks of a bundle with the settings of a task and a method.
 
     Args:
-        bundle: path of a bundle, its name, or that of its family: ``brain_mr_t1`` takes ``brain_mr_t1_axial`` and the
-            planes beside it. Names are looked for in ``bundles``, in the folders of ``DIFFRECON_BUNDLES`` and in
+        bundle: path of a bundle, its name, or the name of its family: ``brain_mr_t1`` loads ``brain_mr_t1_axial`` and
+            the planes beside it. Names are searched in ``bundles``, in the folders of ``DIFFRECON_BUNDLES`` and in
             installed packages.
-        task: a task of the bundle, ``accelerated_mri`` for instance; None for the bundle's own settings.
-        method: a preset (``diffrecon methods`` lists them), ``dds`` for instance.
+        task: a task of the bundle, such as ``accelerated_mri``; None for the bundle's own settings.
+        method: a preset (``diffrecon methods`` lists them), such as ``dds``.
         overrides: config id -> value, for ids such as ``sampler#steps``.
-        options: the same, for ids that are names: ``sampler="ddim"``, ``device="cuda"``. Wherever an id takes the name
-            of a plugin, it takes the plugin itself or its class too.
+        options: the same as keywords: ``sampler="ddim"``, ``device="cuda"``. An id that takes the name of a plugin also
+            takes the plugin itself or its class.
 
     Raises:
         ConfigError: no such bundle, task, method or id.
-        IntegrityError: weights that were changed, or a configuration that runs what is not trusted.
+        IntegrityError: weights that were changed, or a configuration that runs untrusted code.
     """
     if twice := sorted({*(overrides or {})} & {*options}):
-        raise ConfigError("given twice", where=twice[0], mend="leave it out of overrides")
+        raise ConfigError("given twice", where=twice[0], mend="omit it from overrides")
     return Reconstructor(find_bundle(bundle), task, method, {**(overrides or {}), **options})
 
 
@@ -170,18 +170,18 @@ def reconstruct(
     """Reconstruct once: :func:`load` and :meth:`Reconstructor.reconstruct`.
 
     Args:
-        y: as of :meth:`Reconstructor.reconstruct`.
-        bundle: as of :func:`load`.
-        task: as of :func:`load`.
-        method: as of :func:`load`.
-        overrides: as of :func:`load`.
-        measurement: the keyword arguments of :meth:`Reconstructor.reconstruct`.
+        y: see :meth:`Reconstructor.reconstruct`.
+        bundle: see :func:`load`.
+        task: see :func:`load`.
+        method: see :func:`load`.
+        overrides: see :func:`load`.
+        measurement: keyword arguments of :meth:`Reconstructor.reconstruct`.
     """
     return load(bundle, task=task, method=method, overrides=overrides).reconstruct(y, **measurement)
 
 
 def _image(y: Tensor, affine: Any, unit: str | None) -> MetaTensor:
-    """Return an image, or what carries its own metadata, with what the caller says of it."""
+    """Return an image or a measurement with the caller's metadata added."""
     y = y[None] if y.ndim == 3 and not isinstance(y, MetaTensor) else y
     measured = from_tensor(y)
     if affine is not None or not isinstance(y, MetaTensor):
@@ -194,7 +194,7 @@ def _image(y: Tensor, affine: Any, unit: str | None) -> MetaTensor:
 def _measured(
     y: Tensor, operator: Any, geometry: VolumeGeometry | None, affine: Any, unit: str | None
 ) -> tuple[MetaTensor, Any]:
-    """Return what an operator measured, and the operator as the configuration takes it."""
+    """Return the measurement of an operator, and the operator in the form that the configuration takes."""
     if affine is not None and geometry is not None:
         raise ConfigError("says it too", where="geometry", got="affine", mend="leave affine out")
     if not isinstance(operator, Operator):
@@ -206,7 +206,7 @@ def _measured(
             cls = registry.load("operators", spec["name"]) if isinstance(spec["name"], str) else spec["name"]
             if cls.volume_geometry.__func__ is Operator.volume_geometry.__func__:  # type: ignore[attr-defined]
                 raise ConfigError(
-                    f"the measurement of {cls.__name__} does not say its volume",
+                    f"the measurement of {cls.__name__} does not define its volume",
                     where="geometry",
                     mend="give geometry=VolumeGeometry(shape, spacing), or an operator that is built",
                 )
@@ -215,7 +215,7 @@ def _measured(
             return _tensor(Measurement(y.as_subclass(Tensor), geometry, spec), unit), spec
         operator = registry.build("operators", spec, where="operator", geometry=geometry)
     elif geometry is not None or affine is not None:
-        raise ConfigError("the operator says it", where="geometry", mend="leave geometry and affine out")
+        raise ConfigError("the operator says it", where="geometry", mend="omit geometry and affine")
     # The inferer takes the operator from its configuration, so the data lies where that measures it.
     return _tensor(Measurement(y.as_subclass(Tensor), operator.measured_geometry()), unit, checked=False), operator
 

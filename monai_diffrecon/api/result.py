@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""A reconstructed volume, as a script receives it."""
+"""The result of a reconstruction in Python."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ReconstructionResult(Reconstruction):
 
     Attributes:
         volume: tensor (1, X, Y, Z) in RAS+ order, in the unit of ``report.unit``; of several samples, their mean.
-        geometry: where it lies.
-        report: what was done: options, weights, notices, seconds.
-        spread: how far several samples spread, or None for one.
+        geometry: its geometry.
+        report: the report: options, weights, notices, seconds.
+        spread: the spread of several samples, or None for one.
         source: the file or folder it was made from, or None.
     """
 
@@ -33,7 +33,7 @@ class ReconstructionResult(Reconstruction):
 
     @property
     def affine(self) -> np.ndarray:
-        """Voxel-to-world matrix (4, 4) in mm; diagonal when it is not known how the volume lies."""
+        """Voxel-to-world matrix (4, 4) in mm; diagonal if the orientation is unknown."""
         return affine_of(self.geometry)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -41,7 +41,7 @@ class ReconstructionResult(Reconstruction):
         return np.array(array, dtype=dtype) if copy else np.asarray(array, dtype=dtype)
 
     def save(self, path: str | Path) -> None:
-        """Write the volume as NIfTI, atomically; an older result is replaced, the scan never.
+        """Write the volume as NIfTI, atomically; replaces an older result, never the scan.
 
         Args:
             path: file to write, ``.nii`` or ``.nii.gz``.
@@ -56,7 +56,7 @@ class ReconstructionResult(Reconstruction):
                 raise InputError("would overwrite the scan", where=target.name, mend="name another file")
         if self.volume.is_complex():
             raise InputError(
-                "a complex volume, which NIfTI files here do not hold",
+                "complex volumes are not written as NIfTI",
                 where=target.name,
                 mend="write_volume(path, result.volume.abs(), result.geometry), and the angle() beside it",
             )

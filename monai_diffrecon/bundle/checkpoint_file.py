@@ -38,8 +38,8 @@ _REFUSALS = (
 def load_checkpoint(path: str | Path, allowed: Sequence[Allowed] = ()) -> dict[str, Any]:
     """Return the content of a checkpoint, on the CPU.
 
-    A pickle is read by torch's restricted unpickler, which knows tensors, plain containers and ``allowed``; there
-    is no other way in. A ``.safetensors`` file holds nothing but tensors.
+    A pickle is always read by torch's restricted unpickler, which accepts tensors, plain containers and ``allowed``
+    only. A ``.safetensors`` file holds nothing but tensors.
 
     Args:
         path: a file of ``torch.save``, a ``.safetensors`` file, or a folder of the library diffusers (also by the
@@ -50,8 +50,8 @@ def load_checkpoint(path: str | Path, allowed: Sequence[Allowed] = ()) -> dict[s
         The dict in the file. For a folder: ``{"config": ..., "state_dict": ..., "scheduler_config": ... or None}``.
 
     Raises:
-        InputError: no such file, or one that is truncated or no checkpoint.
-        IntegrityError: the file wants to call what a checkpoint has no use for; nothing of it was run.
+        InputError: no such file, truncated, or not a checkpoint.
+        IntegrityError: the file calls what a checkpoint does not need; nothing was run.
         ConfigError: a ``.safetensors`` file, and the library safetensors is not installed.
     """
     path = Path(path)
@@ -65,17 +65,17 @@ def load_checkpoint(path: str | Path, allowed: Sequence[Allowed] = ()) -> dict[s
 
 
 def parse_checkpoint(file: IO[bytes], where: str, allowed: Sequence[Allowed] = (), *, safetensors: bool) -> object:
-    """Return what an open file holds, on the CPU; only this file is read, whatever its name leads to by now.
+    """Return the content of an open file, on the CPU; the file is not reopened by name.
 
     Args:
         file: open for reading, and seekable.
         where: the file, for messages.
         allowed: as in :func:`load_checkpoint`.
-        safetensors: it is such a file, and not one of ``torch.save``.
+        safetensors: it is a safetensors file, not one of ``torch.save``.
 
     Raises:
-        InputError: truncated, or no checkpoint.
-        IntegrityError: it wants to call what a checkpoint has no use for, or has members that no checkpoint has.
+        InputError: truncated, or not a checkpoint.
+        IntegrityError: it calls what a checkpoint does not need, or has members that no checkpoint has.
         ConfigError: a ``.safetensors`` file, and the library safetensors is not installed.
     """
     if safetensors:
@@ -112,14 +112,14 @@ def _parse_pickle(file: IO[bytes], where: str, allowed: Sequence[Allowed]) -> ob
     except pickle.UnpicklingError as error:
         if refused := _refused_global(str(error)):
             raise IntegrityError(
-                f"refused: the file calls {refused}, which weights do not need",
+                f"refused: the file calls {refused}, which is not needed for weights",
                 where=where,
                 mend="do not load it by other means; ask its author for a plain state dict",
             ) from None
         raise _unreadable(where, error) from None
     except MemoryError:
         raise
-    # A damaged file ends in whatever the reader trips over: EOFError, KeyError, RuntimeError of the zip reader, ...
+    # A damaged file may raise anything: EOFError, KeyError, RuntimeError of the zip reader, ...
     except Exception as error:
         raise _unreadable(where, error) from None
 
@@ -135,7 +135,7 @@ def _unreadable(where: str, error: Exception) -> InputError:
 
 
 def _refused_global(message: str) -> str | None:
-    """Return what the unpickler refused, or None when its complaint is another."""
+    """Return what the unpickler refused, or None for another error."""
     for pattern in _REFUSALS:
         if match := re.search(pattern, message):
             return match[1][:120]

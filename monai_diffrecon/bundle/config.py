@@ -31,7 +31,7 @@ def merged_config(
     refused: Mapping[str, str] | None = None,
     where: str = "",
 ) -> ConfigParser:
-    """Return the configuration of a bundle; nothing in it is evaluated before all of it is trusted.
+    """Return the configuration of a bundle; nothing is evaluated until all of it is trusted.
 
     Args:
         bundle: root of the bundle.
@@ -44,7 +44,7 @@ def merged_config(
 
     Raises:
         ConfigError: no such overlay or id, or configs that cannot be read.
-        IntegrityError: a configuration that runs what is not trusted.
+        IntegrityError: a configuration that runs untrusted code.
     """
     at = f"{where}: " if where else ""
     files = [bundle / "configs" / "inference.json"]
@@ -77,7 +77,7 @@ def merged_config(
 
 
 def content_of(config: ConfigParser, name: str, where: str = "") -> Any:
-    """Return what an id of a trusted configuration stands for; what it is made of is built.
+    """Return the object of an id of a trusted configuration, building its parts.
 
     Raises:
         ConfigError: no such id, or it cannot be built.

@@ -10,14 +10,14 @@ from typing import Any
 
 from monai_diffrecon._lazy import exports
 
-#: Where what a bundle names is public now, and what is only for programs: those names never stood in a bundle.
+#: Current public homes of names in bundles, and modules whose names never occurred in a bundle.
 _HOMES = ("", ".networks", ".training", ".transforms", ".evaluation")
 _PROGRAMS = "monai_diffrecon.api."
 _IMPORT = re.compile(r"\bfrom (monai_diffrecon(?:\.\w+)+) import (\w+)$")
 
 
 def with_public_names(config: Any) -> Any:
-    """Return a configuration whose ``_target_``s and imports name what is public; all else is as it was.
+    """Return a configuration with public names in ``_target_``s and imports, otherwise unchanged.
 
     Args:
         config: content of a configuration file, not resolved.

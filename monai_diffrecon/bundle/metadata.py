@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a bundle's metadata say of its score network."""
+"""The score network as described in a bundle's metadata."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Window: Any = tuple[_Count, _Count] | None
 
 
 def check_window(value: object, where: str) -> tuple[int, int] | None:
-    """Return the largest slice (height, width) in one piece, or None for no limit.
+    """Return the largest slice (height, width) processed whole, or None for no limit.
 
     Raises:
         ConfigError: neither None nor two integers from 1.
@@ -82,8 +82,8 @@ class ScoreMetadata:
         intensity: how physical units map to network units.
         denoiser: registry spec of the denoiser; its options are for the registry to check.
         weights: file and sha256 of the weights.
-        window: largest slice (height, width) in one piece, or None for no limit.
-        anatomy: what the network was trained on, or None when no one said.
+        window: largest slice (height, width) processed whole, or None for no limit.
+        anatomy: the anatomy the network was trained on, or None if not stated.
         auxiliary: names of the bundles of other planes.
     """
 
@@ -114,14 +114,14 @@ def check_metadata(metadata: object, bundle: str) -> tuple[ScoreMetadata, InputI
 
     Raises:
         InputError: not the metadata of a score network, or without its weights.
-        ConfigError: something impossible.
+        ConfigError: an impossible value.
     """
     block = metadata.get("diffrecon") if isinstance(metadata, dict) else None
     needed = needed_keys(ScoreMetadata)
     missing = [name for name in needed if not isinstance(block, dict) or name not in block]
     if missing or not isinstance(metadata, dict):
         raise InputError(
-            "metadata is not that of a score network",
+            "not the metadata of a score network",
             where=f"{bundle}, configs/metadata.json#diffrecon",
             expected=", ".join(needed),
             got=f"without {', '.join(missing)}",
@@ -140,7 +140,7 @@ def checked_metadata(root: Path) -> tuple[dict[str, Any], ScoreMetadata, InputIm
 
     Raises:
         InputError: no bundle there, or not the metadata of a score network.
-        ConfigError: something impossible.
+        ConfigError: an impossible value.
     """
     bundle = f"bundle {root.name}"
     path = root / "configs" / "metadata.json"
@@ -161,6 +161,6 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: no bundle there, or not the metadata of a score network.
-        ConfigError: they say something impossible of the network.
+        ConfigError: an impossible value.
     """
     return checked_metadata(path_option(bundle_root, "bundle_root"))[0]

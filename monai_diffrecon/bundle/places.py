@@ -57,7 +57,7 @@ def find_bundle(bundle: str | Path) -> Path:
         where="bundle",
         expected=f"a path, or one of {', '.join(names) or 'none'} (looked in {', '.join(places)})",
         got=repr(path.name),
-        mend=f"did you mean {close[0]!r}?" if close else f"give its path, or set {VARIABLE} to the folder of bundles",
+        mend=f"did you mean {close[0]!r}?" if close else f"give its path, or set {VARIABLE} to the bundle folder",
     )
 
 

@@ -27,7 +27,7 @@ BESIDE, _NONE = "auto", (None, "none", "null")
 
 @dataclass(frozen=True)
 class ScoreNetwork:
-    """A 2D network with all that a reconstruction must know of it.
+    """A 2D network with the metadata that a reconstruction needs.
 
     Attributes:
         name: name of the bundle.
@@ -39,7 +39,7 @@ class ScoreNetwork:
         intensity: how physical units map to network units, ``{"map": "percentile", "q": ...}`` or
             ``{"map": "window", "low": ..., "high": ...}``.
         sha256: hash of the weights' file.
-        window: largest slice (height, width) to denoise in one piece, or None.
+        window: largest slice (height, width) denoised whole, or None.
         channels: channels of a slice; 2 for the real and the imaginary part.
         anatomy: what it was trained on, ``head``, ``brain`` or ``body``, or None.
         modality: of the scans it was trained on, as ``MR`` or ``CT``, or None.
@@ -73,9 +73,9 @@ def load_score_network(
 
     Raises:
         InputError: no bundle, or the weights do not fit the network.
-        ConfigError: the metadata say something impossible of the network, or there is no such device.
-        IntegrityError: the weights' file is not the one the metadata names, wants to run something, or is not finite;
-            or the network has to be built, and the configuration would run what is not trusted.
+        ConfigError: an impossible value in the metadata, or no such device.
+        IntegrityError: the weights file does not match the metadata, would run code, or is not finite; or the
+            network must be built and the configuration would run untrusted code.
     """
     device = check_device(device, "device")
     root = path_option(bundle_root, "bundle_root")
@@ -115,7 +115,7 @@ def siblings(bundle_root: str | Path) -> list[str]:
 
     Raises:
         InputError: no bundle there.
-        ConfigError: its metadata say something impossible.
+        ConfigError: an impossible value in the metadata.
     """
     root = path_option(bundle_root, "bundle_root")
     names = checked_metadata(root)[1].auxiliary
@@ -153,11 +153,11 @@ def load_auxiliaries(
         where = f"auxiliary_bundle {auxiliary.name}"
         if auxiliary.plane in {primary.plane, *(a.plane for a in loaded)}:
             raise ConfigError(
-                "its plane is taken",
+                "its plane is already in use",
                 where=where,
                 expected=f"another plane than {primary.plane}",
                 got=auxiliary.plane,
-                mend="name a bundle trained on a perpendicular plane",
+                mend="use a bundle trained on a perpendicular plane",
             )
         if auxiliary.intensity != primary.intensity:
             raise ConfigError(
@@ -177,7 +177,7 @@ def _network_def(root: Path) -> nn.Module:
     if not isinstance(config, dict) or "network_def" not in config:
         raise InputError("defines no network", where=f"{where}, inference.json", expected="an id network_def")
     config = with_public_names(config)
-    # Looked at and evaluated is the same dict: no one can change the file in between.
+    # The inspected dict is the evaluated one: the file cannot change in between.
     require_trusted({**config, "bundle_root": str(root)}, root=root, where=f"{where}, inference.json")
     from monai.bundle import ConfigParser
 

@@ -21,8 +21,8 @@ from monai_diffrecon.errors import InputError, IntegrityError
 def read_weights(root: str | Path, weights: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], str]:
     """Return the weights of a bundle, on the CPU, and the sha256 of their file.
 
-    The file is read once. What was hashed is what is loaded, whoever changes the file meanwhile. The weights may be an
-    entry of it, ``state_dict`` for instance; their names are as they are stored.
+    The file is read once: the hashed bytes are the loaded ones. The weights may be one
+    of its entries, such as ``state_dict``; their stored names are kept.
 
     Args:
         root: root folder of the bundle.

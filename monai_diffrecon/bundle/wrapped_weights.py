@@ -22,14 +22,14 @@ _DEEPEST = 8
 
 
 def layers_of(content: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """Yield what a checkpoint may be taken for: itself, without prefixes of wrappers, and what is within it, so too.
+    """Yield the candidates of a checkpoint: itself and its entries, each without prefixes of wrappers.
 
     Args:
         content: the content of a file.
         where: the file, for messages.
 
     Raises:
-        InputError: there are several state dicts within it, and nothing says which one is meant.
+        InputError: it holds several state dicts, and the choice is ambiguous.
     """
     for _ in range(_DEEPEST):
         if not (is_state_dict(content) and _COUNT in content):  # no weight, which importers know nothing of
@@ -46,7 +46,7 @@ def state_dict_in(content: Any, where: str) -> Any:
     """Return the state dict within a checkpoint; what holds none, as it is.
 
     Raises:
-        InputError: there are several, and nothing says which one is meant.
+        InputError: there are several, and the choice is ambiguous.
     """
     for _ in range(_DEEPEST):
         inner = _inner(content, where) if isinstance(content, Mapping) else None

@@ -42,7 +42,7 @@ class ZipLimits:
 
 
 def check_members(archive: ZipFile, size: int, where: str, limits: ZipLimits | None = None) -> None:
-    """Refuse an archive that would write elsewhere, or become larger than it says; only its directory is read.
+    """Refuse an archive that would write elsewhere or expand beyond its declared size; only its directory is read.
 
     Args:
         archive: the open archive.
@@ -51,7 +51,7 @@ def check_members(archive: ZipFile, size: int, where: str, limits: ZipLimits | N
         limits: how large it may become.
 
     Raises:
-        IntegrityError: a member that does not belong into an archive of data.
+        IntegrityError: a member that does not belong in a data archive.
     """
     limits = limits or ZipLimits()
     infos = archive.infolist()
@@ -84,7 +84,7 @@ def check_file(file: IO[bytes], where: str) -> None:
 
     Raises:
         IntegrityError: as :func:`check_members`.
-        BadZipFile: it begins as an archive and is none; what another reader would make of it was not checked.
+        BadZipFile: it starts like an archive but is not one; other readers might read unchecked content.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -95,7 +95,7 @@ def check_file(file: IO[bytes], where: str) -> None:
 
 
 def extract_checked(path: str | Path, target: str | Path, limits: ZipLimits | None = None) -> Path:
-    """Unpack a checked archive into a new folder, wholly or not at all.
+    """Unpack a checked archive into a new folder, completely or not at all.
 
     An archive with a single folder at its top is unpacked without that folder.
 
@@ -125,7 +125,7 @@ def extract_checked(path: str | Path, target: str | Path, limits: ZipLimits | No
         whole = inner[0] if len(inner) == 1 and inner[0].is_dir() else temporary
         os.rename(whole, target)
     except FileNotFoundError:
-        raise InputError("no such file, or no folder to unpack into", where=where) from None
+        raise InputError("no such file, or the folder cannot be written", where=where) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError("the disk is full", where=where, mend="free some space") from error
@@ -172,19 +172,19 @@ def _fault(info: ZipInfo, limits: ZipLimits) -> str | None:
     name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
     parts = name.rstrip("/").split("/")
     if name.startswith("/") or ".." in parts:
-        return "would be written outside of its folder"
+        return "would be written outside its folder"
     if "\\" in name or ":" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
-        return "has a name that is not plain"
+        return "has an unsafe name"
     if any(part in ("", ".") or part.endswith((".", " ")) for part in parts):
-        return "has a name that is not plain"
+        return "has an unsafe name"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in _METHODS:
-        return "is packed in an unusual way"
+        return "uses an unsupported compression"
     if info.file_size > limits.small and info.file_size > limits.ratio * max(info.compress_size, 1):
-        return f"unpacks to more than {limits.ratio:g} times its size"
+        return f"expands to more than {limits.ratio:g} times its size"
     return None
 
 

@@ -13,11 +13,11 @@ from monai_diffrecon.errors import InputError
 
 
 def cases(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    """Print which case is which scan. The lines name patients: they are for your eyes."""
+    """Print the scan of each case. The output may identify patients: keep it confidential."""
     parser.add_argument("scans", nargs="+", metavar="PATH", help="scans, or folders of scans")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="output_dir of the run: it keeps the key")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="output_dir of the run, which holds the key")
     parser.add_argument("--case", metavar="NAME", help="only this case")
-    parser.add_argument("--reader", default="auto", help="name of a reader; auto (the default) asks each")
+    parser.add_argument("--reader", default="auto", help="name of a reader; auto (the default) tries each")
 
     def run(arguments: argparse.Namespace) -> int:
         found = scans_of_cases(arguments.scans, arguments.output, arguments.reader)

@@ -15,9 +15,9 @@ from monai_diffrecon.errors.options import path_option
 
 
 def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    """Show what a bundle would import and execute, run none of it; with a scan, say what a run would say."""
+    """Show what a bundle would import and execute, without running it; with a scan, check the scan like a run."""
     inspect = check_bundle(parser)
-    parser.add_argument("--image", metavar="SCAN", help="refuse it as a run would, and estimate the memory")
+    parser.add_argument("--image", metavar="SCAN", help="check it like a run, and estimate the memory")
     parser.add_argument("--task", metavar="NAME", help="overlay in configs/tasks, with --image")
     parser.add_argument("--preset", metavar="NAME", help="name of a preset (`diffrecon methods`), with --image")
     parser.add_argument(
@@ -41,12 +41,12 @@ def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
 
 
 def scan_lines(arguments: argparse.Namespace) -> list[str]:
-    """Return what a reconstruction with a trusted bundle would say of a scan, and the memory that it would take.
+    """Return the notices and the memory estimate of a reconstruction with a trusted bundle.
 
-    The scan is read and prepared, and the problem is posed, by what a run does it with.
+    The scan is read, prepared and posed by the same code as in a run.
 
     Raises:
-        DiffReconError: what the run would raise before its first step.
+        DiffReconError: any error that the run would raise before its first step.
         ConfigError: no such overlay or option.
         IntegrityError: an auxiliary bundle that is not trusted.
     """

@@ -25,7 +25,7 @@ from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 if TYPE_CHECKING:
     from monai_diffrecon.registry import PluginInfo
 
-#: What a subcommand does with its parsed arguments; returns the exit code.
+#: Runs a subcommand with its parsed arguments; returns the exit code.
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -88,14 +88,14 @@ def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument(
         "--intensity", required=True, nargs="+", metavar="WORD", help="percentile Q, or window LOW HIGH (to 0 and 1)"
     )
-    parser.add_argument("--format", default="auto", help="name of an importer; auto (the default) asks each")
+    parser.add_argument("--format", default="auto", help="name of an importer; auto (the default) tries each")
     parser.add_argument("--sample", metavar="NIFTI", help="volume of the network's kind, for the orientation test")
-    parser.add_argument("--sample-slices", type=int, default=4, metavar="N", help="slices of it to test (4)")
-    parser.add_argument("--window", nargs=2, type=int, metavar="N", help="largest slice to denoise in one piece")
+    parser.add_argument("--sample-slices", type=int, default=4, metavar="N", help="number of its slices to test (4)")
+    parser.add_argument("--window", nargs=2, type=int, metavar="N", help="largest slice to denoise whole")
     parser.add_argument("--dtype", default="float32", help="type of the stored weights: float32 (default) or float16")
     parser.add_argument("--license-note", metavar="TEXT", help="what you know of the licence of the weights")
     parser.add_argument(
-        "--declare", action="append", default=[], metavar="KEY=VALUE", help="tell the importer (JSON value, or a word)"
+        "--declare", action="append", default=[], metavar="KEY=VALUE", help="importer option (JSON value, or a word)"
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle")
 
@@ -130,20 +130,20 @@ def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
 
 def simulate(parser: argparse.ArgumentParser) -> Run:
     """Measure a volume and write the measurement to a file."""
-    parser.add_argument("volume", help="NIfTI file, or what else an installed reader reads as an image")
+    parser.add_argument("volume", help="NIfTI file, or another image that an installed reader supports")
     parser.add_argument("--operator", required=True, metavar="NAME", help='name, or {"name": ..., options} in JSON')
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="option of the operator (JSON value, or a word)"
     )
     parser.add_argument("--output", required=True, metavar="FILE.h5", help="file to write")
     parser.add_argument("--noise", type=float, default=0.0, metavar="X", help="relative to the measured entries (0)")
-    parser.add_argument("--photons", type=float, metavar="N", help="CT: photons a ray has without an object")
+    parser.add_argument("--photons", type=float, metavar="N", help="CT: photons per ray without an object")
     parser.add_argument(
         "--electronic-std", type=float, default=0.0, metavar="S", help="CT: noise of the electronics in photons (0)"
     )
-    parser.add_argument("--unit", help="of the volume: HU, 1/mm or arbitrary; the default is what the file says")
+    parser.add_argument("--unit", help="of the volume: HU, 1/mm or arbitrary (default: from the file)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (0)")
-    parser.add_argument("--reader", default="auto", help="name of a reader; auto (the default) asks each")
+    parser.add_argument("--reader", default="auto", help="name of a reader; auto (the default) tries each")
     parser.add_argument("--force", action="store_true", help="replace a file")
 
     def run(arguments: argparse.Namespace) -> int:
@@ -185,12 +185,12 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (sqlite in the folder)")
     parser.add_argument("--experiment", default="monai_diffrecon", metavar="NAME", help="MLflow's experiment")
     parser.add_argument("--no-tracking", action="store_true", help="do without MLflow")
-    parser.add_argument("--tracking-required", action="store_true", help="end when MLflow fails, instead of a warning")
+    parser.add_argument("--tracking-required", action="store_true", help="fail if MLflow fails, instead of a warning")
     parser.add_argument(
-        "--resume", default="auto", help="auto (default): go on where a run stopped; require; never: compute all anew"
+        "--resume", default="auto", help="auto (default): resume an interrupted run; require; never: recompute all"
     )
     parser.add_argument(
-        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (as cost a hundredth of the time)"
+        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (default: about 1 % of the time)"
     )
 
     def run(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 def methods(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """List the presets of methods, or print the file of one for --config_file."""
     parser.add_argument("--path", metavar="NAME", help="print the path of this preset only")
-    parser.add_argument("--bundle", metavar="FOLDER", help="with the presets of a bundle's own, which win")
+    parser.add_argument("--bundle", metavar="FOLDER", help="include the bundle's own presets, which take precedence")
 
     def run(arguments: argparse.Namespace) -> int:
         from monai_diffrecon.presets.overlays import METHOD, overlay_path, presets

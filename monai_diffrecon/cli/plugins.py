@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one plugin: its options with defaults and meanings, and the distribution that provides it."""
+"""Description of one plugin: its options with defaults and meanings, and its distribution."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def find_plugin(name: str, kind: str | None = None) -> PluginInfo:
     if named:
         full = " or ".join(_full_name(i, named) for i in found or named)
         what = f"the name of {len(found)} plugins" if found else "not a plugin of that distribution"
-        raise PluginError(what, where="plugins", got=repr(name), mend=f"name one in full, {full}")
+        raise PluginError(what, where="plugins", got=repr(name), mend=f"give the full name, {full}")
     of_kind = f" among the {kind}" if kind else ""
     providers = [d for (k, n), d in registry.KNOWN_PROVIDERS.items() if n == plain and kind in (None, k)]
     if providers:

@@ -16,13 +16,13 @@ def reader_study(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespac
     export = parser.add_argument_group("export a pack")
     export.add_argument("--cohort", metavar="FILE.json", help="cases, methods, pairs and criteria")
     export.add_argument("--output", metavar="DIR", help="folder of the pack, new or empty")
-    export.add_argument("--key", metavar="FILE", help="where to write who is A and B: a new file outside of the pack")
-    export.add_argument("--seed", type=int, metavar="N", help="of sides, order and slices, to be kept secret (random)")
+    export.add_argument("--key", metavar="FILE", help="new file outside the pack: who is A and B")
+    export.add_argument("--seed", type=int, metavar="N", help="of sides, order and slices; keep it secret (random)")
     results = parser.add_argument_group("unseal")
     results.add_argument("--unseal", metavar="KEY", help="the key of the pack")
-    results.add_argument("--scores", nargs="+", default=[], metavar="FILE.csv", help="filled sheets, one a reader")
-    results.add_argument("--pack", metavar="DIR", help="the pack, to be checked too")
-    results.add_argument("--report", metavar="FILE.json", help="write the results as JSON too")
+    results.add_argument("--scores", nargs="+", default=[], metavar="FILE.csv", help="completed sheets, one per reader")
+    results.add_argument("--pack", metavar="DIR", help="also verify this pack")
+    results.add_argument("--report", metavar="FILE.json", help="also write the results as JSON")
     exported, unsealed = ("cohort", "output", "key"), ("unseal", "scores")
 
     def run(arguments: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def _export(arguments: argparse.Namespace) -> int:
     count = export_pack(read_spec(arguments.cohort), arguments.output, arguments.key, seed=arguments.seed)
     sys.stdout.write(
         f"{arguments.output}: {count} items; give this folder to the readers\n"
-        f"{arguments.key}: the key; keep it from them until every sheet is back\n"
+        f"{arguments.key}: the key; do not share it until all sheets are returned\n"
     )
     return 0
 

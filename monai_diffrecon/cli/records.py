@@ -16,8 +16,8 @@ Run = Callable[[argparse.Namespace], int]
 
 
 def verify(parser: argparse.ArgumentParser) -> Run:
-    """Check records and the outputs beside them, every hash anew."""
-    parser.add_argument("records", nargs="*", metavar="RECORD", help="*.provenance.json, or a folder with some")
+    """Verify records and the outputs beside them by their hashes."""
+    parser.add_argument("records", nargs="*", metavar="RECORD", help="*.provenance.json files, or folders with them")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of records instead")
 
     def run(arguments: argparse.Namespace) -> int:
@@ -42,15 +42,15 @@ def verify(parser: argparse.ArgumentParser) -> Run:
 
 
 def rerun(parser: argparse.ArgumentParser) -> Run:
-    """Reconstruct again what a record tells of, and compare the hashes."""
+    """Repeat a recorded reconstruction and compare the hashes."""
     parser.add_argument("record", metavar="RECORD", help="*.provenance.json")
     parser.add_argument("--image", required=True, metavar="SCAN", help="the scan that it was made from")
     parser.add_argument("--bundle", required=True, metavar="FOLDER", help="root of the bundle")
     parser.add_argument(
         "--auxiliary_bundle", action="append", default=[], metavar="FOLDER", help="root of a bundle of another plane"
     )
-    parser.add_argument("--output", metavar="FOLDER", help="keep the new outputs there (a temporary folder)")
-    parser.add_argument("--device", help="where the networks compute (cpu)")
+    parser.add_argument("--output", metavar="FOLDER", help="folder for the new outputs (temporary)")
+    parser.add_argument("--device", help="device of the networks (cpu)")
 
     def run(arguments: argparse.Namespace) -> int:
         from monai_diffrecon.engine.cases.rerun import rerun
@@ -67,10 +67,10 @@ def rerun(parser: argparse.ArgumentParser) -> Run:
             sys.stdout.write(f"{file}: {'reproduced' if same else 'ANOTHER RESULT'}\n")
         if not done.same:
             raise IntegrityError(
-                "the outputs came out otherwise",
+                "the outputs differ",
                 where=Path(arguments.record).name,
                 got=", ".join(done.changed) or "the same versions and instruction set",
-                mend="run it where, and with the versions that, the record says",
+                mend="run it on the machine type and with the versions of the record",
             )
         return 0
 

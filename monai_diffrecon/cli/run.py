@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 
 def run(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
-    """Run a bundle as `python -m monai.bundle run`, its command line checked before MONAI reads it."""
+    """Run a bundle like `python -m monai.bundle run`, but check the command line first."""
     # Every word is MONAI's, with two hyphens or without.
     parser.prefix_chars = "\0"
-    parser.add_argument("words", nargs="*", metavar="--ID VALUE", help="what follows `python -m monai.bundle run`")
+    parser.add_argument("words", nargs="*", metavar="--ID VALUE", help="arguments of `python -m monai.bundle run`")
 
     def run_bundle(arguments: argparse.Namespace) -> int:
         from importlib.util import find_spec

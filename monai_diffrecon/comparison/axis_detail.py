@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of what happens along one axis: lost detail, and steps between slices."""
+"""Measures along one axis: lost detail, and steps between slices."""
 
 from __future__ import annotations
 

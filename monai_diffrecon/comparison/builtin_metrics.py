@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of the protocol as plugins; tables compute them together, see ``case_metrics``."""
+"""The metrics of the protocol as plugins; ``case_metrics`` computes them together for tables."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class MAE(Metric):
 
 
 class VIF(Metric):
-    """Visual information fidelity, mean of the three planes; needs torchmetrics and knows no mask."""
+    """Visual information fidelity, mean of the three planes; needs torchmetrics and ignores masks."""
 
     name: ClassVar[str] = "vif"
     title: ClassVar[str] = "VIF, mean of the planes"

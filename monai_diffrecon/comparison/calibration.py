@@ -1,15 +1,15 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the spread of samples says how far the reference is.
+"""Calibration: whether the spread of samples matches their distance from the reference.
 
-An interval of nominal 90 % is calibrated when it holds the reference in 90 % of the voxels. Two ways to intervals:
+An interval of nominal 90 % is calibrated if it contains the reference in 90 % of the voxels. There are two methods:
 
-* from mean and standard deviation of the samples. Few samples know their mean and spread only roughly: with
-  ``num_samples`` the interval is Student's prediction interval of one more draw, else the Gaussian one.
+* from mean and standard deviation of the samples. A few samples give only a rough mean and spread: with
+  ``num_samples`` it is Student's prediction interval of one more draw, otherwise the Gaussian interval.
 * from the rank of the reference among the samples, which assumes no shape (rank histogram: Hamill 2001). If reference
-  and samples are draws of one distribution, every rank of 0 to n is as likely.
+  and samples are draws of one distribution, all ranks from 0 to n are equally likely.
 
-Neighbouring voxels err together: the number of voxels says nothing of how certain a coverage is.
+Errors of neighbouring voxels are correlated, so the number of voxels does not tell how certain a coverage is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Coverage:
-    """Nominal coverages of central intervals and how often they held the reference.
+    """Nominal coverages of central intervals and how often they contained the reference.
 
     Attributes:
         nominal: nominal coverages, 0 to 1, ascending.
@@ -44,7 +44,7 @@ class Coverage:
     voxels: int
 
     def at(self, level: float) -> float:
-        """Return the observed coverage of a nominal one that was asked for."""
+        """Return the observed coverage of a requested nominal one."""
         return self.observed[self.nominal.index(level)]
 
     @property
@@ -70,7 +70,7 @@ def interval_coverage(
         std: standard deviation of one draw, 0 or more, of the same shape.
         reference: the truth.
         mask: voxels that count (not 0); None for all.
-        num_samples: how many samples mean and std come from, for Student's intervals; None: both are exact.
+        num_samples: number of samples behind mean and std, for Student's intervals; None: both are exact.
         levels: nominal coverages, above 0 and below 1.
 
     Raises:
@@ -94,7 +94,7 @@ def interval_coverage(
 
 
 def rank_histogram(samples: Sequence[Tensor], reference: Tensor, *, mask: Tensor | None = None) -> tuple[float, ...]:
-    """Return how often the reference has each rank among n samples: n + 1 parts of 1.
+    """Return how often the reference has each rank among n samples: n + 1 fractions that sum to 1.
 
     A reference that equals m samples has any of m + 1 ranks, and counts as so much of each.
 
@@ -128,9 +128,9 @@ def rank_coverage(
 ) -> Coverage:
     """Return the coverage of central intervals by the ranks of the reference.
 
-    A rank r of n samples says that the reference's quantile lies in [r, r + 1] / (n + 1), and no more: it counts by the
-    part of this cell that lies in the central interval. Even an outlier beyond all samples may lie inside an interval
-    wider than n - 1 in n + 1, so 8 samples say little above 78 %.
+    A rank r among n samples only means that the reference's quantile lies in [r, r + 1] / (n + 1); it counts by the
+    fraction of this cell inside the central interval. Even an outlier beyond all samples may lie inside an interval
+    wider than (n - 1) / (n + 1), so 8 samples say little above 78 %.
 
     Args:
         samples: two or more draws, real, of the shape of the reference.

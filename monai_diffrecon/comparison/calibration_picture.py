@@ -16,7 +16,7 @@ _SIDE, _LEFT, _TOP, _BOTTOM, _RIGHT = 3.6, 0.75, 0.6, 0.65, 0.3
 
 
 def calibration_canvas(curves: Mapping[str, Coverage], *, title: str = "calibration") -> DarkCanvas:
-    """Return a picture of observed over nominal coverage; on the diagonal a curve is calibrated.
+    """Return a picture of observed over nominal coverage; a curve on the diagonal is calibrated.
 
     Below the diagonal the samples spread too little, above it too much. ``.figure`` is matplotlib's own.
 

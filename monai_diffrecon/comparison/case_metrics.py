@@ -36,12 +36,12 @@ def case_metrics(
     Args:
         x: volume (1, X, Y, Z), real.
         reference: the truth, of the same shape and unit.
-        geometry: where both lie.
-        operator: spec of the operator; that of thick slices says where their borders are, and their axis.
+        geometry: their common geometry.
+        operator: spec of the operator; for thick slices it gives their borders and axis.
         mask: (1, X, Y, Z), true within the region of interest.
         data_range: peak-to-peak intensity; None takes the reference's.
         vif: compute the visual information fidelity as well (needs torchmetrics).
-        known: result of ``volume_metrics`` with the same data range, to save computing it again.
+        known: result of ``volume_metrics`` with the same data range, to avoid computing it again.
 
     Returns:
         Those of :func:`~monai_diffrecon.comparison.volume_metrics.volume_metrics`; ``ssim`` (mean of the planes);
@@ -112,13 +112,13 @@ def _within(x: Tensor, reference: Tensor, mask: Tensor, span: float) -> dict[str
 
 
 def foreground(reference: Tensor) -> Tensor:
-    """Return where a reference departs from its minimum by more than 1 % of its range: the body, not the air."""
+    """Return the mask of the body: where a reference exceeds its minimum by more than 1 % of its range."""
     low = float(reference.min())
     return (reference - low).as_subclass(Tensor) > 0.01 * default_data_range(reference)
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """Return a number as JSON can say it."""
+    """Return a number in a form that JSON supports."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 

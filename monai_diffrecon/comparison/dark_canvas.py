@@ -22,7 +22,7 @@ _DPI = 150
 class DarkCanvas:
     """A dark figure on which things are placed in inches from the top left.
 
-    Of matplotlib only the object interface is used: pyplot would keep every figure, and choose a backend.
+    Uses matplotlib's object interface only: pyplot would keep every figure and choose a backend.
 
     Args:
         width: width in inches.
@@ -65,7 +65,7 @@ class DarkCanvas:
 
     def text(self, x: float, y: float, text: str, *, size: float, color: str = TEXT, **style: Any) -> None:
         """Write a line centred on a point."""
-        # Not mathematics: a dollar sign in a name is a dollar sign.
+        # No math mode: a dollar sign in a name is literal.
         place = (x / self.width, 1 - y / self.height)
         self.figure.text(*place, text, fontsize=size, color=color, ha="center", va="center", parse_math=False, **style)
 

@@ -48,7 +48,7 @@ def slice_ssim(x: Tensor, ref: Tensor, data_range: float, plane: str) -> Tensor:
     Raises:
         ValueError: slices smaller than 11 x 11 voxels.
     """
-    from skimage.metrics import structural_similarity  # costs the start of the program too much
+    from skimage.metrics import structural_similarity  # slow to import
 
     pairs = zip(to_slices(x, plane)[:, 0], to_slices(ref, plane)[:, 0], strict=True)
     values = [

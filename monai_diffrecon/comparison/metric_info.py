@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the numbers of a comparison are called, and which of them are good."""
+"""Names of the metrics of a comparison, and which values are better."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MetricInfo:
         group: the table it stands in.
         unit: its unit, or nothing.
         digits: digits behind the point.
-        compare: method is compared with method by it.
+        compare: methods are compared by it.
     """
 
     key: str
@@ -52,12 +52,12 @@ class MetricInfo:
         return compared if self.better == HIGHER else -compared
 
     def compared(self, value: float) -> float:
-        """Return what differences are taken of: the value, or its distance from the best one."""
+        """Return the quantity whose differences are compared: the value, or its distance from the best one."""
         return value if self.target is None else abs(value - self.target)
 
 
 def info_of(metric: Metric | type[Metric], **further: Any) -> MetricInfo:
-    """Return what a metric says of itself; it stands among those of the whole volume."""
+    """Return the description of a third-party metric, in the group of the whole volume."""
     better = HIGHER if metric.higher_is_better else LOWER
     title = metric.title or metric.name
     return MetricInfo(metric.name, title, better, VOLUME, metric.unit, metric.digits, **further)

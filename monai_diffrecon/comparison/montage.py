@@ -50,7 +50,7 @@ def montage(
         window: intensities shown black and white; None takes the 0.1th and 99.9th percentile of the reference.
         error_scale: absolute error shown brightest; None takes the 99.5th percentile of the errors shown.
         indices: plane -> slice to show; the middle one unless given.
-        metrics: title -> result of ``volume_metrics``, to save computing it again. The column titles show the PSNR
+        metrics: title -> result of ``volume_metrics``, to avoid computing it again. The column titles show the PSNR
             over the volume and the mean of the three planes' SSIM.
         std: standard deviation of the samples behind a volume, (1, X, Y, Z); shown below the truth, in the colours of
             the errors.
@@ -71,7 +71,7 @@ def montage(
     error_scale = error_scale if error_scale > 0 else 1.0
     low, high = window or _window(reference)
 
-    # Everything is placed in inches: pictures of known proportions leave a layout engine nothing to decide.
+    # Everything is placed in inches: the proportions are known, so no layout engine is needed.
     sizes = {plane: _size(views[plane].shape, spacing, plane) for plane in EDGES}
     rows = {plane: max(height, _LEAST_ROW) for plane, (_, height) in sizes.items()}
     gap, block_gap, left, right, bottom = 0.06, 0.16, 0.62, 0.16 if std is None else 0.86, 0.16
@@ -171,7 +171,7 @@ def _index(volume: Tensor, plane: str, indices: Mapping[str, int] | None) -> int
 def _check(volumes: Mapping[str, Tensor], reference: Tensor) -> None:
     if not volumes or _REFERENCE in volumes:
         raise InputError(
-            "nothing to show beside the truth" if not volumes else "the name of the reference's column",
+            "no volume to show beside the truth" if not volumes else "the name of the reference's column",
             where="montage",
             expected=f"at least one volume, none called {_REFERENCE!r}",
             got=", ".join(volumes) or "none",

@@ -34,7 +34,7 @@ def compute_third_party(
     Args:
         x: volume (1, X, Y, Z), real.
         reference: the truth, of the same shape and unit.
-        geometry: where both lie.
+        geometry: their common geometry.
         data_range: peak-to-peak intensity.
         mask: (1, X, Y, Z), bool, or None.
     """
@@ -53,13 +53,13 @@ def compute_third_party(
                     mask=None if mask is None else mask.clone(),
                 )
             )
-        except Exception as error:  # whatever it does, the case is not lost; its text may name a path
-            logger.warning("the metric %s of %s is left out: %s", metric.name, provider, type(error).__name__)
+        except Exception as error:  # its failure must not lose the case; its text may contain a path
+            logger.warning("the metric %s of %s is skipped: %s", metric.name, provider, type(error).__name__)
             continue
         if math.isfinite(value):
             values[metric.name] = value
         else:
-            logger.warning("the metric %s of %s is left out: its value is not finite", metric.name, provider)
+            logger.warning("the metric %s of %s is skipped: its value is not finite", metric.name, provider)
     return values
 
 
@@ -69,12 +69,12 @@ def metric_infos() -> tuple[MetricInfo, ...]:
 
 
 def providers() -> list[str]:
-    """Return what a table depends on besides our own version: name and version of each, in order."""
+    """Return the name and version of each third-party metric that a table depends on, in order."""
     return [f"{metric.name} of {provider}" for provider, metric in _installed()[0]]
 
 
 def _installed() -> tuple[list[tuple[str, Metric]], list[str]]:
-    """Return (distribution and version, metric) of those that can be used, by name, and what is wrong with others."""
+    """Return (distribution and version, metric) of those that can be used, by name, and the problems of the others."""
     found: dict[str, tuple[str, Metric]] = {}
     problems, taken = [], {info.key for info in METRICS}
     for info in registry.available("metrics"):
@@ -84,13 +84,13 @@ def _installed() -> tuple[list[tuple[str, Metric]], list[str]]:
         try:
             metric: Metric = registry.create("metrics", f"{info.distribution}:{info.name}")
         except DiffReconError as error:
-            problems.append(f"{info.name} of {provider} is left out: {error.what}")
+            problems.append(f"{info.name} of {provider} is skipped: {error.what}")
             continue
         name = getattr(metric, "name", None)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            problems.append(f"{info.name} of {provider} is left out: its name is not made of letters, digits and _")
+            problems.append(f"{info.name} of {provider} is skipped: its name may contain only letters, digits and _")
         elif name in taken:
-            problems.append(f"{info.name} of {provider} is left out: another one is called {name!r}")
+            problems.append(f"{info.name} of {provider} is skipped: another metric is called {name!r}")
         else:
             taken.add(name)
             found[name] = (provider, metric)

@@ -15,7 +15,7 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.planes import to_slices
 from monai_diffrecon.protocols import PLANE_AXIS
 
-#: Smallest slice that the four scales of the metric can be computed of.
+#: Smallest slice for which the four scales of the metric can be computed.
 LEAST_SLICE = 41
 _BATCH = 8
 

@@ -29,12 +29,12 @@ _OF_RECIPE = {field.name for field in fields(Recipe) if field.init}
 
 
 class DiffReconInferer(Inferer):
-    """Reconstructs a volume from a measurement; all physics is reachable from here.
+    """Reconstructs a volume from a measurement.
 
     ``inferer(inputs, network)`` is MONAI's contract, so one bundle serves ``monai.bundle run``, MONAI Label and
-    MONAI Deploy. Plugins are given as ``{"name": ..., **options}`` and looked up in the registry, built-in or
-    third-party alike. The name may be a class; an instance is taken as it is; both may be nested. A run with an object
-    that is no registered class cannot be resumed or repeated from its record, and a notice says so.
+    MONAI Deploy. Plugins, built-in or third-party, are given as ``{"name": ..., **options}`` and looked up in the
+    registry. The name may also be a class; an instance is used as it is; both may be nested. A run with an object of an
+    unregistered class cannot be resumed or repeated from its record; a notice is then logged.
 
     Args:
         score: the primary network with its metadata.
@@ -44,20 +44,20 @@ class DiffReconInferer(Inferer):
         sampler: spec of the sampler.
         auxiliaries: networks of other planes.
         noise: spec of the noise source.
-        sw_batch_size: slices a network call.
-        window: largest slice (height, width) in one piece; None takes the bundle's.
+        sw_batch_size: slices per network call.
+        window: largest slice (height, width) processed whole; None takes the bundle's.
         overlap: overlap of windows.
         seed: seed of the noise source.
-        noise_std: noise of the measurement, in its own units; None takes what the measurement says, else 0.
+        noise_std: noise of the measurement, in its own units; None takes the measurement's own value, or 0.
         spacing_tolerance: largest relative difference of voxel size from the training data's.
-        device: where the networks compute; None: where their weights are.
-        precision: ``float32``, or ``bfloat16`` or ``float16`` for the products inside the networks.
+        device: device of the networks; None takes that of their weights.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for the matrix products inside the networks.
         complex: how complex volumes are denoised: ``phase`` (a smooth phase and a prior of magnitudes) or ``channels``
-            (real and imaginary part). Real volumes do not care.
-        num_samples: samples of the posterior, drawn one after the other; of 2 or more the result is the mean, and comes
-            with its spread. The first is the volume of a run of one.
-        keep_samples: hand over every sample too.
-        progress: show a progress bar; None: on a terminal only.
+            (real and imaginary part). Ignored for real volumes.
+        num_samples: number of posterior samples, drawn one after the other; with 2 or more the result is their mean and
+            spread. The first sample equals the volume of a single-sample run.
+        keep_samples: also return every sample.
+        progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 
     Raises:
@@ -109,13 +109,13 @@ class DiffReconInferer(Inferer):
         self.handlers = tuple(handlers)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what is not the inferer's own from its recipe: ``score``, ``specs``, ``seed`` and so on."""
+        """Return attributes of the recipe: ``score``, ``specs``, ``seed`` and so on."""
         if name == "recipe":  # not made yet
             raise AttributeError(name)
         return getattr(self.recipe, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; one of the recipe's makes a new recipe, checked like the first.
+        """Set an attribute; setting one of the recipe's builds and checks a new recipe.
 
         Raises:
             ConfigError: an option of the wrong type, or out of its range.
@@ -129,14 +129,14 @@ class DiffReconInferer(Inferer):
         """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z).
 
         Args:
-            inputs: measurements; an image carries its affine, anything else its volume's geometry, in the
-                metadata of a ``MetaTensor``.
+            inputs: measurements. The metadata of the ``MetaTensor`` carries the affine of an image, or else the
+                geometry of the volume.
             network: the primary network.
-            args: not accepted; MONAI's signature has them.
+            args: not accepted; part of MONAI's signature.
             kwargs: not accepted.
 
         Raises:
-            ConfigError: arguments that no one would read.
+            ConfigError: arguments that would be ignored.
         """
         if args or kwargs:
             raise ConfigError(
@@ -152,12 +152,12 @@ class DiffReconInferer(Inferer):
         return torch.stack(volumes)
 
     def pose(self, measurement: Tensor, network: nn.Module | None = None, *, case: str = "") -> PosedCase:
-        """Return a measurement to be looked at and reconstructed; nothing is computed before it is asked for.
+        """Return a posed case for inspection and reconstruction; everything is computed lazily.
 
         Args:
             measurement: the measurement, without a batch axis.
             network: the primary network; None takes the bundle's.
-            case: name of the case, part of the noise's key.
+            case: name of the case, part of the noise seed.
         """
         return PosedCase(self.recipe, measurement, case, network)
 
@@ -174,16 +174,16 @@ class DiffReconInferer(Inferer):
         """Reconstruct one measurement.
 
         Args:
-            measurement: the measurement, without a batch axis; or a posed one, which has its network and name.
+            measurement: the measurement, without a batch axis; or a posed case with its own network and name.
             network: the primary network; None takes the bundle's.
-            case: name of the case, part of the noise's key.
-            handlers: further handlers for this run, of every sample.
-            checkpoint: keeps the state of the run, and says where an interrupted one stopped. It is the caller's to
-                remove when the result is safe.
-            run_id: MLflow run that it is tracked in, for the checkpoint.
+            case: name of the case, part of the noise seed.
+            handlers: further handlers for every sample of this run.
+            checkpoint: stores the state of the run and where an interrupted run stopped. The caller removes it once
+                the result is written.
+            run_id: its MLflow run, for the checkpoint.
 
         Raises:
-            ResumeMismatchError: the checkpoint is of another run.
+            ResumeMismatchError: the checkpoint belongs to another run.
         """
         posed = measurement if isinstance(measurement, PosedCase) else self.pose(measurement, network, case=case)
         return reconstruct_posed(
@@ -195,14 +195,14 @@ class DiffReconInferer(Inferer):
         )
 
     def check(self, measurement: Tensor | PosedCase, network: nn.Module | None = None) -> Measurement:
-        """Refuse what :meth:`reconstruct` refuses before its first step; return what it will reconstruct from.
+        """Raise the errors that :meth:`reconstruct` raises before its first step; return the posed case.
 
         Args:
-            measurement: the measurement, without a batch axis, or a posed one.
+            measurement: the measurement, without a batch axis, or a posed case.
             network: the primary network; None takes the bundle's.
 
         Raises:
-            InputError: the scan is of another kind, shape or unit than is needed.
+            InputError: the scan has the wrong kind, shape or unit.
             ConfigError: options or networks that do not fit the scan.
         """
         case = measurement if isinstance(measurement, PosedCase) else self.pose(measurement, network)
@@ -211,7 +211,7 @@ class DiffReconInferer(Inferer):
         return replace(case.measured, notices=(*case.posed.notices, *plane_notices(engine)))
 
     def memory_estimate(self, measurement: Tensor, network: nn.Module | None = None) -> MemoryEstimate:
-        """Return roughly what :meth:`reconstruct` will take of memory; the problem is posed, nothing is reconstructed.
+        """Return a rough memory estimate of :meth:`reconstruct`, without reconstructing anything.
 
         Args:
             measurement: the measurement, without a batch axis.
@@ -220,7 +220,7 @@ class DiffReconInferer(Inferer):
         return self.pose(measurement, network).memory
 
     def identity(self, measurement: Tensor, case: str = "", network: nn.Module | None = None) -> dict[str, str]:
-        """Return all that decides on the voxels of a reconstruction, as name -> value; nothing is computed.
+        """Return everything that determines the voxels of a reconstruction as name -> value; nothing is computed.
 
         Args:
             measurement: the measurement, without a batch axis.
@@ -230,13 +230,13 @@ class DiffReconInferer(Inferer):
         return self.pose(measurement, network, case=case).identity
 
     def volume_geometry(self, measurement: Tensor) -> VolumeGeometry:
-        """Return the geometry of the volume that a measurement will become; nothing is computed.
+        """Return the geometry of the volume to be reconstructed from a measurement; nothing is computed.
 
         Args:
             measurement: the measurement, without a batch axis.
 
         Raises:
-            InputError: entries that are not finite, or a measurement that does not say its volume.
+            InputError: entries that are not finite, or a measurement without the geometry of its volume.
             ConfigError: options of the operator that contradict the measurement.
         """
         return self.pose(measurement).geometry

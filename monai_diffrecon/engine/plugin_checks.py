@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Plugins are held to their contract while they run: an error names the one that broke it."""
+"""Checks at run time that plugins keep their contract; errors name the plugin."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _HOOKS = ("on_estimate", "on_iterate", "on_result")
 
 
 def named_call(call: Callable[[], T], where: str) -> T:
-    """Return ``call()``; what it raises for no reason of a user's names the plugin.
+    """Return ``call()``; unexpected exceptions become errors that name the plugin.
 
     Args:
         call: calls a method of the plugin.
         where: the plugin, for messages.
 
     Raises:
-        DiffReconError: what the call raises, as it is; so does want of memory.
-        PluginError: any other exception, by its kind and place: its text may quote what it was given.
+        DiffReconError: as the call raises it; out-of-memory errors likewise.
+        PluginError: any other exception, with its type and place only, since its text may quote the data.
     """
     try:
         return call()
@@ -45,7 +45,7 @@ def named_call(call: Callable[[], T], where: str) -> T:
             "fails",
             where=where,
             got=f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}",
-            mend="report it to its author, or name another plugin",
+            mend="report it to its author, or use another plugin",
         ) from error
 
 
@@ -58,13 +58,13 @@ def checked_call(call: Callable[[Tensor], object], x: Tensor, where: str) -> Ten
         where: the plugin, for messages.
 
     Raises:
-        PluginError: it fails, no tensor, another shape, data type or device, or ``x`` was written to.
+        PluginError: the call fails, does not return such a tensor, or writes to ``x``.
     """
     version = x._version
     out = named_call(lambda: call(x), where)
     if x._version != version:
         raise PluginError(
-            "writes into the volume it was given", where=where, mend="work on a copy: x.clone(), or out of place"
+            "writes into the volume it was given", where=where, mend="work on a copy (x.clone()) or out of place"
         )
     return check_like(out, x, where)
 
@@ -89,7 +89,7 @@ def _kind(x: Tensor) -> str:
 def copied(plugin: P) -> P:
     """Return a shallow copy of a plugin, and of the plugins it holds.
 
-    What a run binds to it stays in the copy: the plugin can be used again, and in two runs at the same time.
+    A run binds to the copy, so the plugin can be reused, even by two runs at the same time.
     """
     return _copied(plugin, {})
 
@@ -109,11 +109,11 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
 def watched(step: ConsistencyStep, corrected: Callable[[Tensor, str], None]) -> ConsistencyStep:
     """Return a copy of a consistency step that checks what its hooks return; the step itself stays as it is.
 
-    The copy is of a subclass that overrides the hooks that the class has, and no other: samplers ask for that.
+    The copy's class overrides only the hooks that the step's class has, since samplers test for them.
 
     Args:
         step: the step.
-        corrected: told of each volume that a hook returned, and of the hook's name.
+        corrected: called with each volume that a hook returned, and the hook's name.
     """
     cls: type[ConsistencyStep] = type(step)
     where = f"consistency {cls.__name__}"

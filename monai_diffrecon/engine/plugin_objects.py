@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Plugins that are handed in as objects: an instance is taken as it is, a class is built."""
+"""Plugins given as objects: an instance is used as it is, a class is built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Spec = dict[str, Any]
 
 
 class ObjectSpec(Spec):
-    """Stands where a spec stands, and reads as the record says it: ``{"name": "module:Class", **options}``.
+    """Takes the place of a spec; its record form is ``{"name": "module:Class", **options}``.
 
     Args:
         plugin: the instance or the class.
@@ -30,7 +30,7 @@ class ObjectSpec(Spec):
 def spec_of(plugin: object, kind: str) -> Spec | None:
     """Return the spec of an instance, a class or ``{"name": class, **options}``, or None for anything else.
 
-    A registered class is as good as its name.
+    A registered class is equivalent to its name.
     """
     options = dict(plugin) if isinstance(plugin, dict) else {}
     plugin = options.pop("name", None) if options else plugin
@@ -41,7 +41,7 @@ def spec_of(plugin: object, kind: str) -> Spec | None:
 
 
 def plugin_of(spec: Spec) -> Any:
-    """Return what the registry builds from: the object of a spec, else the spec."""
+    """Return what the registry builds from: the object of a spec, otherwise the spec."""
     if not isinstance(spec, ObjectSpec):
         return spec
     return {**spec, "name": spec.plugin} if isinstance(spec.plugin, type) else spec.plugin
@@ -58,13 +58,13 @@ def described(value: Any) -> Any:
 
 
 def object_notice(specs: Mapping[str, Spec]) -> tuple[str, ...]:
-    """Return the one sentence about what was handed in as objects; none where nothing was."""
+    """Return one notice about plugins given as objects, if any."""
     names = ", ".join(dict.fromkeys(_objects(dict(specs))))
     if not names:
         return ()
     return (
-        f"{names}: given as an object; the run cannot be resumed, nor repeated from its record (a registered class, "
-        "given by its name, can)",
+        f"{names}: given as an object; the run cannot be resumed or repeated from its record (use a registered class "
+        "by its name for that)",
     )
 
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a reconstruction is made of: specs, networks and options, and the engine that is built from them."""
+"""Specs, networks and options of a reconstruction, and the engine built from them."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _KIND_OF = {where: kind for kind, (where, _) in registry.KINDS.items()}
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """What building takes, checked: the plugins' specs, the networks, and the options of the inferer.
+    """The checked plugin specs, networks and options of the inferer.
 
     Attributes:
         score: the primary network.
-        auxiliaries: networks of other planes; none where the prior takes one only.
-        specs: config id (``operator``, ``prior``, ...) -> what was given there, as a spec.
-        calls_network: the sampler asks the networks.
-        guided: the consistency step goes back through the networks.
-        resumable: a run can go on from a checkpoint, and be repeated.
-        notices: what was handed in as an object.
-        objects: what tells objects of one recipe from those of another; empty without any.
+        auxiliaries: networks of other planes; empty if the prior takes only one.
+        specs: config id (``operator``, ``prior``, ...) -> spec.
+        calls_network: the sampler calls the networks.
+        guided: the consistency step differentiates through the networks.
+        resumable: a run can be resumed from a checkpoint and repeated.
+        notices: notices about plugins given as objects.
+        objects: identifies the objects of this recipe; empty without any.
 
     The other attributes are options of :class:`~monai_diffrecon.engine.inferer.DiffReconInferer`.
 
@@ -90,7 +90,7 @@ class Recipe:
             "num_samples": check_integer(self.num_samples, "inferer#num_samples", low=1),
             "keep_samples": check_flag(self.keep_samples, "inferer#keep_samples"),
         }
-        # Mistyped options are errors now, not after the scan was read.
+        # Report mistyped options now, not after the scan was read.
         one_plane = build_prior(specs["prior"]).max_planes == 1
         consistency, sampler = build_consistency(specs["consistency"]), build_sampler(specs["sampler"])
         noise = build_noise(specs["noise"], checked["seed"], "")
@@ -111,12 +111,12 @@ class Recipe:
 
     @property
     def scores(self) -> tuple[ScoreNetwork, ...]:
-        """The networks that have a part in the result."""
+        """The networks that take part."""
         return (self.score, *self.auxiliaries) if self.calls_network else ()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The options that are no plugins, as the record and a checkpoint say them."""
+        """The options that are not plugins, as stored in records and checkpoints."""
         return {
             "sw_batch_size": self.sw_batch_size,
             "window": None if self.window is None else list(self.window),
@@ -130,7 +130,7 @@ class Recipe:
         }
 
     def used(self, operator: Spec) -> dict[str, Spec]:
-        """Return the plugins that have a part in the result: without a network, prior and noise source have none.
+        """Return the plugins that take part: without a network, prior and noise source do not.
 
         Args:
             operator: the operator of the measurement, complete.
@@ -154,11 +154,11 @@ class Recipe:
         Args:
             problem: the inverse problem, in network units.
             network: the primary network; None takes the bundle's.
-            case: name of the sample's case, part of the noise's key.
+            case: name of the sample's case, part of the noise seed.
             index: index of the sample.
             handlers: between the guard and the progress bar.
             mend: what to do about voxels of another size than the networks'.
-            progress: show a progress bar; None: on a terminal only.
+            progress: show a progress bar; None shows it on a terminal only.
         """
         noise = copied(build_noise(self.specs["noise"], self.seed, case))
         prior = None
@@ -200,9 +200,9 @@ class Recipe:
 
 
 def as_spec(value: Any, where: str) -> Spec:
-    """Return ``{"name": ..., **options}`` for a name, a spec, or a plugin handed in as an instance or a class.
+    """Return ``{"name": ..., **options}`` for a name, a spec, or a plugin given as an instance or a class.
 
-    Former names of plugins and options are replaced by those of today.
+    Former names of plugins and options are replaced by the current ones.
 
     Raises:
         ConfigError: neither.

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The reconstruction of a posed case: its samples drawn, finished, brought to physical units and reported."""
+"""Reconstruction of a posed case: draws and finishes samples, converts them to physical units, and reports."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def reconstruct_posed(
     Args:
         case: the case.
         handlers: handlers of every sample's engine.
-        checkpoint: keeps the state of the run, and says where an interrupted one stopped.
-        run_id: MLflow run that it is tracked in, for the checkpoint.
-        progress: show a progress bar; None: on a terminal only.
+        checkpoint: stores the state of the run and where an interrupted run stopped.
+        run_id: its MLflow run, for the checkpoint.
+        progress: show a progress bar; None shows it on a terminal only.
 
     Raises:
-        ResumeMismatchError: the checkpoint is of another run.
+        ResumeMismatchError: the checkpoint belongs to another run.
     """
     started = time.perf_counter()
     recipe, measured, posed, memory = case.recipe, case.measured, case.posed, case.memory
@@ -133,14 +133,14 @@ def reconstruct_posed(
 
 
 def plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:
-    """Return the notice that the networks see nothing of the axis that is to be resolved, or none."""
+    """Return a notice if no network's plane contains the axis to be resolved."""
     planes = () if engine.prior is None else [plane.plane for plane in engine.prior.planes]
     notice = plane_notice(engine.problem.operator, planes) if planes else None
     return () if notice is None else (notice,)
 
 
 def _options(case: PosedCase) -> dict[str, Any]:
-    """Return what had a part in the result: the plugins, and what else is worth a look."""
+    """Return the plugins that took part, and further details for the report."""
     recipe, options = case.recipe, described(case.specs)
     if recipe.calls_network and case.posed.operator.complex_volume:
         options["complex"] = recipe.complex

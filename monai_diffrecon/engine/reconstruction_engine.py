@@ -27,13 +27,13 @@ from monai_diffrecon.protocols import (
 
 
 class StepEvents(EventEnum):
-    """Fired by the reconstruction engine; ``engine.state`` holds what each says.
+    """Events fired by the reconstruction engine, with their data in ``engine.state``.
 
     DENOISED: the score prior was called; ``engine.state.estimate`` is the clean estimate.
     CORRECTED: a hook of the consistency step was called; ``engine.state.corrected`` is what it returned, and
         ``engine.state.hook`` its name.
     CONSISTENT: the step's measurement was enforced and the iterate updated.
-    STEP_COMPLETED: the step is over and ``engine.state.recon`` is the sampler state after it.
+    STEP_COMPLETED: the step is completed and ``engine.state.recon`` is the sampler state after it.
     """
 
     DENOISED = "denoised"
@@ -49,9 +49,9 @@ class ReconstructionEngine(Engine):
     estimate), ``engine.problem``, ``engine.ladder``, and ``engine.state.metrics``. ``engine.recon`` is the state after
     the last step that was completed with all its handlers: what a checkpoint holds.
 
-    A step that runs out of memory is tried again in less of it (:class:`MemoryRelief`). Plugins that break their
-    contract are named. Consistency step and sampler are copies: what is handed in stays as it is, and may be used
-    again, at the same time too.
+    A step that runs out of memory is retried with less memory (:class:`MemoryRelief`). Errors name plugins that break
+    their contract. Consistency step and sampler are copied, so the given objects stay unchanged and can be reused,
+    even concurrently.
 
     Args:
         problem: the inverse problem, in network units.
@@ -61,7 +61,7 @@ class ReconstructionEngine(Engine):
         noise: the noise source.
 
     Attributes:
-        memory_needed: what the run is thought to need, in words, for the message when memory does not suffice.
+        memory_needed: estimated memory of the run, as text, for the out-of-memory message.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class ReconstructionEngine(Engine):
 
     @property
     def sigma(self) -> float:
-        """The noise level of the step under way."""
+        """The noise level of the current step."""
         return self.ladder[min(self._completed.step, len(self.ladder) - 1)]
 
     def reconstruct(self, *, seed: int, case: str, resume: SamplerState | None = None) -> SamplerState:
-        """Run the sampler from its start, or from a state that an earlier run has left, and return the last state.
+        """Run the sampler from its start or from the state of an earlier run, and return the last state.
 
         Args:
             seed: seed of the noise source.
@@ -100,7 +100,7 @@ class ReconstructionEngine(Engine):
 
         Raises:
             PluginError: a plugin broke its contract.
-            ResourceError: memory does not suffice, whatever is done.
+            ResourceError: not enough memory, even after all fallbacks.
         """
         started = time.perf_counter()
         self.recon = self._with_relief(lambda: self._begin(seed, case, resume))
@@ -114,12 +114,12 @@ class ReconstructionEngine(Engine):
         return self.recon
 
     def prepare(self) -> None:
-        """Let the plugins see the problem, and refuse it, without a step."""
+        """Let the plugins check the problem, without running a step."""
         with torch.no_grad():
             self._prepare()
 
     def move_to_cpu(self) -> bool:
-        """Move problem and state to the CPU; return False when they are there already."""
+        """Move problem and state to the CPU; return False if they are already there."""
         devices = {self.problem.measurement.device.type}
         devices |= set() if self.recon is None else {self.recon.x.device.type}
         if devices == {"cpu"}:
@@ -188,7 +188,7 @@ class ReconstructionEngine(Engine):
         return after
 
     def _sampled(self, before: SamplerState, where: str) -> SamplerState:
-        """Let the sampler take its step; an exception of a handler, in the middle of it, is none of the sampler."""
+        """Let the sampler take its step; a handler's exception during it is not attributed to the sampler."""
 
         def step() -> SamplerState | Exception:
             try:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What one reconstruction did."""
+"""The report of one reconstruction."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from monai_diffrecon.protocols import VolumeGeometry
 
 @dataclass
 class RunReport:
-    """Numbers and circumstances of one reconstruction.
+    """Results and conditions of one reconstruction.
 
     Attributes:
-        seconds: wall time in all; this and the following counts are over all samples.
+        seconds: total wall time; this and the following counts are over all samples.
         start_seconds: wall time of the start (classical estimate, error estimate).
         denoiser_seconds: wall time inside the score prior.
         denoiser_calls: passes over all slices of a plane.
-        network_calls: batches of slices that went through a network.
-        ladder: the sigma schedule, network units; of the first sample, as are the steps.
-        steps: one row a step: step, sigma, residual.
+        network_calls: batches of slices passed through a network.
+        ladder: the sigma schedule of the first sample, network units.
+        steps: one row per step of the first sample: step, sigma, residual.
         scale: physical units of one network unit.
         offset: physical value of network zero.
         seed: seed of the noise source.
@@ -32,13 +32,13 @@ class RunReport:
         weights: bundle name -> sha256.
         distributions: names of the distributions whose plugins took part.
         unit: unit of the volume's intensity.
-        source_sha256: hash of the file or volume that the measurement came from, or None.
-        fallbacks: what had to be done differently, in words.
-        inferer: the options of the inferer that are no plugins.
-        execution: where it ran: threads, device, instruction set, slices a network call for each plane, and how often
-            the run went on from a checkpoint.
-        notices: what whoever uses the result should know, a sentence each.
-        phase: global phase (radians) that was taken out of the measurement.
+        source_sha256: hash of the measurement's source file or volume, or None.
+        fallbacks: fallbacks used, as text.
+        inferer: the options of the inferer that are not plugins.
+        execution: where it ran: threads, device, instruction set, slices per network call for each plane, and how
+            often the run was resumed from a checkpoint.
+        notices: notices for the user of the result, one sentence each.
+        phase: global phase (radians) removed from the measurement.
         resumed_from: MLflow run of the interrupted run before this one, or None.
     """
 
@@ -67,7 +67,7 @@ class RunReport:
 
 @dataclass
 class RunTotals:
-    """What the runs of several samples cost together; sigma schedule and steps are those of the first."""
+    """Total cost of several samples; sigma schedule and steps are those of the first."""
 
     start_seconds: float = 0.0
     denoiser_seconds: float = 0.0
@@ -77,7 +77,7 @@ class RunTotals:
     steps: list[dict[str, float]] = field(default_factory=list)
 
     def __add__(self, other: RunTotals) -> RunTotals:
-        """Return the totals with one more sample's."""
+        """Return the totals including one more sample."""
         first = self if self.ladder else other
         return RunTotals(
             self.start_seconds + other.start_seconds,
@@ -91,10 +91,10 @@ class RunTotals:
 
 @dataclass(frozen=True)
 class PosteriorSpread:
-    """How far samples lie from their mean, voxel by voxel.
+    """Voxel-wise spread of samples around their mean.
 
-    The deviation d of each sample is split into ``A^+ A d``, which a measurement without noise would have fixed, and
-    the rest, which the operator A does not see: there only the prior speaks.
+    The deviation d of each sample is split into ``A^+ A d``, which a noise-free measurement would determine, and the
+    rest, which the operator A does not see and only the prior determines.
 
     Attributes:
         count: number of samples.
@@ -111,7 +111,7 @@ class PosteriorSpread:
     samples: tuple[Tensor, ...] = ()
 
     def in_units(self, scale: float, convert: Callable[[Tensor], Tensor]) -> PosteriorSpread:
-        """Return the same in other units: lengths times ``scale``, samples by ``convert``."""
+        """Return the spread in other units: deviations times ``scale``, samples by ``convert``."""
         return replace(
             self,
             std=self.std * scale,
@@ -127,9 +127,9 @@ class Reconstruction:
 
     Attributes:
         volume: (C, X, Y, Z) in physical units; of several samples, their mean.
-        geometry: where it lies.
-        report: what was done.
-        spread: how far several samples spread, or None for one.
+        geometry: its geometry.
+        report: the report.
+        spread: the spread of several samples, or None for one.
     """
 
     volume: Tensor

@@ -1,3 +1,3 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of ``monai.bundle run``: what was typed is what is done, or it is refused."""
+"""The command line of ``monai.bundle run``: values are used exactly as typed, or refused."""

@@ -17,16 +17,16 @@ from monai_diffrecon.options.known_ids import is_known, nearest, present_id
 from monai_diffrecon.options.typed_option import TEXTS, TypedOption, typed_options
 from monai_diffrecon.presets.overlays import ALIASES, METHOD, overlays
 
-#: What MONAI does something with at the beginning of a value: an expression, a reference, a macro.
+#: Prefixes of values that MONAI interprets: an expression, a reference, a macro.
 _MARKS = ("$", "@", "%")
 
 
 def check_command_line() -> None:
     """Check the command line of this process, if it is ``python -m monai.bundle run``, and restore its texts.
 
-    A bundle calls it from ``initialize``, which MONAI runs first. MONAI and fire, which reads its command line, change
-    texts: ``101_1`` is the number 1011 to them, ``scan#1.nii`` is ``scan``, ``/data/run#1`` is ``/data/run::1``. Paths
-    and names are put back as they were typed.
+    A bundle calls it from ``initialize``, which MONAI runs first. MONAI and fire, which parses the command line, change
+    strings: ``101_1`` becomes 1011, ``scan#1.nii`` becomes ``scan``, ``/data/run#1`` becomes ``/data/run::1``. Paths
+    and names are restored as typed.
 
     Raises:
         ConfigError: an id that no configuration file defines, or a path that cannot be told from MONAI's own marks.
@@ -138,7 +138,7 @@ def _merged(files: Any) -> Any:
 
 
 def _contents(files: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """Return what is in configuration files; no message is about a scan, so they are named."""
+    """Return the content of configuration files; messages may name these, since they are not scans."""
     from monai.bundle import ConfigParser
 
     found = []
@@ -234,7 +234,7 @@ def _restore(parser: Any, texts: Mapping[str, Any]) -> None:
                 "contains # or ::, which MONAI treats as a separator of ids",
                 where=name,
                 expected="a path or a name without them",
-                mend="rename it, or set it on the command line",
+                mend="rename it, or give it on the command line",
             )
 
 

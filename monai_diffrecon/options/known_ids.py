@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Which ids a configuration knows, and which of them is nearest to one that it does not know."""
+"""The known ids of a configuration, and the closest match for an unknown one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_known(config: Any, name: str) -> bool:
 
 
 def present_id(config: Any, name: str) -> str:
-    """Return an id with the options that plugins have renamed as they are called now; the former names are warned of.
+    """Return an id with renamed plugin options replaced by their current names; a warning is given for former names.
 
     Args:
         config: the merged configuration.
@@ -52,7 +52,7 @@ def present_id(config: Any, name: str) -> str:
     keys, here = name.split("#"), config
     for depth, key in enumerate(keys):
         if isinstance(here, Mapping) and key not in here and isinstance(here.get("name"), str):
-            with suppress(DiffReconError):  # whoever builds it says why it is broken
+            with suppress(DiffReconError):  # building it reports the error
                 for plugin in _plugins(here["name"]):
                     (keys[depth],) = with_present_options(plugin, {keys[depth]: None})
         here = here.get(keys[depth]) if isinstance(here, Mapping) else None
@@ -75,7 +75,7 @@ def options_of(part: Mapping[str, Any]) -> tuple[str, ...] | None:
         for plugin in _plugins(part["name"]):
             found += [option for option in _parameters(plugin) or () if option not in GIVEN]
     except DiffReconError:
-        return None  # whoever builds it says why it is broken
+        return None  # building it reports the error
     return tuple(dict.fromkeys(found)) or None
 
 
@@ -136,7 +136,7 @@ def _options_of_target(target: Any) -> tuple[str, ...] | None:
         target = f"{modules[0] if isinstance(modules, list) else modules}.{target}"
     try:
         return _parameters(locate(str(target)))
-    except Exception:  # whatever goes wrong at an import, MONAI says it
+    except Exception:  # MONAI reports import errors
         return None
 
 

@@ -1,3 +1,3 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What must not leave the hospital: names in paths, logs and records, and faces in images."""
+"""Keeps identifiers out of paths, logs and records, and detects faces in images."""

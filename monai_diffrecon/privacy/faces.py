@@ -16,7 +16,7 @@ _GRID = 4.0  # mm: coarse enough to be quick and to average noise away, fine eno
 _TISSUE = 0.14  # of the range from air to bright tissue
 _HALF_BAND = 14.0  # mm beside the middle: nose, mouth and chin
 _RADIUS = 85.0  # mm, of a head that is taken for a ball
-_WIDEST = 260.0  # mm: what is wider is no head
+_WIDEST = 260.0  # mm: anything wider is not a head
 _LOWEST_SLAB = 90.0  # mm
 _EYES = 95.0  # mm below the vertex: from here on downwards there is face
 _FACE = 32.0  # mm: as much of a profile shows eyes and nose
@@ -30,8 +30,8 @@ def shows_face(volume: Tensor, spacing: Sequence[float]) -> bool:
     stands out; where it was removed, and in a brain without skull, the front lies centimetres behind it. Of a head
     whose vertex is cut off the missing height is estimated from the uppermost slice.
 
-    It is a warning light and no guard: a face that a small field of view, a veil of noise or an odd position of the
-    head hides from it may be one for a person; body scans are not to be asked about.
+    This is a hint, not a safeguard: a small field of view, noise or an unusual head position may hide a recognizable
+    face from it. Do not use it for body scans.
 
     Args:
         volume: (1, X, Y, Z) in RAS+ order, MR or CT, real, any unit in which air is darkest.

@@ -17,7 +17,7 @@ from monai_diffrecon.errors import DiffReconError, InputError, PluginError
 
 T = TypeVar("T")
 
-#: Words of messages and of anyone's folders: alone they name no one, and a message without them says nothing.
+#: Common words of messages and folders: alone they identify nobody, and messages need them.
 _ORDINARY = frozenset(
     {"anat", "axial", "brain", "case", "cases", "coronal", "data", "dataset", "dicom", "documents", "downloads"}
     | {"empty", "file", "files", "folder", "head", "home", "image", "images", "input", "label", "labels", "mask"}
@@ -46,7 +46,7 @@ def hide_names(text: str, paths: Iterable[Path], alias: str) -> str:
         inside = _inside(path)
         for number, name in enumerate(inside, 1):
             for part in filter(_telling, (name, name.partition(".")[0])):
-                if not (part.isdecimal() and int(part) <= len(inside)):  # 100 of 100 names no one
+                if not (part.isdecimal() and int(part) <= len(inside)):  # 100 of 100 identifies nobody
                     text = _replaced(text, part, f"{alias} file {number}")
         for n in range(len(path.name), _CUT - 1, -1):
             if text.endswith(path.name[:n]) and path.name[:n].lower() not in _ORDINARY:
@@ -139,7 +139,7 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def _inside(path: Path) -> list[str]:
-    """Return the sorted names of a folder's files, none of what is no folder or cannot be read."""
+    """Return the sorted names of a folder's files; empty for anything else or an unreadable folder."""
     try:
         return sorted(inner.name for inner in path.iterdir())
     except OSError:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Taking out of what is stored whatever may name a patient, a user or a machine."""
+"""Removes from stored data whatever may identify a patient, a user or a machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DATA_FILE = re.compile(
 
 
 def redact(value: Any, key: str | bytes | None = None) -> Any:
-    """Return a value as JSON can hold it, without what may name a patient, a user or a machine.
+    """Return a value in JSON form, without anything that may identify a patient, a user or a machine.
 
     Every absolute path, home path and URL is replaced, and a text that is the name of a file of data as a whole.
 

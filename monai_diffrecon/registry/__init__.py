@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Plugins by name: where they are found, and what each kind has to be."""
+"""Plugins by name: discovery, and the contract of each kind."""
 
 from monai_diffrecon.registry.construction import build, check_options, create, current
 from monai_diffrecon.registry.contract import KINDS

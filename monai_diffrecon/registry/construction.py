@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""From what a configuration names to a plugin, built with checked options."""
+"""Builds plugins from specs, with checked options."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 def current(kind: str, spec: Any) -> Any:
-    """Return a spec with plugins and options as they are called now, nested ones too; former names are warned of.
+    """Return a spec with current names of plugins and options, nested ones too; a warning is given for former names.
 
     Args:
         kind: one of :data:`KINDS`.
-        spec: as in :func:`build`; what is none, or names no plugin, is returned as it is.
+        spec: as in :func:`build`; anything else is returned unchanged.
     """
     return _current(check_kind(kind), spec)
 
@@ -119,7 +119,7 @@ def _construct(cls: Any, options: Mapping[str, Any], context: Mapping[str, Any],
         error.move(where)
         raise
     except MemoryError as error:
-        raise ResourceError(f"{cls.__name__} needs more memory than there is for these options", where=where) from error
+        raise ResourceError(f"{cls.__name__} needs more memory than is available", where=where) from error
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         # A plugin's author may not know our exceptions.
         raise ConfigError(f"{cls.__name__} refused its options: {error}", where=where) from error
@@ -134,7 +134,7 @@ def _current(kind: str, spec: Any, where: str = "", literals: tuple[str, ...] = 
     try:
         cls = load(kind, options["name"])
     except PluginError:
-        return options  # whoever builds it says so
+        return options  # building it reports the error
     options = contract.with_present_options(cls, options)
     return {**options, **_map_nested(cls, options, where, _current)}
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the registry asks of a plugin class: the right base, a known version, options that are named."""
+"""The registry's requirements of a plugin class: the right base, a known version, named options."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def breach(kind: str, cls: Any) -> str | None:
         return f"{cls.__name__} does not implement {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}"
     parameters = _parameters(cast(Any, cls))
     if vague := [str(p) for p in parameters.values() if p.kind not in _NAMED]:
-        return f"the constructor of {cls.__name__} takes options without a name: {', '.join(vague)}"
+        return f"the constructor of {cls.__name__} takes unnamed options: {', '.join(vague)}"
     nested = nested_options(cls)
     if strays := [option for option, k in nested.items() if option not in parameters or k not in KINDS]:
-        return f"plugin_options of {cls.__name__} names what is no option, or no kind: {', '.join(strays)}"
+        return f"plugin_options of {cls.__name__} names unknown options or kinds: {', '.join(strays)}"
     return _family_breach(cls) if kind == "operators" else None
 
 
@@ -117,7 +117,7 @@ def warn_of_former(what: str, former: str, name: str) -> None:
         former: the name that was given.
         name: the name of today.
     """
-    text = f"the {what} {former!r} is now called {name!r}; the next release does not know the former name"
+    text = f"the {what} {former!r} is now called {name!r}; the next release will not accept the former name"
     if _said.get(text) is not warnings.filters:
         _said[text] = warnings.filters
         warnings.warn(text, FutureWarning, stacklevel=2)
@@ -155,7 +155,7 @@ def check_option_names(cls: type, options: Iterable[str], context: Iterable[str]
     parameters, given = _parameters(cls), set(context)
     for name in sorted(given - parameters.keys()):
         raise PluginError(
-            f"the constructor of {cls.__name__} does not take {name!r}, which every plugin of its kind is given",
+            f"the constructor of {cls.__name__} does not accept {name!r}, which is passed to every plugin of its kind",
             where=where,
             mend="report it to the author of the plugin",
         )
@@ -181,7 +181,7 @@ def check_required(cls: type, given: Iterable[str], where: str) -> None:
     required = [n for n, p in _parameters(cls).items() if p.default is inspect.Parameter.empty]
     if missing := [name for name in required if name not in names]:
         raise ConfigError(
-            f"{cls.__name__} lacks {', '.join(map(repr, missing))}",
+            f"{cls.__name__} is missing {', '.join(map(repr, missing))}",
             where=where,
             expected=f"the required {', '.join(required)}",
             got=", ".join(sorted(names)) or "no options",
@@ -224,5 +224,5 @@ def definition(module: str, attribute: str) -> tuple[str, str]:
                 if names:
                     return definition(node.module, names[0])
     except (StopIteration, ImportError, AttributeError, ValueError, SyntaxError, OSError, RecursionError):
-        pass  # a list stays useful without a summary; loading the plugin says what is wrong with it
+        pass  # a list is useful without a summary; loading the plugin reports the error
     return module, ""

@@ -57,7 +57,7 @@ class PluginInfo:
         distribution: the installed distribution that provides it, ``"?"`` when that is unknown.
         version: version of the distribution, or an empty string.
         summary: first line of the class's docstring, or an empty string.
-        error: why it cannot be used; None when it can, or when no one has tried to load it yet.
+        error: why it cannot be used; None if it can, or if it was not loaded yet.
     """
 
     name: str
@@ -81,7 +81,7 @@ class _Entry:
     extras: tuple[str, ...] = ()
 
 
-#: Regularizers were among the priors: who still declares one there, or asks for one there, finds it for one release.
+#: Regularizers used to be priors: declarations and look-ups under the old kind still work for one release.
 _FORMERLY_ONE = {"priors": "regularizers", "regularizers": "priors"}
 _classes: dict[_Entry, Any] = {}
 _failures: dict[_Entry, str] = {}
@@ -164,8 +164,8 @@ def name_of(kind: str, cls: type) -> str | None:
 def folders(kind: str) -> tuple[tuple[str, Path], ...]:
     """Return the folders that installed packages ship: distribution and path, in the order of their names.
 
-    An entry point names a path, a package (its own folder), or a function that returns one of these. One that gives no
-    folder stops nothing else; it is warned of.
+    An entry point names a path, a package (its own folder), or a function that returns one of these. For one that
+    gives no folder, a warning is logged and the others are used.
 
     Args:
         kind: one of :data:`~monai_diffrecon.registry.contract.FOLDERS`.
@@ -178,13 +178,13 @@ def folders(kind: str) -> tuple[tuple[str, Path], ...]:
             given = given() if callable(given) else given
             path = Path(given.__path__[0] if hasattr(given, "__path__") else given)
             reason = None if path.is_dir() else "no such folder"
-        except (Exception, SystemExit) as error:  # whatever a plugin does when imported
+        except (Exception, SystemExit) as error:  # an import may raise anything
             reason = f"{type(error).__name__}: {error}"
         if reason is None:
             found.append((entry.distribution, path))
         else:
             _failures[entry] = " ".join(reason.split())
-            logger.warning("no %s from %s, its %r is broken: %s", kind, entry.distribution, entry.name, reason)
+            logger.warning("no %s from %s: its %r is broken: %s", kind, entry.distribution, entry.name, reason)
     return tuple(found)
 
 
@@ -205,7 +205,7 @@ def current_name(kind: str, name: str) -> str:
 
 
 def refresh() -> None:
-    """Forget what was found, so that plugins installed since then are seen."""
+    """Clear the cache, so that newly installed plugins are found."""
     _entries.cache_clear()
     folders.cache_clear()
     contract.definition.cache_clear()
@@ -268,7 +268,7 @@ def find_entry(kind: str, name: str, where: str, literals: tuple[str, ...] = ())
         raise PluginError(
             f"{role} {plain!r} is provided by {' and by '.join(e.distribution for e in matches)}",
             where=where,
-            mend=f"name one in full, {in_full}",
+            mend=f"give the full name, {in_full}",
         )
     known = sorted({*(e.name for e in entries), *literals})
     provider = KNOWN_PROVIDERS.get((kind, plain))
@@ -280,7 +280,7 @@ def find_entry(kind: str, name: str, where: str, literals: tuple[str, ...] = ())
     elif close := get_close_matches(plain, known, n=3):
         mend = f"did you mean {' or '.join(map(repr, close))}?"
     elif elsewhere:
-        mend = f"{plain!r} is one of the {elsewhere[0]}; name one of the {kind}"
+        mend = f"{plain!r} is one of the {elsewhere[0]}; give one of the {kind}"
     else:
         mend = "install the package that provides it (`diffrecon plugins` lists those found)"
     raise PluginError(f"unknown {role} {name!r}", where=where, expected=", ".join(known) or None, mend=mend)
@@ -300,7 +300,7 @@ def load_entry(kind: str, entry: _Entry, where: str) -> Any:
     cls = _classes[entry]
     if not issubclass(cls, contract.bases(kind)):
         role, other = KINDS[kind][0], entry.kind
-        mend = f"{entry.name!r} is one of the {other}; name one of the {kind}"
+        mend = f"{entry.name!r} is one of the {other}; give one of the {kind}"
         raise PluginError(f"unknown {role} {entry.name!r}", where=where, mend=mend)
     return cls
 
@@ -310,7 +310,7 @@ def _import(entry: _Entry, where: str) -> None:
     try:
         cls: Any = reduce(getattr, entry.attribute.split("."), importlib.import_module(entry.module))
         reason = contract.breach(entry.kind, cls)
-    except (Exception, SystemExit) as error:  # whatever a plugin does when imported, it stops nothing else
+    except (Exception, SystemExit) as error:  # a failing import must not affect other plugins
         cause, reason = error, f"{type(error).__name__}: {error}"
         if isinstance(error, ImportError) and entry.extras:
             mend = f"pip install '{entry.distribution}[{','.join(entry.extras)}]'"
@@ -323,7 +323,7 @@ def _import(entry: _Entry, where: str) -> None:
     if entry.kind == "priors" and issubclass(cls, contract.bases("regularizers")):
         warnings.warn(
             f"{entry.distribution} declares the regularizer {entry.name!r} under monai_diffrecon.priors; the next "
-            "release finds it under monai_diffrecon.regularizers only",
+            "release will find it under monai_diffrecon.regularizers only",
             DeprecationWarning,
             stacklevel=2,
         )

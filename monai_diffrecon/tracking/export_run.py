@@ -39,14 +39,14 @@ _INCOMPLETE = "tracking incomplete"
 
 
 def _tolerated(method: Callable[Concatenate[TrackedRun, P], None]) -> Callable[Concatenate[TrackedRun, P], None]:
-    """Let a method do nothing when nothing is tracked, and what it raises stop nothing unless tracking is required."""
+    """Skip a method if tracking is off; its exceptions are raised only if tracking is required."""
 
     @wraps(method)
     def call(run: TrackedRun, /, *values: P.args, **options: P.kwargs) -> None:
         if run._silent:
             return
         if run._client is None:
-            raise ConfigError("used before it began", where="TrackedRun", mend="use it within its with block")
+            raise ConfigError("used before it was entered", where="TrackedRun", mend="use it inside its with block")
         fault = _fault_of(lambda: method(run, *values, **options))
         if fault is not None:
             run._lose(fault)
@@ -55,38 +55,38 @@ def _tolerated(method: Callable[Concatenate[TrackedRun, P], None]) -> Callable[C
 
 
 class TrackedRun:
-    """Context manager around one MLflow run; every call names the run's id.
+    """Context manager for one MLflow run; every call passes the run's id.
 
-    MLflow's global "active run" is never used: it would let a crashed case continue as the next patient's. The
-    run ends FINISHED, FAILED on an exception, and KILLED on an interrupt or exit; a process that is killed leaves a
-    claim in ``<output_dir>/.diffrecon/runs``, by which the next run there ends its runs as KILLED. Numbers are sent in
-    batches, every ten seconds and when the run ends: a single one costs forty times a batch's share. Paths are taken
-    out of parameters and tags.
+    MLflow's global "active run" is never used: after a crash, the next patient's case could continue it. The run ends
+    FINISHED, FAILED on an exception, or KILLED on an interrupt or exit. A killed process leaves a claim in
+    ``<output_dir>/.diffrecon/runs``; the next run there marks its runs KILLED. Metrics are sent in batches, every ten
+    seconds and at the end of the run: sending one alone costs forty times as much. Paths are removed from parameters
+    and tags.
 
-    Unless ``required``, whatever MLflow, its database or the network do stops nothing: the first fault is warned of
-    in one line, and nothing more is sent, so that a server that is down is waited for once. A run that lost something
-    ends FAILED with the tag ``error: tracking incomplete``.
+    Unless ``required``, failures of MLflow, its database or the network do not stop the program: the first one is
+    logged as a one-line warning and nothing more is sent, so that an unreachable server costs one timeout. A run that
+    lost data ends FAILED with the tag ``error: tracking incomplete``.
 
     Args:
         output_dir: folder of the default store and of the artifacts.
         run_name: name of the run; never a patient's.
         track: False: nothing is tracked, and every call does nothing.
-        experiment: MLflow's experiment; made when missing.
+        experiment: MLflow's experiment; created if missing.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
-        parent_run_id: run that this one is nested under.
-        run_id: go on with this run instead of starting one.
-        tags: tags to begin with.
-        required: a fault of tracking is an error.
+        parent_run_id: parent run of this one.
+        run_id: existing run to continue instead of starting one.
+        tags: initial tags.
+        required: a tracking failure is an error.
 
     Attributes:
-        run_id: the id of the run; None before it began, and when it could not be opened.
-        problems: what is wrong with the tracking, in short words without paths; empty when all is well.
+        run_id: the id of the run; None before entry, or if it could not be opened.
+        problems: problems of the tracking, as short texts without paths; empty if there are none.
 
     Raises:
         InputError: on entry, ``run_id`` is not in the store, or is open in another process; or the default store cannot
             be in ``output_dir``.
-        ConfigError: on entry, the experiment was deleted; by every call, the run has not begun.
-        ResourceError: if required, on entry, by every call and on exit, whatever MLflow does.
+        ConfigError: on entry, the experiment was deleted; by every call, before entry.
+        ResourceError: if required, on entry, by every call and on exit, for any failure of MLflow.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class TrackedRun:
             try:
                 self.run_id, self._client = self._begin()
             except BaseException as error:
-                self._claim.release()  # the file stays: the run may have been made, and the answer be lost
+                self._claim.release()  # the file stays: the run may exist although the answer was lost
                 if isinstance(error, DiffReconError) or not isinstance(error, Exception):
                     raise
                 self._lose(error)
@@ -153,7 +153,7 @@ class TrackedRun:
 
     @_tolerated
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters; nested ones become ``outer.inner``, long values are cut at MLflow's limit."""
+        """Log parameters; nested ones become ``outer.inner``, long values are truncated to MLflow's limit."""
         from mlflow.entities import Param
 
         flat = flatten(redact(params))
@@ -168,7 +168,7 @@ class TrackedRun:
 
     @_tolerated
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Buffer numbers of one step; they are sent when it is time."""
+        """Buffer the metrics of one step; they are sent in batches."""
         now = int(time.time() * 1000)
         self._metrics += [(key_text(name), float(value), now, int(step)) for name, value in metrics.items()]
         if len(self._metrics) >= _MAX_METRICS or time.monotonic() - self._flushed > _FLUSH_SECONDS:
@@ -176,7 +176,7 @@ class TrackedRun:
 
     @_tolerated
     def flush(self) -> None:
-        """Send the buffered numbers."""
+        """Send the buffered metrics."""
         self._send()
 
     @_tolerated
@@ -192,12 +192,12 @@ class TrackedRun:
 
     @_tolerated
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
-        """Log what the run was computed from, by its hash; MLflow shows it as the run's dataset.
+        """Log the input data of the run by their hash; MLflow shows them as the run's dataset.
 
         Args:
             name: name of the data; never a patient's.
             digest: hash over the data, hexadecimal; MLflow keeps its first 32 digits.
-            profile: what else may be known of it, the number of cases for instance.
+            profile: further properties, such as the number of cases.
         """
         from mlflow.entities import Dataset, DatasetInput
 
@@ -217,7 +217,7 @@ class TrackedRun:
         try:
             sweep(client, self._claims, self.tracking_uri)
         except Exception as error:
-            logger.warning("tracking: runs of processes that died may stay RUNNING (%s)", type(root_of(error)).__name__)
+            logger.warning("tracking: runs of killed processes may stay RUNNING (%s)", type(root_of(error)).__name__)
         self._claim.take(self.tracking_uri, experiment)
         tags = tag_rows(self._tags | {TAG: self._claim.mark})
         if self._resumed is None:
@@ -249,7 +249,7 @@ class TrackedRun:
         getattr(self._client, request)(self.run_id, *values, **options)
 
     def _lose(self, fault: Exception) -> None:
-        """Raise a fault if tracking is required and the user's own error, which tells more, is not under way."""
+        """Raise a failure if tracking is required, unless an error of the user is already being raised."""
         told = fault if isinstance(fault, DiffReconError) else refused(fault, self._own_error)
         how = "not tracked" if self._client is None else "not fully tracked"
         first, self.problems = not self.problems, self.problems or (f"{how}: {told.what}",)
@@ -257,11 +257,11 @@ class TrackedRun:
             raise told from (None if told is fault else fault)
         self._silent = True
         if first:
-            logger.warning("this run is %s, and goes on: %s", how, told)
+            logger.warning("this run is %s, but continues: %s", how, told)
 
 
 def _fault_of(call: Callable[[], None]) -> Exception | None:
-    """Return what a call raises: a server, a database, a disk, a value that MLflow does not take."""
+    """Return the exception of a call: of a server, a database, a disk, or a value that MLflow rejects."""
     try:
         call()
     except Exception as fault:

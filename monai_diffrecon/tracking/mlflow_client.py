@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow as it is used here: quiet, with bounded waits, its errors in one line."""
+"""MLflow client: quiet, with bounded waits and one-line errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from monai_diffrecon.tracking.store_file import check_address, check_store, make
 
 MAX_KEY, _MAX_TAG, _MAX_TEXT = 250, 5000, 300
 
-#: MLflow's settings unless the user has set them: a server that is down costs about ten seconds, not twenty minutes.
+#: MLflow's settings unless the user has set them: an unreachable server costs ten seconds, not twenty minutes.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -35,9 +35,9 @@ SETTINGS = {
 
 
 def mlflow_module() -> ModuleType:
-    """Return MLflow with its telemetry off, bounded waits, and its chatter about databases and retries silenced.
+    """Return MLflow with telemetry off, bounded waits, and messages about databases and retries silenced.
 
-    What the user has set in the environment stays, ``MLFLOW_DISABLE_TELEMETRY=false`` for instance.
+    Settings from the environment, such as ``MLFLOW_DISABLE_TELEMETRY=false``, take precedence.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -85,7 +85,7 @@ def open_client(output_dir: Path, tracking_uri: str | None) -> Any:
 
 
 def check_client(client: Any) -> None:
-    """Ask whether a client's database can be written to, when it is a file; MLflow would wait longer.
+    """Check that a client's database, if it is a file, can be written to; MLflow would wait longer.
 
     Raises:
         sqlite3.Error: it is locked or damaged.
@@ -94,7 +94,7 @@ def check_client(client: Any) -> None:
     file = store_file(str(client.tracking_uri))
     if file is not None:
         if not file.exists():
-            raise FileNotFoundError("the store's file is gone")
+            raise FileNotFoundError("the store's file is missing")
         check_store(file)
 
 
@@ -133,7 +133,7 @@ def experiment_id(client: Any, name: str, output_dir: Path) -> str:
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another process may have been quicker
+            found = client.get_experiment_by_name(name)  # another process may have created it meanwhile
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
@@ -141,25 +141,25 @@ def experiment_id(client: Any, name: str, output_dir: Path) -> str:
             "the experiment was deleted in MLflow",
             where="experiment",
             got=repr(name),
-            mend="restore it, or name another",
+            mend="restore it, or choose another",
         )
     return str(found.experiment_id)
 
 
 def refused(error: Exception, own: BaseException | None = None) -> ResourceError:
-    """Return the error of one line for whatever MLflow, its database or the network raised; see :func:`root_of`."""
+    """Return a one-line error for an exception of MLflow, its database or the network; see :func:`root_of`."""
     root = root_of(error, own)
     lines = str(root if isinstance(root, OSError | sqlite3.OperationalError) else error).strip().splitlines()
     return ResourceError(
         f"MLflow refused ({type(root).__name__})",
         where="tracking",
         got=redact(lines[0])[:_MAX_TEXT] if lines else type(error).__name__,
-        mend="check the store, or switch tracking off",
+        mend="check the store, or disable tracking",
     )
 
 
 def root_of(error: BaseException, own: BaseException | None = None) -> BaseException:
-    """Return what is at the root of an error: MLflow wraps whatever it meets in one class of its own.
+    """Return the root cause of an error: MLflow wraps all exceptions in one class of its own.
 
     Args:
         error: what MLflow raised.

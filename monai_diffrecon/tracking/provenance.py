@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Records that say how an output volume came about, and checking them.
+"""Provenance records of output volumes, and their verification.
 
 A record holds no path, no name of a user or machine, and no identifier of a patient, so it can be published with
 the volume.
@@ -30,7 +30,7 @@ from monai_diffrecon.tracking.versions import versions_of
 
 
 def record_path(output: str | Path) -> Path:
-    """Return where the record of an output stands: ``<name>.provenance.json`` beside ``<name>.nii.gz``."""
+    """Return the path of an output's record: ``<name>.provenance.json`` beside ``<name>.nii.gz``."""
     output = Path(output)
     return output.with_name(output.name.removesuffix(full_suffix(output)) + ".provenance.json")
 
@@ -57,16 +57,16 @@ def build_record(
         report: the report of the run (:class:`~monai_diffrecon.engine.run_report.RunReport`).
         output: the written NIfTI file.
         measurement_sha256: hash of the measurement (:func:`sha256_tensor`).
-        volume: (1, X, Y, Z) what was meant to be written as float32; the file is read back and compared.
+        volume: (1, X, Y, Z), the volume to be written as float32; the file is read back and compared.
         phase: the written phase of a complex volume, beside the output, whose magnitude that is.
-        spread: what was written of several samples beside the output, which is their mean: name (``std``, ...) -> file.
+        spread: files of several samples beside the output, which is their mean: name (``std``, ...) -> file.
         dicom: folder of the DICOM series that was written of it, beside the output or below.
         formats: name of a further format -> the file, or the folder, that was written of it.
         options: what the command was called with, where that is not in the report.
-        reader: name of what read the measurement.
-        preparation: what was done to what was read before it was reconstructed, in order.
-        identity: all that decides on the voxels; its hash is recorded.
-        case: pseudonym of the case, part of the noise's key.
+        reader: name of the reader of the measurement.
+        preparation: the preparation steps between reading and reconstruction, in order.
+        identity: everything that determines the voxels; its hash is recorded.
+        case: pseudonym of the case, part of the noise seed.
 
     Raises:
         IntegrityError: the file does not hold ``volume``.
@@ -117,21 +117,21 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a record atomically.
 
     Raises:
-        IntegrityError: it does not keep to the schema.
+        IntegrityError: it does not match the schema.
     """
     _validate(record, Path(path).name)
     write_json(path, dict(record))
 
 
 def identity_sha256(identity: Mapping[str, str]) -> str:
-    """Return the hash of all that decides on the voxels of a reconstruction."""
+    """Return the hash of everything that determines the voxels of a reconstruction."""
     return _canonical_sha256(dict(identity))
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Return a record that is what was written; its outputs are not looked at.
+    """Return a record after checking its own hash; outputs are not checked.
 
-    One of schema 1 is returned as one of today, with a report that says as much as it did.
+    A record of schema 1 is converted to the current schema, with the report as far as it goes.
 
     Raises:
         InputError: no such record.
@@ -152,9 +152,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def outputs_in(folder: str | Path) -> set[Path]:
-    """Return all files and folders that the records in a folder name as their outputs; none is looked at.
+    """Return all output files and folders named by the records in a folder; none is opened.
 
-    A record that was changed, or is of another version, names outputs as well.
+    Changed records and those of other versions count as well.
     """
     found: set[Path] = set()
     for path in Path(folder).glob("*.provenance.json"):
@@ -178,7 +178,7 @@ def outputs_in(folder: str | Path) -> set[Path]:
 
 
 def verify_record(path: str | Path) -> dict[str, Any]:
-    """Check a record and all outputs beside it, every hash anew, and return the record when all is well.
+    """Verify the hashes of a record and of all outputs beside it, and return the record.
 
     Raises:
         InputError: no such record.
@@ -191,7 +191,7 @@ def verify_record(path: str | Path) -> dict[str, Any]:
         raise IntegrityError("the output is missing", where=output.name, mend="restore it, or reconstruct again")
     _require_same("the output was changed", output.name, record["output"]["sha256"], sha256_file(output))
     _require_same(
-        "the output's voxels are others",
+        "the output's voxels differ",
         output.name,
         record["output"]["voxels_sha256"],
         sha256_tensor(read_volume(output)[0]),
@@ -233,7 +233,7 @@ def _require_same(what: str, where: str, expected: str, got: str) -> None:
 
 
 def _with_report(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of schema 1 with what it says of the run where records have it today."""
+    """Return a record of schema 1 with its report entries moved to their current place."""
     moved = ("network_calls", "fallbacks", "execution", "notices")
     report: dict[str, Any] = {name: record.pop(name) for name in moved if name in record}
     report |= record.pop("timings") | {"steps": [{"residual": residual} for residual in record.pop("residuals")]}

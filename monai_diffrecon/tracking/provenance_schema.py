@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 def _optional(description: str | None = None) -> Any:
-    """Return a field that may be missing but, when it is there, is not null."""
+    """Return a field that may be missing but must not be null."""
     return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
 
 
@@ -46,21 +46,21 @@ class Step(_Block):
 class Report(_Block):
     """What the run did: the report of the inferer, but for what the run was made with, which the record says itself."""
 
-    seconds: float = Field(description="wall time in all; this and the following counts are over all samples")
+    seconds: float = Field(description="total wall time; this and the following counts are over all samples")
     start_seconds: float = Field(description="wall time of the start")
     denoiser_seconds: float = Field(description="wall time inside the score prior")
     denoiser_calls: Count = Field(description="passes over all slices of a plane")
-    network_calls: Count = Field(description="batches of slices that went through a network")
+    network_calls: Count = Field(description="batches of slices passed through a network")
     ladder: list[float] = Field(description="noise levels, network units; of the first sample, as are the steps")
     steps: list[Step]
     scale: float = Field(description="physical units of one network unit")
     offset: float = Field(description="physical value of network zero")
-    phase: float = Field(description="global phase (radians) that was taken out of the measurement")
+    phase: float = Field(description="global phase (radians) removed from the measurement")
     fallbacks: list[str] = Field(description="what was done differently")
     execution: dict[str, Any] = Field(
-        description="where it ran: threads, device, instruction set, slices a network call, times it was resumed"
+        description="where it ran: threads, device, instruction set, slices per network call, number of resumptions"
     )
-    notices: list[str] = Field(description="what who shares the output should know")
+    notices: list[str] = Field(description="notices for the users of the output")
     resumed_from: str | None = Field(description="MLflow run of the interrupted run before this one")
 
 
@@ -115,11 +115,11 @@ class _Common(_Block):
     config: dict[str, Any] = Field(description="merged configuration, without paths")
     config_sha256: Sha256 = Field(description="of the configuration as canonical JSON")
     seeds: dict[str, int]
-    options: dict[str, Any] = Field(description="what the command was called with")
+    options: dict[str, Any] = Field(description="options of the command")
     output: Output
     record_sha256: Sha256 = Field(description="of all else in the record as canonical JSON")
-    case: str = _optional("pseudonym of the case, part of the noise's key")
-    identity_sha256: Sha256 = _optional("of all that decides on the voxels, as canonical JSON")
+    case: str = _optional("pseudonym of the case, part of the noise seed")
+    identity_sha256: Sha256 = _optional("of everything that determines the voxels, as canonical JSON")
 
 
 Preparation = Annotated[
@@ -129,7 +129,7 @@ Preparation = Annotated[
         "correct_tilt, floor_padding, resample, simulate, resample_reference"
     ),
 ]
-Inferer = Annotated[dict[str, Any], Field(description="options of the inferer that are no plugins")]
+Inferer = Annotated[dict[str, Any], Field(description="options of the inferer that are not plugins")]
 
 
 class Record(_Common):

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The claim of a living process on its run, and ending the runs of processes that died."""
+"""Claims of running processes on their runs, and ending the runs of dead processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 #: The tag by which a run carries the mark of its claim.
 TAG = "diffrecon.claim"
 _MARK = "[0-9a-f]{32}"
-#: A claim has this many bytes: what it may have to say at last must fit in when the disk is full.
+#: Size of a claim in bytes, reserved so that its final content fits even if the disk is full.
 _BYTES = 1000
 _SECONDS = 5.0
 
 
 class RunClaim:
-    """A file that is locked for as long as a run is open, so that others see when its process has died.
+    """A file that is locked while a run is open, so that other processes can tell if its process died.
 
     The operating system releases the lock when the process ends, however it ends. The claim is taken before the run is
     made, which carries its mark as a tag: at no moment can a process die and its run be lost. It names its host, since
@@ -60,19 +60,17 @@ class RunClaim:
             self._lock = lock
             self._path.write_bytes(json.dumps(self._said).encode().ljust(_BYTES))
         except Timeout:
-            raise InputError(
-                "the run is open in another process", where="run_id", mend="wait until it has ended"
-            ) from None
+            raise InputError("the run is open in another process", where="run_id", mend="wait until it ends") from None
         except OSError as error:
-            logger.warning("tracking: a run stays RUNNING should this process be killed (%s)", type(error).__name__)
+            logger.warning("tracking: the run will stay RUNNING if this process is killed (%s)", type(error).__name__)
             self.end()
 
     def end(self, status: str | None = None, error: str = "") -> None:
-        """Let go of it, and remove it unless the store has still to be told how the run ended.
+        """Release the claim, and remove it unless the store has yet to be told how the run ended.
 
         Args:
-            status: what the next sweep is to tell the store; None: the store knows.
-            error: the tag that goes with it.
+            status: status that the next sweep sets in the store; None: already set.
+            error: the tag ``error`` that goes with it.
         """
         try:
             if self._lock is not None and status is None:
@@ -83,23 +81,21 @@ class RunClaim:
                         json.dumps({**self._said, "status": status, "error": error[:100]}).encode().ljust(_BYTES)
                     )
         except OSError as fault:
-            logger.warning(
-                "tracking: the claim of a run stays, and the next run looks it up (%s)", type(fault).__name__
-            )
+            logger.warning("tracking: the claim of a run remains; the next run handles it (%s)", type(fault).__name__)
         finally:
             self.release()
 
     def release(self) -> None:
-        """Let go of it but leave the file, as if the process had died."""
+        """Release the claim but leave the file, as if the process had died."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release(force=True)
 
 
 def sweep(client: Any, folder: Path, store: str | None) -> None:
-    """End every run of this host and store whose claim nobody holds, and remove the claim.
+    """End every run of this host and store whose claim is not locked, and remove the claim.
 
-    A run that is still RUNNING becomes KILLED, or what its process left word of. Runs that had ended are not touched.
+    A RUNNING run becomes KILLED, or gets the status stored in its claim. Finished runs are not changed.
 
     Args:
         client: an ``MlflowClient`` of the store.
@@ -125,7 +121,7 @@ def _settle(client: Any, path: Path) -> None:
     except Timeout:
         return  # its process lives, and it may be this one
     try:
-        said = _read(path)  # nothing: its run has just ended, and taking the lock made the file anew
+        said = _read(path)  # empty: its run has just ended, and locking recreated the file
         found = client.search_runs([said["experiment"]], f"tags.`{TAG}` = '{path.name}'") if said else ()
         for run in found:
             if run.info.status == "RUNNING":
@@ -137,7 +133,7 @@ def _settle(client: Any, path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Return what a claim says, nothing if it is damaged or gone: it may then be of any host."""
+    """Return the content of a claim, empty if it is damaged or gone (it may then belong to any host)."""
     try:
         said = json.loads(path.read_bytes()[:_BYTES])
         return {name: str(said[name]) for name in said} if {"host", "store", "experiment"} <= said.keys() else {}

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The file of an SQLite store: asked before MLflow opens it, and made so that none sees it half made."""
+"""The file of an SQLite store: checked before MLflow opens it, and created atomically."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from filelock import FileLock
 
 from monai_diffrecon.errors import InputError
 
-#: How long a database that another process has locked is waited for, seconds.
+#: Timeout (seconds) for a database locked by another process.
 LOCKED_SECONDS = 10.0
-#: How long the making of a store by another process is waited for, seconds; it takes some.
+#: Timeout (seconds) while another process creates the store.
 MAKING_SECONDS = 60.0
 
 
@@ -35,9 +35,9 @@ def store_file(uri: str) -> Path | None:
 
 
 def check_store(path: Path) -> None:
-    """Ask whether a database can be written to.
+    """Check that a database can be written to.
 
-    MLflow waits 20 seconds for a locked one at every request, and opens one that it cannot open ten times, which
+    MLflow waits 20 seconds for a locked one at every request, and retries one that it cannot open ten times, which
     takes two minutes.
 
     Raises:
@@ -50,10 +50,10 @@ def check_store(path: Path) -> None:
 
 
 def make_store(path: Path) -> None:
-    """Make an empty store unless there is one.
+    """Create an empty store unless it exists.
 
-    It is made under another name: a process that dies meanwhile leaves no store that is half made, which MLflow
-    could never open, and of two processes that begin at once one waits.
+    It is created under a temporary name, so that a process that dies leaves no partial store, which MLflow could
+    never open. If two processes start at once, one waits.
 
     Args:
         path: the database file.
@@ -86,7 +86,7 @@ def make_store(path: Path) -> None:
 
 
 def check_address(folder: Path) -> None:
-    """Refuse a folder that the address of a store in it would not lead to: MLflow would write elsewhere.
+    """Refuse a folder whose path cannot be part of a store's URI: MLflow would write elsewhere.
 
     Raises:
         InputError: its path holds ``?``, ``%`` before two hexadecimal digits, or bytes that are no text.
@@ -95,16 +95,16 @@ def check_address(folder: Path) -> None:
     found = re.search(r"[?\udc80-\udcff]|%[0-9A-Fa-f]{2}", path)
     if found is not None:
         raise InputError(
-            "a path that cannot be part of the address of an MLflow store",
+            "a path that cannot be part of an MLflow store's URI",
             where="output_dir",
             expected="no ?, no % before two hexadecimal digits, and no bytes that are no text",
             got=ascii(found[0]),
-            mend="name another folder, or leave tracking out (--evaluator#track false)",
+            mend="choose another folder, or disable tracking (--evaluator#track false)",
         )
 
 
 def relocate(path: Path) -> None:
-    """Make the artifacts of a store lie beside it, as they do: it may have been moved or copied with its folder.
+    """Update the artifact paths of a store that was moved or copied with its folder.
 
     MLflow keeps whole paths, so a copy would write into the folder that it was copied from. Only what lay in
     ``mlartifacts`` beside the store, as :func:`make_store` has it, is changed.

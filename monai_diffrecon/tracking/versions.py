@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Installed versions of what has a part in the voxels."""
+"""Installed versions of packages that affect the voxels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from monai_diffrecon._version import __version__
 
-#: Distributions whose version can change a voxel, besides this one and those of the plugins.
+#: Distributions whose version can affect the voxels, besides this one and the plugins'.
 _ALWAYS = ("torch", "monai")
 
 

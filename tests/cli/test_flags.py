@@ -169,5 +169,5 @@ def test_a_name_that_is_no_text_is_refused_in_a_cohort(tmp_path: Path, name: obj
     (tmp_path / "a.nii").touch()
     content = {"cases": [{"image": "a.nii", "name": name}], "methods": [{"label": "A", "bundle": "."}]}
     (tmp_path / "cohort.json").write_text(json.dumps(content))
-    with raises(InputError, where="cases#0#name", expected="a text of letters, digits, '.', '_', '-'"):
+    with raises(InputError, where="cases#0#name", expected="a string of letters, digits, '.', '_', '-'"):
         read_cohort(tmp_path / "cohort.json", tmp_path)

@@ -156,7 +156,7 @@ def test_nothing_is_overwritten_unless_asked(root: Path, tmp_path: Path, capsys:
     scan = tmp_path / "mr.h5"
     scan.write_text("mine")
     assert simulate(root, "mr.nii.gz", scan, *MRI) == 2
-    assert capsys.readouterr().err == "error: mr.h5: the file exists. Fix: name another, or replace it with --force\n"
+    assert capsys.readouterr().err == "error: mr.h5: the file exists. Fix: choose another name, or use --force\n"
     assert scan.read_text() == "mine"
     assert simulate(root, "mr.nii.gz", scan, *MRI, "--force") == 0
     assert read_measurement(scan).operator is not None
@@ -170,7 +170,7 @@ def test_nothing_is_overwritten_unless_asked(root: Path, tmp_path: Path, capsys:
         ("mr.nii.gz", ["--operator", "parallel"], "operator: unknown operator 'parallel'"),
         ("mr.nii.gz", ["--operator", "parallel_ct", "--set", "view=3"], "operator#view: ParallelCT has no option"),
         ("mr.nii.gz", ["--operator", "parallel_ct", "--set", "views"], "--set: not a declaration"),
-        ("mr.nii.gz", [*CT, "--photons", "1e5"], "simulate_photons: photons are counted behind"),
+        ("mr.nii.gz", [*CT, "--photons", "1e5"], "simulate_photons: photon counts need"),
         ("mr.nii.gz", [*CT, "--unit", "hu"], "simulate_unit: unknown choice"),
         ("mr.nii.gz", [*MRI, "--unit", "HU"], "operator CartesianMRI: a complex measurement of a volume in HU"),
         ("mr.nii.gz", [*MRI, "--reader", "measurement_file"], "mr.nii.gz: not an HDF5 file"),

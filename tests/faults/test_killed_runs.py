@@ -206,4 +206,4 @@ def test_two_processes_do_not_write_one_case(
     assert outputs(output)["a_recon.nii.gz"] == whole["one/a_recon.nii.gz"]
     ((refused, told),) = seen
     assert refused == 6
-    assert "case a: another process is reconstructing this case into the same folder" in told
+    assert "case a: another process is reconstructing this case in the same folder" in told

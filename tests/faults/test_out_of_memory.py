@@ -170,7 +170,7 @@ def test_single_slice_that_does_not_fit_is_an_error_of_memory() -> None:
     assert answer["calls"] == 0
     assert answer["counts"]
     assert "allocate" in answer["said"]
-    assert (answer["code"], answer["ends"].count("memory does not suffice")) == (6, 1)
+    assert (answer["code"], answer["ends"].count("not enough memory, even")) == (6, 1)
 
 
 class Failing(nn.Module):
@@ -282,7 +282,7 @@ def test_not_a_number_made_by_a_network_names_network_slice_and_sigma() -> None:
     with pytest.raises(NumericalError) as caught:
         planes(x, 0.25)
     assert caught.value.where == "network of the axial plane (brain)"
-    assert "16 values that are not finite of axial slice 3" in caught.value.what
+    assert "16 non-finite values for axial slice 3" in caught.value.what
     assert "0.25" in caught.value.what
     low = BatchedPlaneDenoiser(DirectDenoiser(Broken()), "axial", precision="bfloat16")
     with pytest.raises(NumericalError) as caught:

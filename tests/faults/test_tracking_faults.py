@@ -344,7 +344,7 @@ def test_claims_that_cannot_be_made_are_warned_of_and_the_run_is_tracked(
     run = _open(tmp_path)
     assert _reconstruct(run) == "done"
     assert run.problems == ()
-    assert "stays RUNNING should this process be killed" in caplog.text
+    assert "stay RUNNING if this process is killed" in caplog.text
     assert _ended(tmp_path, run) == ("FINISHED", None)
 
 

@@ -18,7 +18,7 @@ from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 
 _STEPS = 8
-_REFUSAL = "another process is reconstructing this case into the same folder"
+_REFUSAL = "another process is reconstructing this case in the same folder"
 
 
 def outputs(folder: Path) -> dict[str, str]:

@@ -395,8 +395,8 @@ def test_a_bundle_of_before_is_inspected(root: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["check", str(tmp_path / "axial")]) == 0
     out = capsys.readouterr().out
     assert "NOT INSTALLED" not in out
-    assert "annealed: write pnp_hqs" in out
-    assert "cg_sense: write cg_least_squares" in out
+    assert "annealed: use pnp_hqs" in out
+    assert "cg_sense: use cg_least_squares" in out
 
 
 def test_mri_finds_its_preset_by_the_name_it_knows(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

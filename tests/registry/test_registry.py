@@ -291,7 +291,7 @@ def test_unknown_names_are_mended(shrink: None) -> None:
     with raises(PluginError, where="regularizer", mend="did you mean 'shrink'?") as caught:
         registry.create("regularizers", "schrink")
     assert caught.value.exit_code == 7
-    with raises(PluginError, where="sampler", mend="'shrink' is one of the regularizers; name one of the samplers"):
+    with raises(PluginError, where="sampler", mend="'shrink' is one of the regularizers; give one of the samplers"):
         registry.create("samplers", "shrink")
     with raises(PluginError, where="regularizer", mend="use 'acme-shrink:shrink'"):
         registry.create("regularizers", "other-dist:shrink")
@@ -368,11 +368,11 @@ BASE = "from monai_diffrecon.protocols import Regularizer, Sampler\n"
         (f"{BASE}class Bad(Regularizer):\n    API_VERSION = 0{CONCRETE}", "written for API_VERSION 0"),
         (
             f"{BASE}class Bad(Regularizer):\n    def __init__(self, **kw): ...{CONCRETE}",
-            "the constructor of Bad takes options without a name: **kw",
+            "the constructor of Bad takes unnamed options: **kw",
         ),
         (
             f"{BASE}class Bad(Regularizer):\n    plugin_options = {{'x': 'regularizers'}}{CONCRETE}",
-            "plugin_options of Bad names what is no option",
+            "plugin_options of Bad names unknown options",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What no checkpoint says of its network, and its user has to."""
+"""Properties of a network that no checkpoint holds and the user must state."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from monai_diffrecon.numerics.planes import check_plane
 
 @dataclass(frozen=True)
 class Declaration:
-    """What the user states of a network.
+    """The user's declaration of a network.
 
     Attributes:
         plane: plane of the slices it was trained on.
         spacing: voxel size (mm) within the slice, in RAS+ order.
         intensity: ``{"map": "percentile", "q": ...}`` or ``{"map": "window", "low": ..., "high": ...}``.
-        window: largest slice (height, width) to denoise in one piece, or None.
-        license_note: what is known of the licence of the weights, or None.
+        window: largest slice (height, width) denoised whole, or None.
+        license_note: the licence of the weights as far as known, or None.
 
     Raises:
         ConfigError: no plane, lengths that are not above 0, no intensity map.

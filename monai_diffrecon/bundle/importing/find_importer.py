@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a checkpoint with the importer that knows its layout."""
+"""Reads a checkpoint with the importer for its layout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_checkpoint(path: str | Path, name: str = AUTO) -> tuple[str, Checkpoint
     Raises:
         ConfigError: several importers recognise the content.
         InputError: no such file, damaged, or of a layout that no installed importer recognises.
-        IntegrityError: the file wants to call what weights have no use for.
+        IntegrityError: the file calls what weights do not need.
         PluginError: no such importer, or none at all.
     """
     where = f"checkpoint {Path(path).name}"
@@ -59,22 +59,22 @@ def read_checkpoint(path: str | Path, name: str = AUTO) -> tuple[str, Checkpoint
             found = [k for k, importer in askable.items() if importer.recognises(layer)]
             if len(found) > 1:
                 raise ConfigError(
-                    f"recognised by several importers: {', '.join(found)}", where=where, mend="name one with --format"
+                    f"recognised by several importers: {', '.join(found)}", where=where, mend="choose one with --format"
                 )
             if found:
                 return found[0], askable[found[0]], layer
     if refused is not None:
         raise refused
     raise InputError(
-        "of no layout that an installed importer recognises",
+        "no installed importer recognises the layout",
         where=where,
         expected=f"a checkpoint for {', '.join(importers)}",
-        mend="name the importer with --format to learn what it misses",
+        mend="select the importer with --format to see what is missing",
     )
 
 
 def _installed() -> dict[str, CheckpointImporter]:
-    """Return the importers that can be used; a broken one stops nothing."""
+    """Return the usable importers, skipping broken ones."""
     importers: dict[str, CheckpointImporter] = {}
     for info in registry.available("importers"):
         with suppress(PluginError):

@@ -46,7 +46,7 @@ def import_checkpoint(
     declared: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> ImportedBundle:
-    """Write the bundle of a checkpoint, or nothing.
+    """Write the bundle of a checkpoint, completely or not at all.
 
     Args:
         checkpoint: the file, or a folder of the library diffusers.
@@ -62,8 +62,8 @@ def import_checkpoint(
 
     Raises:
         ConfigError: an option is wrong.
-        InputError: the target exists, the checkpoint or the sample is unfit, or the network takes no slices.
-        IntegrityError: the checkpoint wants to run something.
+        InputError: the target exists, the checkpoint or the sample is unsuitable, or the network takes no slices.
+        IntegrityError: the checkpoint would run code.
         NumericalError: the network returns numbers that are not finite.
         PluginError: no such importer.
     """
@@ -81,7 +81,7 @@ def import_checkpoint(
             f"a network of {imported.channels} channels",
             where=where,
             expected="1: real and imaginary part are denoised one by one",
-            mend="import a network of magnitude images",
+            mend="import a network for magnitude images",
         )
     weights = _stored(imported.state_dict, dtype, where)
     network = build_network(imported.network_def, weights, where)

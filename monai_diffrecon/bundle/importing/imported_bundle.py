@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""All that the files of an imported bundle are written from."""
+"""The data from which the files of an imported bundle are written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from monai_diffrecon.bundle.importing.orientation_report import OrientationRepor
 
 #: What the metadata says where neither the checkpoint nor the user does.
 UNKNOWN = "not known: the checkpoint does not say"
-NO_SAMPLE = "skipped: no sample volume was given, so it is not known whether the network knows slices in RAS+ order"
+NO_SAMPLE = "skipped: no sample volume was given, so it is unknown whether the network expects slices in RAS+ order"
 NO_SAMPLE_WARNING = "orientation, intensity and noise levels were not tested: no --sample was given"
-NO_LICENCE = "the licence of the weights is not known: ask their authors before you use or pass them on"
+NO_LICENCE = "the licence of the weights is not known: ask their authors before you use or redistribute them"
 
 
 @dataclass(frozen=True)
 class ImportedBundle:
-    """An imported network with what is known of it.
+    """An imported network with its known properties.
 
     Attributes:
         name: name of the bundle.
@@ -30,7 +30,7 @@ class ImportedBundle:
         source: name and sha256 of each file of the checkpoint.
         importer: name of the importer.
         distribution: (name, version) of the distribution that provides it.
-        notes: what the importer dropped, renamed, merged or assumed, and what was done since.
+        notes: what the importer dropped, renamed, merged or assumed, and later changes.
         network_def: definition of the network.
         state_dict: weights as they are stored.
         dtype: their type.
@@ -68,7 +68,7 @@ class ImportedBundle:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against the bundle, or what was not looked at, one clause each."""
+        """Doubts about the bundle and untested properties, one clause each."""
         found = [NO_SAMPLE_WARNING] if self.orientation is None else [*self.orientation.warnings]
         return (*found, *([] if self.declaration.license_note else [NO_LICENCE]))
 

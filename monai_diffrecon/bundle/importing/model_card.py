@@ -22,9 +22,9 @@ not measured, and remove structure that was.
 | network | `{target}`, {parameters:,} weights, stored in {dtype} | importer `{importer}` |
 | noise levels | sigma {low:g} to {high:g} in network units, denoiser `{denoiser}` | importer `{importer}` |
 | size of a slice | multiples of {multiple} | tried |
-| plane | {plane} | declared by who imported it |
-| voxel size | {spacing} mm within the slice, RAS+ order | declared by who imported it |
-| intensity | {intensity} | declared by who imported it |
+| plane | {plane} | declared at import |
+| voxel size | {spacing} mm within the slice, RAS+ order | declared at import |
+| intensity | {intensity} | declared at import |
 | licence of the weights | {licence} | {licence_from} |
 
 {notes}
@@ -61,7 +61,7 @@ Configuration files (configs/)
 
 
 def model_card(bundle: ImportedBundle) -> str:
-    """Return the model card: what is known, by whose word, and what is not."""
+    """Return the model card: what is known, its source, and what is unknown."""
     said, (low, high) = bundle.declaration, bundle.sigma_range
     unknown = "" if said.license_note else "\nThe licence: ask the authors before you use or pass on the weights."
     return _CARD.format(
@@ -79,7 +79,7 @@ def model_card(bundle: ImportedBundle) -> str:
         spacing=" x ".join(f"{s:g}" for s in said.spacing),
         intensity=", ".join(f"{k} {v}" for k, v in said.intensity.items()),
         licence=bundle.licence if said.license_note else "not known",
-        licence_from="declared by who imported it" if said.license_note else "no one",
+        licence_from="declared at import" if said.license_note else "no one",
         notes="\n".join(f"- {harmless(note)}" for note in bundle.notes),
         unknown=unknown,
         orientation=_orientation(bundle),

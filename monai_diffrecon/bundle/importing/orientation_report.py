@@ -72,16 +72,16 @@ class OrientationReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the losses say against the bundle, one clause each."""
+        """Doubts about the bundle from the losses, one clause each."""
         if not BRIGHT[0] <= self.bright <= BRIGHT[1]:
             return (
-                f"the sample's bright voxels are {self.bright:.3g} in network units, where about 1 is usual; its "
-                "losses say nothing: check --intensity and the sample's units",
+                f"the sample's bright voxels are {self.bright:.3g} in network units, but usually about 1; its "
+                "losses are meaningless: check --intensity and the sample's units",
             )
         if not self.informative:
             return (
-                "the network denoises the sample in no orientation: check --plane, --intensity and --spacing, and that "
-                "the sample is of its kind",
+                "the network denoises the sample in no orientation: check --plane, --intensity and --spacing, and "
+                "that the sample resembles the training data",
             )
         found = []
         if self.best:

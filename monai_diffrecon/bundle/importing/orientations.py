@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Does a network know slices as we hand them to it, or flipped or transposed?"""
+"""Tests whether a network expects slices as given, flipped or transposed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def choose_slices(
     slices = slices[:, :, top : top + height, left : left + width]
     content = slices.flatten(1).std(dim=1)
     if float(content.max()) == 0.0:
-        raise InputError("slices with nothing in them", where="--sample", mend="name a volume of the network's kind")
+        raise InputError("empty slices", where="--sample", mend="give a volume like the network's training data")
     full = (content >= content.median()).nonzero().flatten()
     full = full[content[full] > 0]
     if count < len(full):  # the middle of each of ``count`` parts
@@ -74,7 +74,7 @@ def score_matching_loss(
 ) -> float:
     """Return ``E||D(x0 + sigma n, sigma) - x0||^2 / (D sigma^2)``, which is ``E||sigma s + n||^2 / D`` of a score s.
 
-    It is 1 for what leaves the noise, and falls to 0 where the network knows the slice. (Vincent 2011; Song et al.
+    It is 1 if the noise is left unchanged, and tends to 0 if the network predicts the slice. (Vincent 2011; Song et al.
     2021, arXiv 2011.13456, equation 7.)
 
     Args:

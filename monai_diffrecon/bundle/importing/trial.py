@@ -33,11 +33,11 @@ def build_network(network_def: Mapping[str, Any], state_dict: Mapping[str, Tenso
         raise IntegrityError("network_def holds more than data", where=where, got=", ".join(active)[:_LIMIT_OF_NAMES])
     try:
         network = ConfigParser({"network_def": dict(network_def)}).get_parsed_content("network_def")
-    except Exception as error:  # whatever a constructor raises, MONAI wraps
+    except Exception as error:  # MONAI wraps any exception of a constructor
         cause = error.__cause__ or error
         raise InputError("network_def cannot be built", where=where, got=f"{cause}"[:_LIMIT_OF_NAMES]) from error
     if not isinstance(network, nn.Module):
-        raise InputError("network_def is no network", where=where, got=type(network).__name__)
+        raise InputError("network_def is not a network", where=where, got=type(network).__name__)
     try:
         network.load_state_dict(dict(state_dict), strict=True)
     except RuntimeError as error:
@@ -116,7 +116,7 @@ def check_denoiser(denoiser: Denoiser, channels: int, multiple: int, where: str)
         denoised = denoiser(0.5 + sigma * noise, sigma)
         if denoised.shape != noise.shape:
             raise InputError(
-                "another shape than that of the slice", where=where, expected=tuple(noise.shape), got=denoised.shape
+                "its shape differs from the slice's", where=where, expected=tuple(noise.shape), got=denoised.shape
             )
         if not bool(torch.isfinite(denoised).all()):
             raise NumericalError(f"the denoised slice is not finite at sigma {sigma:g}", where=where)

@@ -38,10 +38,10 @@ def check_target(target: str | Path, *, force: bool) -> Path:
     """
     path = Path(target).resolve()
     if path.exists() and not force:
-        raise InputError("already there", where=f"bundle {path.name}", mend="name another folder, or give --force")
+        raise InputError("already there", where=f"bundle {path.name}", mend="choose another folder, or use --force")
     if path.exists() and not (path / _METADATA).is_file():
         raise InputError(
-            "already there, and no bundle",
+            "already exists and is not a bundle",
             where=f"bundle {path.name}",
             expected=f"a folder with {_METADATA}, which --force may replace",
             mend="name another folder",

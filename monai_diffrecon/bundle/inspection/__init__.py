@@ -1,3 +1,3 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a bundle would run, looked at before it runs."""
+"""Inspection of what a bundle would run, before it runs."""

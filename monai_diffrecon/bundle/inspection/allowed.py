@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a bundle may use without asking: a table by where things are defined. Everything else is refused.
 
-A row is added only for what computes: nothing that runs code, starts processes, downloads, unpickles, or looks up
-Python names that are given as texts. ``docs/security.md`` shows the same table.
+A row is added only for computations: nothing that runs code, starts processes, downloads, unpickles, or looks up
+Python names given as strings. ``docs/security.md`` shows the same table.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ BUILTINS = (
     "abs all any bool bytes complex dict divmod enumerate filter float frozenset int isinstance len list map max min "
     "pow range repr reversed round set slice sorted str sum tuple zip"
 )
-#: Attributes of values, read or called. No other one is reached, so no object leads from data to the system.
+#: Attributes of values that may be read or called; all others are refused, so data give no access to the system.
 ATTRIBUTES = (
     "T device dtype ema_model eval fromkeys get intensity item items keys lower name ndim network parameters parent "
     "plane run shape spacing split state_dict stem suffix to tolist train upper values"

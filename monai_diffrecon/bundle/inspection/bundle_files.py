@@ -44,7 +44,7 @@ def logging_uses(path: Path, name: str) -> list[Use]:
     try:
         parser.read_string(path.read_text(encoding="utf-8"))
     except (configparser.Error, ValueError, OSError):
-        return [Use(name, "logging", "", PYTHON, fault="cannot be read, so no one can say what it does")]
+        return [Use(name, "logging", "", PYTHON, fault="cannot be read, so its effect is unknown")]
     uses = []
     for section in parser.sections():
         for key in ("class", "args", "kwargs"):

@@ -25,7 +25,7 @@ _WIDEST = 72
 
 @dataclass(frozen=True)
 class BundleReport:
-    """What is known of a bundle without running any of it.
+    """Properties of a bundle, collected without running any of it.
 
     Attributes:
         name: name of its folder.
@@ -34,9 +34,9 @@ class BundleReport:
         weights_file: file of its weights, relative to its root, or an empty string.
         sha256: hash of the weights, or an empty string when they were refused.
         uses: what it would import and execute.
-        refused: what of that is refused, and why.
+        refused: the refused uses, and why.
         plugins: the plugins that it names.
-        fault: what is wrong with its metadata or weights, or None.
+        fault: the fault of its metadata or weights, or None.
         former: what it names by a module that may move, or by a former name, and the name to write.
     """
 
@@ -53,7 +53,7 @@ class BundleReport:
 
     @property
     def exit_code(self) -> int:
-        """0 when all is trusted and whole, 4 when something is refused or was changed, 2 for other faults."""
+        """0 if everything is trusted and intact, 4 if something is refused or was changed, 2 for other faults."""
         if self.refused:
             return IntegrityError.exit_code
         return 0 if self.fault is None else self.fault.exit_code
@@ -76,7 +76,7 @@ class BundleReport:
             *_table(("CONFIG ID", "WOULD RUN", "PACKAGE", ""), rows),
             *_table(("KIND", "PLUGIN", "PROVIDED BY"), plugins),
             "",
-            *(f"{old}: write {new}, the public name" for old, new in self.former),
+            *(f"{old}: use {new}, the public name" for old, new in self.former),
             self.verdict(),
         ]
 
@@ -106,7 +106,7 @@ class BundleReport:
 
 
 def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
-    """Return what is in a bundle; nothing of it is imported or evaluated.
+    """Return the report of a bundle; nothing is imported or evaluated.
 
     Args:
         root: root folder of the bundle.
@@ -114,7 +114,7 @@ def report_on(root: str | Path, trust: Iterable[str] = ()) -> BundleReport:
 
     Raises:
         InputError: no bundle.
-        ConfigError: ``trust`` holds what is no name of a package.
+        ConfigError: ``trust`` holds something other than a package name.
     """
     root = Path(root)
     if not (root / "configs" / "metadata.json").is_file():
@@ -151,7 +151,7 @@ def _mapping(of: Any, key: str) -> dict[str, Any]:
 
 
 def _configs(root: Path) -> list[Any]:
-    """Return the JSON configurations, all of which can be read, and of the metadata what is ours."""
+    """Return the JSON configurations, all readable, and our part of the metadata."""
     paths = sorted((root / "configs").rglob("*.json"))
     return [_mapping(read_config(p), "diffrecon") if p.name == "metadata.json" else read_config(p) for p in paths]
 

@@ -64,13 +64,13 @@ def inspect_expression(text: str, where: str, names: Names) -> list[Use]:
     """Return the names that an expression (without the ``$``) reaches, and what in it is outside of the grammar."""
     shown = f"${text}"
     if (imported := imported_name(text)) is not None:
-        fault = None if imported[1] else "is more than the import of one name"
+        fault = None if imported[1] else "imports more than one name"
         return [Use(where, "import", shown, imported[1] or PYTHON, fault)]
     try:
         tree = ast.parse(substitute(text).lstrip(" \t"), mode="eval").body
         found = list(dict.fromkeys(_Walk(names, tree).visit(tree)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [Use(where, "expression", shown, PYTHON, "cannot be parsed, so no one can say what it does")]
+        return [Use(where, "expression", shown, PYTHON, "cannot be parsed, so its effect is unknown")]
     except _OutsideGrammarError as error:
         return [Use(where, "expression", shown, PYTHON, str(error))]
     return [Use(where, "expression", shown, name) for name in found]
@@ -93,9 +93,9 @@ class _Walk:
         if _is_reference(node):
             return
         if isinstance(node, ast.Call) and not self._may_be_called(node.func):
-            raise _OutsideGrammarError("calls what is no name and no method")
+            raise _OutsideGrammarError("calls something other than a name or a method")
         if not isinstance(node, _GRAMMAR):
-            raise _OutsideGrammarError(f"uses what is outside of the grammar of expressions ({type(node).__name__})")
+            raise _OutsideGrammarError(f"uses syntax outside the allowed grammar ({type(node).__name__})")
         for child in ast.iter_child_nodes(node):
             yield from self.visit(child)
 
@@ -117,7 +117,7 @@ class _Walk:
         elif not isinstance(value, ast.Name):
             yield from self.visit(value)
         if (other := next((a for a in attributes if a not in ATTRIBUTES.split()), None)) is not None:
-            raise _OutsideGrammarError(f"reads the attribute .{other}, which is not among those that bundles may use")
+            raise _OutsideGrammarError(f"reads the attribute .{other}, which bundles may not use")
 
     def _may_be_called(self, function: ast.expr) -> bool:
         name = isinstance(function, ast.Name) and function.id not in self.local

@@ -84,7 +84,7 @@ def _inspect(configs: list[Any], root: Path | None) -> list[Use]:
         try:
             inspected[name] = items_of(read_config(config) if isinstance(config, Path) else config)
         except (UnreadableConfigError, OverflowError) as error:
-            why = "" if isinstance(error, OverflowError) else "cannot be read, so no one can say what it does: "
+            why = "" if isinstance(error, OverflowError) else "cannot be read, so its effect is unknown: "
             uses.append(Use(name, "file", name, PYTHON, fault=f"{why}{error}"))
             continue
         for other in (_inside(root, macro_file(value)) for _, value in inspected[name]):

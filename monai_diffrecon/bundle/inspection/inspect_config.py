@@ -13,7 +13,7 @@ from monai_diffrecon.bundle.inspection.expressions import DEFAULT_NAMES, Names, 
 from monai_diffrecon.bundle.inspection.locate import short_name
 from monai_diffrecon.bundle.inspection.use import PYTHON, Use, one_line, parts_of
 
-#: More values than a configuration has. YAML's anchors can make a small file larger than any memory.
+#: Limit on the number of values: YAML anchors can expand a small file beyond any memory.
 _MOST_VALUES = 200_000
 _DEEPEST = 100
 _ID = re.compile(r"[@%](?:::)*([\w:]*)")
@@ -96,9 +96,9 @@ def _text(text: str, at: tuple[str, ...], where: str, names: Names, import_ids: 
     plain = text.replace("#", "::").replace(file, "")
     found = (id_ for id_ in _ID.findall(plain) if id_ in import_ids and (id_ or not file))
     if _COMPLETED.search(plain) and not all(_PLAIN_KEY.fullmatch(key) for key in at):
-        yield Use(where, "macro", text, PYTHON, fault="refers to an id from below a key that is no plain name")
+        yield Use(where, "macro", text, PYTHON, fault="contains a reference below a key that is not a plain name")
     elif (id_ := next(found, None)) is not None:
-        yield Use(where, "macro", text, id_ or "(everything)", fault="hands on an import")
+        yield Use(where, "macro", text, id_ or "(everything)", fault="passes on an import")
     elif file:
         yield Use(where, "macro", text, file)
     elif text.startswith("$"):
@@ -107,7 +107,7 @@ def _text(text: str, at: tuple[str, ...], where: str, names: Names, import_ids: 
 
 def _target(target: object, where: str) -> Iterator[Use]:
     if not isinstance(target, str) or target.startswith(("$", "@", "%")):
-        yield Use(where, "target", str(target), PYTHON, "computes its target, so no one can say what it runs")
+        yield Use(where, "target", str(target), PYTHON, "computes its target, so what it runs is unknown")
         return
     parts = parts_of(target)
     found = [".".join(parts)]

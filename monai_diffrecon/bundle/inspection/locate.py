@@ -62,7 +62,7 @@ def locate(parts: list[str], trusted: Callable[[str], bool], root: Path | None) 
     home = getattr(thing, "__module__", None) or holder
     name = getattr(thing, "__name__" if inspect.isbuiltin(thing) else "__qualname__", None)
     if not (callable(thing) and isinstance(home, str) and isinstance(name, str) and name.isidentifier()):
-        raise LookupError("is no class, function or constant of a module")
+        raise LookupError("is not a class, function or constant of a module")
     _check(home, trusted)
     return thing, home, name
 

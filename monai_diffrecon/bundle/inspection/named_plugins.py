@@ -57,7 +57,7 @@ def named_plugins(configs: Iterable[Any]) -> tuple[NamedPlugin, ...]:
 
 
 def former_plugins(plugins: Iterable[NamedPlugin]) -> set[tuple[str, str]]:
-    """Return what is named by a former name, and what it is called now."""
+    """Return the former names in use, and their current names."""
     pairs = {(p.name, current_name(p.kind, p.name)) for p in plugins if p.kind}
     return {(former, name) for former, name in pairs if former != name}
 

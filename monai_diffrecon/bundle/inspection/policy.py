@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what a bundle uses is trusted: by the table of what is allowed, and by what the user names beside it."""
+"""Decides whether a bundle's uses are trusted, by the table of allowed names and the user's additions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Refusal:
     def mend(self) -> str:
         """What to do about it."""
         if self.trust is None:
-            return "do not run it; ask its author for a bundle without"
+            return "do not run it; ask its author for a bundle without it"
         if self.trust == PYTHON:  # it allows everything
             return f"do not run it (--trust {PYTHON}, or {VARIABLE}={PYTHON}, would allow it to do anything)"
         return f"give --trust {self.trust}, or set {VARIABLE}={self.trust}, if you trust its author"
@@ -91,18 +91,18 @@ class Policy:
         if isinstance(thing, ModuleType):
             return self._module(module, use.kind)
         if is_constant(thing):
-            return Refusal(f"{written} is no class or function") if use.kind == "target" else None
+            return Refusal(f"{written} is not a class or function") if use.kind == "target" else None
         full = f"{module}.{name}"
         if self._named(full) or below(full, self.plugins) or allowed(module, name):
             return None
-        return Refusal(f"{full} is not among what bundles may use", full)
+        return Refusal(f"{full} is not allowed in bundles", full)
 
     def _module(self, module: str, kind: str) -> Refusal | None:
         if kind != "import":  # MONAI would hand on the module itself, and with it all that it holds
-            return Refusal("hands on a whole module")
+            return Refusal("passes on a whole module")
         if self._named(module) or below(module, self.plugins) or may_be_bound(module):
             return None
-        return Refusal(f"{module} is not among what bundles may use", module)
+        return Refusal(f"{module} is not allowed in bundles", module)
 
     def _opens(self, package: str) -> bool:
         """Return whether a top-level package may be imported to see what is in it."""
@@ -120,13 +120,13 @@ def policy_for(trust: Iterable[str] = (), root: str | Path | None = None) -> Pol
         root: folder of the bundle that is judged.
 
     Raises:
-        ConfigError: what is no name of a package.
+        ConfigError: not a package name.
     """
     words = [word.strip() for word in os.environ.get(VARIABLE, "").split(",")]
     explicit = dict.fromkeys([*(w for w in words if w), *trust])
     for word in explicit:
         if not all(part.isidentifier() for part in word.split(".")):
-            raise ConfigError("no name of a package", where="--trust", got=repr(word), mend="name one, such as scipy")
+            raise ConfigError("not a package name", where="--trust", got=repr(word), mend="give one, such as scipy")
     folder = None if root is None else Path(root)
     with without(folder):  # a bundle may pose as an installed plugin package
         return Policy(plugin_packages(), tuple(explicit), folder)

@@ -23,7 +23,7 @@ def require_trusted(
     root: str | Path | None = None,
     where: str = "",
 ) -> None:
-    """Refuse a bundle, or a configuration, that would import or execute what is not trusted; nothing of it is run.
+    """Refuse a bundle or configuration that would import or execute untrusted code; nothing is run.
 
     Args:
         source: root folder of a bundle, or a configuration: a dict that nothing has resolved yet.
@@ -33,7 +33,7 @@ def require_trusted(
 
     Raises:
         IntegrityError: something in it is not trusted.
-        ConfigError: ``trust`` holds what is no name of a package.
+        ConfigError: ``trust`` holds something other than a package name.
     """
     if isinstance(source, Mapping):
         uses = inspect_mapping(source, root)

@@ -19,7 +19,7 @@ class Use:
         kind: ``target``, ``import``, ``expression``, ``logging``, ``macro`` (another
             configuration), ``module`` (a file of Python code) or ``file`` (one that cannot be read).
         text: as the bundle writes it.
-        name: dotted name of what is reached, such as ``torch.hub.load``.
+        name: dotted name of the target, such as ``torch.hub.load``.
         fault: why it can never be trusted by naming a package, or None.
     """
 

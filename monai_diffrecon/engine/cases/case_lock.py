@@ -36,7 +36,7 @@ def case_lock(folder: str | Path, case: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise BusyError(
-            "another process is reconstructing this case into the same folder",
+            "another process is reconstructing this case in the same folder",
             where=f"case {case}",
             mend="wait for it, or choose another output_dir",
         ) from None

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is written of one case."""
+"""Everything that is written for one case."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_path(folder: Path, case: str) -> Path:
-    """Return where the checkpoint of a case stands while it is under way."""
+    """Return the path of a case's checkpoint while the case is running."""
     return folder / f"{case}_checkpoint.pt"
 
 
 class CaseRecord:
-    """One case: its file names, run and checkpoint, formats beside NIfTI, a unit for volumes that do not say theirs.
+    """One case: its file names, run, checkpoint, formats beside NIfTI, and a unit for volumes that state none.
 
     It is a handler of the reconstruction engine as well: the numbers of each step are tracked while the case runs.
 
     Attributes:
         output: the file of the volume.
-        written: the record, once it is written or was found to be of the same case.
-        checkpoint: the state of the run while it is under way.
+        written: the record, once it is written or an existing one was found to match.
+        checkpoint: the state of the run while it is in progress.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CaseRecord:
 
     def _track_step(self, engine: Any) -> None:
         recon = engine.state.recon
-        if recon.case == self.name:  # else it is of a further sample, whose steps are not reported
+        if recon.case == self.name:  # otherwise it belongs to a later sample, whose steps are not reported
             residual = engine.state.metrics["residual"]
             self._track_row({"step": recon.step, "sigma": engine.ladder[recon.step - 1], "residual": residual})
 
@@ -91,13 +91,13 @@ class CaseRecord:
     def kept(
         self, identity: Mapping[str, str], options: Mapping[str, Any] | None = None
     ) -> tuple[Tensor, VolumeGeometry] | None:
-        """Return the volume (1, X, Y, Z) that was written before and where it lies, or None when none is to be kept.
+        """Return the existing volume (1, X, Y, Z) and its geometry, or None when the case must be computed.
 
-        Its record must verify and be of the same identity, and an output that is asked for must be there.
+        Its record must verify and have the same identity, and every requested output must exist.
 
         Args:
-            identity: all that decides on the voxels, see ``DiffReconInferer.identity``.
-            options: what its record must say under ``options``, besides what else it says there.
+            identity: everything that determines the voxels, see ``DiffReconInferer.identity``.
+            options: entries that its record must have under ``options``; it may have others.
         """
         path = record_path(self.output)
         if self.checkpoint.resume == "never" or not path.is_file():
@@ -111,12 +111,12 @@ class CaseRecord:
         same = same and redact(options or {}).items() <= record["options"].items()
         if not same or not self.writers.keys() <= {*record["output"], *record["output"].get("formats", {})}:
             return None
-        self.checkpoint.remove()  # a run that was killed after its record was written has left it
+        self.checkpoint.remove()  # left by a run that was killed after it wrote its record
         self.written = record
         return read_volume(self.output)
 
     def track_kept(self, metrics: Mapping[str, float]) -> None:
-        """Say in the case's run that nothing was computed."""
+        """Record in the case's run that nothing was computed."""
         self.run.set_tags({"computed": "false"})
         self.run.log_metrics(dict(metrics))
         self.run.log_artifact(record_path(self.output))
@@ -134,26 +134,26 @@ class CaseRecord:
     ) -> dict[str, float]:
         """Write and track the reconstruction; return its metrics (empty without a reference).
 
-        Of several samples the mean is the output; their spread is written beside it as ``<case>_std.nii.gz``,
-        ``<case>_std_measured.nii.gz`` and ``<case>_std_null.nii.gz``, the samples that were kept as
+        With several samples the output is their mean; the spread is written beside it as ``<case>_std.nii.gz``,
+        ``<case>_std_measured.nii.gz`` and ``<case>_std_null.nii.gz``, kept samples as
         ``<case>_sample000.nii.gz`` and so on.
 
-        Of a complex volume the magnitude is the output, which metrics and pictures show; its phase (radians, -pi to pi)
+        For a complex volume the output, metrics and pictures show the magnitude; the phase (radians, -pi to pi)
         is written beside it as ``<case>_phase.nii.gz``.
 
         Args:
             done: the reconstruction.
-            case: what it was made from.
-            reference: the truth, or None.
-            reader: name of what read the measurement, or None.
-            preparation: what was done to what was read, in order, for the provenance record.
-            identity: all that decides on the voxels, for :meth:`kept`.
-            options: what else to put into the provenance record.
+            case: the case it was made from.
+            reference: the ground truth, or None.
+            reader: name of the reader of the measurement, or None.
+            preparation: the preparation steps applied after reading, in order, for the provenance record.
+            identity: everything that determines the voxels, for :meth:`kept`.
+            options: further entries of the provenance record.
         """
         volume, report = magnitude_of(done.volume), done.report
         reference = None if reference is None else magnitude_of(reference)
         write_volume(self.output, volume, done.geometry)
-        record_path(self.output).unlink(missing_ok=True)  # an earlier one, which does not speak of this volume
+        record_path(self.output).unlink(missing_ok=True)  # an earlier record, which does not describe this volume
         phase = None
         if done.volume.is_complex():
             phase = self.folder / f"{self.name}_phase.nii.gz"
@@ -205,7 +205,7 @@ class CaseRecord:
         self.run.log_params({"versions": record["versions"]})
         if report.resumed_from is not None:
             self.run.set_tags({"resumed_from": report.resumed_from})
-        for row in report.steps:  # of an interrupted run those before it was resumed
+        for row in report.steps:  # of a resumed run: the steps before the interruption
             self._track_row(row)
         self.run.log_metrics(
             {
@@ -220,7 +220,7 @@ class CaseRecord:
         return metrics
 
     def _write_spread(self, spread: PosteriorSpread, done: Reconstruction) -> dict[str, Path]:
-        """Write the spread of the samples, and those that were kept; return name -> file."""
+        """Write the spread of the samples and the kept samples; return name -> file."""
         volumes = {"std": spread.std, "std_measured": spread.std_measured, "std_null": spread.std_null}
         for index, sample in enumerate(spread.samples):
             volumes[f"sample{index:03d}"] = magnitude_of(sample)
@@ -232,7 +232,7 @@ class CaseRecord:
         return files
 
     def _origin(self, done: Reconstruction, case: PosedCase) -> VolumeOrigin:
-        """Return what a format may tell of how the volume came about."""
+        """Return what a format may state about the origin of the volume."""
         said, used = case.said, done.report.options
         names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler") if kind in used)
         return VolumeOrigin(
@@ -254,12 +254,12 @@ class CaseRecord:
 
 
 def comparable(volume: Tensor, geometry: VolumeGeometry, measurement: Tensor) -> Tensor:
-    """Return a volume (1, X, Y, Z) as it is compared with a reference: without the padding of its scan.
+    """Return a volume (1, X, Y, Z) for comparison with a reference: without the padding of its scan.
 
     Args:
         volume: the volume.
-        geometry: where it lies.
-        measurement: what it was made from, whose metadata tell of the padding that was taken out of the reference too.
+        geometry: its geometry.
+        measurement: its source; the metadata list the padding, which was removed from the reference as well.
     """
     return without_padding(volume, affine_of(geometry), from_tensor(torch.as_tensor(measurement)).padding)
 

@@ -24,20 +24,20 @@ from monai_diffrecon.tracking.export_run import TrackedRun
 
 
 class CaseRecorder:
-    """Writes volumes, records and pictures, and tracks one MLflow run a case under one for the cohort.
+    """Writes volumes, records and pictures, and tracks one MLflow run per case under a parent run for the cohort.
 
     Args:
         output_dir: folder for everything.
         track: track in MLflow.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
-        output_format: ``nifti``, or what is written beside it: the name of a writer, such as ``dicom``, or a list.
-        hounsfield: volumes whose measurement does not say its unit are in HU.
-        tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
+        output_format: ``nifti``, or the format written in addition: the name of a writer, such as ``dicom``, or a list.
+        hounsfield: volumes whose measurement states no unit are in HU.
+        tracking_required: an MLflow failure ends the run; otherwise a warning is logged and the run continues.
         resume: see :class:`~monai_diffrecon.engine.resume.run_checkpoint.RunCheckpoint`; with ``never`` a case is
-            computed again even though its record verifies.
+            computed again even if its record verifies.
         checkpoint_every: steps between checkpoints, see there.
-        anatomy: what the network was trained on, for the notice that a volume shows a face.
+        anatomy: the anatomy the network was trained on, for the notice that a volume may show a face.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class CaseRecorder:
 
     @contextmanager
     def case(self, name: str, run: Any = None) -> Iterator[CaseRecord]:
-        """Hold the lock of one case and open its run, or record into a ``run`` that is open.
+        """Hold the lock of one case and open its run, or record into an open ``run``.
 
         Raises:
-            ResourceError: another process is at the same case.
+            ResourceError: another process is reconstructing the same case.
         """
         with case_lock(self.output_dir, name):
             for folder in (self.output_dir, self.output_dir / name):
@@ -106,10 +106,10 @@ class CaseRecorder:
 
 
 def check_reference(reference: Tensor, geometry: VolumeGeometry, image: Tensor | None = None) -> None:
-    """Refuse a reference before there is a reconstruction that cannot be compared with it.
+    """Refuse an unusable reference before the reconstruction starts.
 
     Args:
-        reference: the truth, (1, X, Y, Z); a ``MetaTensor`` says where it lies.
+        reference: the ground truth, (1, X, Y, Z); a ``MetaTensor`` carries its affine.
         geometry: of the reconstruction.
         image: what it is made from.
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The MONAI evaluator that reconstructs cases, one after the other, and records each."""
+"""The MONAI evaluator that reconstructs cases one by one and records each."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ReconstructionEvaluator(Evaluator):
     """Reconstructs every case of a loader; one iteration is one case.
 
     ``engine.state.output`` holds ``pred`` (the volume, (1, X, Y, Z) MetaTensor), ``case``, ``metrics``,
-    ``report`` (None for a case that was done before) and ``spread`` (None for one sample); each case is written,
-    tracked and recorded by :func:`~monai_diffrecon.engine.cases.run_case.run_case`. A case that fails stops no other:
-    ``failures`` keeps its error, and ``state.output`` is then ``pred`` None and ``error``. ``engine.state.metrics`` are
-    those of the latest case, and at the end of the epoch their means, as MONAI's handlers expect.
+    ``report`` (None for a case that was already done) and ``spread`` (None for one sample). Each case is written,
+    tracked and recorded by :func:`~monai_diffrecon.engine.cases.run_case.run_case`. A failed case does not stop
+    the others: ``failures`` keeps its error, and ``state.output`` then holds ``pred`` None and ``error``.
+    ``engine.state.metrics`` holds the latest case's metrics and, at the end of the epoch, their means, as in MONAI.
 
     Args:
-        device: where the networks compute.
+        device: device of the networks.
         val_data_loader: batches of one case: ``image`` (a measurement), ``case`` (its name) and, for metrics,
             ``reference``.
         network: the primary score network.
@@ -50,24 +50,24 @@ class ReconstructionEvaluator(Evaluator):
         track: track the runs in MLflow.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
-        preview_every: steps between preview pictures; 0 for none. Of several samples those of the last remain.
-        output_format: ``nifti``; or what is written beside the NIfTI file, which the record speaks of: the name of a
-            writer, such as ``dicom`` (also called ``both``), ``{"name": ..., **options}``, or a list of these.
-        tracking_required: a fault of MLflow ends the run; else it is warned of, and the run goes on.
-        resume: ``auto`` goes on where an interrupted run of the same case, configuration, weights and versions stopped,
-            and leaves a case alone whose record verifies; ``require`` refuses to start a case anew; ``never`` computes
-            everything.
-        checkpoint_every: steps between checkpoints; 0 for none but at an interrupt; None: as often as costs one
-            hundredth of the wall time.
-        resample_reference: bring a reference that lies on another grid to that of the reconstruction; else it is
+        preview_every: steps between preview pictures; 0 for none. With several samples, the last sample's remain.
+        output_format: ``nifti``, or a format written in addition to the NIfTI file that the record describes: the name
+            of a writer, such as ``dicom`` (also called ``both``), ``{"name": ..., **options}``, or a list of these.
+        tracking_required: an MLflow failure ends the run; otherwise a warning is logged and the run continues.
+        resume: ``auto`` continues an interrupted run of the same case, configuration, weights and versions, and skips
+            a case whose record verifies; ``require`` refuses to start a case from scratch; ``never`` computes
+            everything again.
+        checkpoint_every: steps between checkpoints; 0 writes one only at an interrupt; None spends about 1 % of the
+            wall time on them.
+        resample_reference: resample a reference on another grid to that of the reconstruction; otherwise it is
             refused.
-        postprocessing: MONAI transform of dicts that changes ``pred`` before it is written and compared; of several
-            samples their mean, not the samples.
-        val_handlers: further handlers, for this evaluator.
+        postprocessing: MONAI dictionary transform applied to ``pred`` before it is written and compared; with several
+            samples, to their mean only.
+        val_handlers: further handlers of this evaluator.
 
     Raises:
-        InputError: ``output_dir`` is no path.
-        ConfigError: an option out of its range, or MONAI's own MLflow handler, which would merge cases in one run.
+        InputError: ``output_dir`` is not a path.
+        ConfigError: an option out of its range, or MONAI's own MLflow handler, which would merge the cases in one run.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class ReconstructionEvaluator(Evaluator):
         self.failures: list[DiffReconError] = []
 
     def run(self, global_epoch: int = 1) -> None:
-        """Reconstruct all cases that are not done, within one MLflow run for the cohort.
+        """Reconstruct all cases that are not done yet, within one MLflow run for the cohort.
 
         Raises:
             InputError: there is no case.
-            ResourceError: memory or disk does not suffice; nothing more is tried.
-            DiffReconError: the one case failed, or some of several did: the others are done.
+            ResourceError: not enough memory or disk space; the remaining cases are not tried.
+            DiffReconError: one or more cases failed; the others are done.
         """
         if self.state.epoch_length == 0:
             raise nothing_to_reconstruct("neither")
@@ -141,7 +141,7 @@ class ReconstructionEvaluator(Evaluator):
                 raise batchdata
             return self._reconstruct(engine, batchdata)
         except DiffReconError as error:
-            # A disk or a memory that is full is so for the next case as well; another process's case is only that.
+            # A full disk or memory affects the next case as well; a case locked by another process does not.
             hopeless = isinstance(error, ResourceError) and not isinstance(error, BusyError)
             if hopeless or engine.state.epoch_length == 1:
                 raise
@@ -173,7 +173,7 @@ class ReconstructionEvaluator(Evaluator):
 
 
 def _summary(done: dict[str, Any]) -> str:
-    """Return where a volume is, and how near to its reference, in one line."""
+    """Return where a volume was written and its metrics, in one line."""
     metrics: dict[str, float] = done["metrics"]
     words = [f"the volume is in {done['output']}"]
     if "psnr" in metrics:
@@ -186,7 +186,7 @@ def _refuse_monai_tracking(handlers: Sequence[Any] | None) -> None:
     for handler in handlers or ():
         if type(handler).__name__ == "MLFlowHandler":
             raise ConfigError(
-                "MONAI's MLFlowHandler puts several patients into one run, and their paths with them",
+                "MONAI's MLFlowHandler records several patients and their file paths in one run",
                 where="handlers",
                 expected="no handler for MLflow: every case is tracked in a run of its own",
                 mend="leave --tracking out",
@@ -194,13 +194,13 @@ def _refuse_monai_tracking(handlers: Sequence[Any] | None) -> None:
 
 
 def _word(batch: dict[str, Any], key: str) -> str | None:
-    """Return a text of a batch of one, or None when it is not there."""
+    """Return a string of a batch of one, or None when it is missing."""
     value = batch.get(key)
     return value if value is None or isinstance(value, str) else str(value[0])
 
 
 def _single(batch: dict[str, Any]) -> tuple[str, Tensor, Tensor | None]:
-    """Take a batch of one apart: name, measurement and reference, without the batch axis."""
+    """Split a batch of one into name, measurement and reference, without the batch axis."""
     image = batch[CommonKeys.IMAGE]
     if image.shape[0] != 1:
         raise InputError("several cases in a batch", where="dataloader#batch_size", expected=1, got=image.shape[0])

@@ -36,23 +36,23 @@ def list_cases(
 ) -> list[dict[str, Any]]:
     """Return the data list of a run: one dict ``{"image", "case"[, "reference"]}`` a scan; empty without any option.
 
-    No message names a file: who typed it knows it, and a log may be read by others.
+    No message names a file, since others may read the log.
 
     Args:
         image: one scan; wins over ``dataset_dir``.
-        dataset_dir: folder whose scans are the cases, by name: files and folders that a reader recognises. A folder
-            that is a scan itself (a DICOM series) is one case. What a run wrote, by its record, is none.
-        reference: the truth of ``image``, for metrics.
+        dataset_dir: folder whose scans are the cases, sorted by name: files and folders that a reader recognises. A
+            folder that is itself a scan (a DICOM series) is one case. Outputs of earlier runs are skipped.
+        reference: the ground truth of ``image``, for metrics.
         case_name: name of the one case (letters, digits, ``.``, ``_``, ``-``); None names every case by a keyed
-            hash of its path, so that no identifier in a file name leaves the machine.
+            hash of its path, so that identifiers in file names stay on the machine.
         output_dir: folder that keeps the key.
         reader: ``auto``, or the reader of all scans (not of the reference).
 
     Raises:
-        InputError: a folder without scans, a file is missing, a folder holds a scan twice, by a link, or what should be
-            a path is none.
+        InputError: a folder without scans, a missing file, a folder that holds a scan twice through a link, or a value
+            that is not a path.
         IntegrityError: the key is lost or damaged.
-        ResourceError: the disk has no room for the key.
+        ResourceError: no disk space left for the key.
         PluginError: no such reader.
     """
     name = None if case_name is None else check_case_name(case_name, "case_name")
@@ -79,7 +79,7 @@ def list_cases(
     if truth is not None and len(paths) > 1:
         raise InputError("one reference for several cases", where="reference", expected="1 case", got=len(paths))
     names = case_names(paths, case_key(output_dir)) if name is None else [name]
-    if name is None:  # what a run wrote that was killed before its record
+    if name is None:  # the output of a run that was killed before it wrote its record
         kept = [not path.name.startswith(tuple(f"{other}_" for other in names)) for path in paths]
         paths, names = list(compress(paths, kept)), list(compress(names, kept))
     cases = [{"image": str(path), "case": case} for path, case in zip(paths, names, strict=True)]
@@ -89,7 +89,7 @@ def list_cases(
 
 
 def nothing_to_reconstruct(got: str) -> InputError:
-    """Return the error of a run without scans."""
+    """Return the error for a run without scans."""
     return InputError(
         "nothing to reconstruct",
         where="image, dataset_dir",
@@ -100,14 +100,14 @@ def nothing_to_reconstruct(got: str) -> InputError:
 
 
 def check_case_name(name: object, where: str) -> str:
-    """Return the name of a case as a text; a whole number is its digits.
+    """Return the name of a case as a string; an integer becomes its digits.
 
     Args:
         name: what the user gave.
         where: the config id for messages.
 
     Raises:
-        InputError: no text, as ``1e3`` where it was read as a number, or no name of files.
+        InputError: not a string (``1e3`` is read as a number), or not valid in file names.
     """
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
@@ -123,7 +123,7 @@ def check_case_name(name: object, where: str) -> str:
 
 
 def _scans(folder: Path, spec: Any) -> list[Path]:
-    """Return the scans in a folder, by name, without what a run wrote by its record there."""
+    """Return the scans in a folder, sorted by name, without the outputs of earlier runs."""
     if not folder.is_dir():
         return []
     # The record of a DICOM series stands two folders above it.
@@ -138,7 +138,7 @@ def _scans(folder: Path, spec: Any) -> list[Path]:
             "dataset_dir: %d outputs of earlier runs, according to their records, are skipped", len(there) - len(found)
         )
     whole = recognisers(folder, readers)
-    # The files of a folder that is a scan itself are its slices.
+    # The files of a folder that is itself a scan are its slices.
     parts = {path for path, names in found.items() if path.is_file() and set(names) & set(whole)}
     return ([folder] if whole else []) + [path for path, names in found.items() if names and path not in parts]
 
@@ -147,7 +147,7 @@ def case_names(paths: Sequence[Path], key: str) -> list[str]:
     """Return the names of cases: ``case-`` and a keyed hash of the path, symbolic links followed.
 
     Raises:
-        InputError: two paths lead to one file: one case would replace the other.
+        InputError: two paths lead to the same file, so one case would replace the other.
     """
     names = [f"case-{keyed_name(str(path.resolve()), key)}" for path in paths]
     twice = len(names) - len(set(names))
@@ -166,8 +166,8 @@ def case_key(output_dir: str | Path) -> str:
     """Return the key of case names: ``DIFFRECON_CASE_KEY``, or a random one kept in ``output_dir``.
 
     Raises:
-        IntegrityError: the file of the key is empty: cases would get other names than before.
-        InputError: ``output_dir`` is no folder that may be written.
+        IntegrityError: the key file is empty; cases would get other names than before.
+        InputError: ``output_dir`` is not a writable folder.
         ResourceError: the disk is full.
     """
     known = known_key(output_dir)
@@ -183,8 +183,8 @@ def case_key(output_dir: str | Path) -> str:
 
 
 def _make_key(path: Path) -> None:
-    """Put a random key into a file, unless it is there."""
-    # Another process may make it at the same time: the first one wins, and no one sees half a key.
+    """Write a random key to a file, unless it exists."""
+    # Another process may create it at the same time: the first one wins, and nobody reads half a key.
     whole = path.with_name(f".{secrets.token_hex(6)}.tmp")
     try:
         with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -198,23 +198,23 @@ def _make_key(path: Path) -> None:
 
 
 def known_key(output_dir: str | Path) -> str | None:
-    """Return the key of case names as :func:`case_key`, or None where there is none yet.
+    """Return the key of case names like :func:`case_key`, or None if there is none yet.
 
     Raises:
-        IntegrityError: the file of the key is empty, or cannot be read.
-        InputError: ``output_dir`` is no path.
+        IntegrityError: the key file is empty or cannot be read.
+        InputError: ``output_dir`` is not a path.
     """
     path = path_option(output_dir, "output_dir") / _KEY_FILE
     return os.environ.get("DIFFRECON_CASE_KEY") or (_read_key(path) if path.exists() else None)
 
 
 def _put(whole: Path, path: Path) -> None:
-    """Give a file its name unless another has it."""
+    """Rename a file unless the name is taken."""
     try:
         os.link(whole, path)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links; there a moment remains in which the key is empty
+    except OSError:  # on a file system without hard links the key is empty for a moment
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(whole.read_text())
 

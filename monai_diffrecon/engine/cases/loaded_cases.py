@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Cases as they are loaded, one that cannot be among others that can."""
+"""Loads cases one by one; a case that cannot be loaded does not stop the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monai_diffrecon.errors.uncaught import users_error
 
 
 class LoadedCases:
-    """Goes through a loader, and gives the error of a case that cannot be loaded in its place.
+    """Iterates over a loader; yields the error of a case that cannot be loaded in its place.
 
     Args:
         loader: batches of one case.
@@ -22,7 +22,7 @@ class LoadedCases:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield batches, and errors of ours; any other exception passes."""
+        """Yield batches and ``DiffReconError``; any other exception is raised."""
         batches = iter(self.loader)
         while True:
             try:
@@ -38,14 +38,14 @@ class LoadedCases:
 
 
 def raise_for(failures: list[DiffReconError], count: int) -> None:
-    """Raise one error for those of several cases, of their kind if they have but one.
+    """Raise one error for all failed cases, of their class if they share one.
 
     Args:
-        failures: what each case ended in that failed.
+        failures: the error of each failed case.
         count: number of cases.
 
     Raises:
-        DiffReconError: there is a failure.
+        DiffReconError: at least one case failed.
     """
     if failures:
         kind = common_kind([error.exit_code for error in failures])
@@ -54,5 +54,5 @@ def raise_for(failures: list[DiffReconError], count: int) -> None:
             f"{len(failures)} of {count} cases failed",
             where="cases",
             got="; ".join(str(error)[:120] for error in failures[:3]) + more,
-            mend="mend these and give the same command again, which computes only what is missing",
+            mend="fix these and run the same command again; it computes only what is missing",
         ) from failures[0]

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics where MONAI's handlers look for them."""
+"""Metrics where MONAI's handlers expect them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ignite.engine import Events
 
 
 class MetricsOfCases:
-    """Handler that shows an evaluator's other handlers the metrics of the cases.
+    """Handler that exposes the metrics of the cases to an evaluator's other handlers.
 
-    ``engine.state.metrics`` has those of the latest case, none for one that failed or has no reference; at the end of
-    the epoch the means over the cases that have them. ``engine.state.metric_details`` has (cases, 1), NaN where there
-    is none. What other handlers put there stays.
+    ``engine.state.metrics`` holds those of the latest case (none if it failed or has no reference) and, at the end of
+    the epoch, the means over the cases that have them. ``engine.state.metric_details`` holds (cases, 1), with NaN for
+    missing values. Entries of other handlers are kept.
     """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []
 
     def attach(self, engine: Any) -> None:
-        """Attach to an evaluator, before the handlers that are to see the metrics."""
+        """Attach to an evaluator, before the handlers that use the metrics."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The formats that a volume is written in beside the NIfTI file of its record."""
+"""The formats that a volume is written in besides NIfTI."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_formats(
         writers: name -> writer.
         output: the NIfTI file.
         volume: (1, X, Y, Z), real.
-        geometry: where it lies.
+        geometry: its geometry.
         origin: what else may be told.
 
     Raises:
@@ -63,11 +63,11 @@ def write_formats(
             writer.write(path, volume.detach().as_subclass(Tensor).clone(), geometry, origin)
         except DiffReconError:
             raise
-        except Exception as error:  # of a third party: its text may name a path
+        except Exception as error:  # a third party's message may contain a path
             raise PluginError(
                 f"the writer {name!r} failed: {type(error).__name__}",
                 where="output_format",
-                mend="report it to the author of the plugin, or leave the format out",
+                mend="report it to the author of the plugin, or omit the format",
             ) from error
         written[name] = path
     return written

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The transform of a bundle that is applied to a volume before it is written and scored."""
+"""The bundle's transform that is applied to a volume before it is written and scored."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _WHERE = "postprocessing"
 
 
 class Postprocessing:
-    """A MONAI transform of dicts that changes ``pred``; it is given ``image`` (the measurement) and ``case`` as well.
+    """A MONAI dictionary transform that changes ``pred``; it also receives ``image`` (the measurement) and ``case``.
 
     Args:
         transform: the transform; None changes nothing.
 
     Attributes:
-        steps: the transforms with their options, for the record. One that cannot be told from another (a function
-            without a name, a random one) gets a name of its own, so that its volumes are not taken for each other's.
+        steps: the transforms with their options, for the record. One that cannot be identified (a function without
+            a name, a random one) gets a unique name, so that its volumes are never mistaken for one another.
 
     Raises:
-        ConfigError: nothing that can be called.
+        ConfigError: not a callable.
     """
 
     def __init__(self, transform: Callable[[dict[str, Any]], Any] | None) -> None:
@@ -55,7 +55,7 @@ class Postprocessing:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What it adds to all that decides on the voxels; nothing without a transform."""
+        """Its part of the run's identity; empty without a transform."""
         return {} if self.transform is None else {_WHERE: json.dumps(self.steps, sort_keys=True)}
 
     def __call__(self, volume: Tensor, geometry: VolumeGeometry, case: PosedCase) -> Tensor:
@@ -63,11 +63,11 @@ class Postprocessing:
 
         Args:
             volume: (1, X, Y, Z) in physical units.
-            geometry: where it lies.
+            geometry: its geometry.
             case: what it was reconstructed from.
 
         Raises:
-            PluginError: the transform fails, or returns no volume of the same place, shape and type.
+            PluginError: the transform fails, or returns a volume of another grid or type.
             InputError: voxels that are not finite.
         """
         if self.transform is None:
@@ -88,7 +88,7 @@ class Postprocessing:
         plain = torch.as_tensor(done).as_subclass(Tensor)
         if plain.shape != volume.shape or plain.is_complex() != volume.is_complex() or moved:
             raise PluginError(
-                "changes the volume's grid or its kind of numbers",
+                "changes the volume's grid or number type",
                 where=_WHERE,
                 expected=f"{tuple(volume.shape)}, {'complex' if volume.is_complex() else 'real'}, where it lies",
                 got="another affine" if moved else f"{tuple(plain.shape)}, {str(plain.dtype).removeprefix('torch.')}",
@@ -98,7 +98,7 @@ class Postprocessing:
 
 
 def _error(error: Exception) -> DiffReconError | Exception:
-    """Return the error of ours, want of memory as it is, or one that names the kind and place of any other."""
+    """Return a ``DiffReconError`` or out-of-memory error as it is; for any other, an error with its type and place."""
     chain = list(chain_of(error))
     for cause in chain:
         if isinstance(cause, DiffReconError) or is_out_of_memory(cause):
@@ -113,7 +113,7 @@ def _error(error: Exception) -> DiffReconError | Exception:
 
 
 def _described(value: Any) -> Any:
-    """Return a transform and its options as a record can hold them."""
+    """Return a transform and its options in a form that a record can hold."""
     if value is None or isinstance(value, bool | int | float | str | Path | Tensor | np.ndarray | Enum):
         return value
     if isinstance(value, Mapping):

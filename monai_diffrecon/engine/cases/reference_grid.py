@@ -17,21 +17,21 @@ from monai_diffrecon.io.measurement.metatensor import affine_of, from_tensor
 from monai_diffrecon.numerics.resampling import corner_distance, outside, resample_to
 from monai_diffrecon.protocols import VolumeGeometry
 
-#: What brings a reference to the reconstruction's grid.
+#: The option that resamples a reference to the reconstruction's grid.
 RESAMPLE = "--resample_reference true"
-#: Corner voxels may lie so many voxels apart, and beyond the edge of a reference.
+#: Tolerance (voxels) of corner positions, and beyond the edge of a reference.
 _APART, _BEYOND = 0.1, 1.0
 
 
 def check_on_grid(x: Tensor, geometry: VolumeGeometry, what: str, mend: str, *, image: Tensor | None = None) -> None:
-    """Refuse an image that is not compared voxel by voxel with a reconstruction.
+    """Refuse an image that cannot be compared with a reconstruction voxel by voxel.
 
     Args:
-        x: the image, (1, X, Y, Z); a ``MetaTensor`` says where it lies.
+        x: the image, (1, X, Y, Z); a ``MetaTensor`` carries its affine.
         geometry: of the reconstruction.
         what: name of the image.
         mend: what to do about another grid.
-        image: what the reconstruction is made from; where it says no position, none is compared.
+        image: the scan; if it has no position, positions are not compared.
 
     Raises:
         InputError: another shape, or another place by more than a tenth of a voxel.
@@ -49,7 +49,7 @@ def check_on_grid(x: Tensor, geometry: VolumeGeometry, what: str, mend: str, *, 
         distance = corner_distance(target, _placed(_affine(x), target, image), geometry.shape)
         if not distance <= _APART:
             raise InputError(
-                f"{what} that lies elsewhere than the reconstruction",
+                f"{what} at another position than the reconstruction",
                 where=what,
                 expected=f"corners within {_APART:g} voxels",
                 got=f"{distance:.3g} voxels",
@@ -60,12 +60,12 @@ def check_on_grid(x: Tensor, geometry: VolumeGeometry, what: str, mend: str, *, 
 def reference_on_grid(
     reference: Tensor, geometry: VolumeGeometry, image: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Any] | None]:
-    """Return a reference on the grid of a reconstruction, and what was done for the record, or None.
+    """Return a reference on the grid of a reconstruction, and the step for the record, or None.
 
     Args:
-        reference: the truth, (1, X, Y, Z); only a ``MetaTensor`` says where it lies and can be resampled.
+        reference: the ground truth, (1, X, Y, Z); only a ``MetaTensor`` has an affine and can be resampled.
         geometry: of the reconstruction.
-        image: what the reconstruction is made from; where it says no position, none is compared.
+        image: the scan; if it has no position, positions are not compared.
 
     Raises:
         InputError: it is much coarser than the reconstruction, or does not cover it.
@@ -81,7 +81,7 @@ def reference_on_grid(
     coarser = float(max(sizes) / min(geometry.spacing))
     if coarser > MOST_FINER * 1.001:
         raise InputError(
-            "a reference of much larger voxels than the reconstruction",
+            "a reference with much larger voxels than the reconstruction",
             where="reference",
             expected=f"at most {MOST_FINER * min(geometry.spacing):.3g} mm",
             got=f"{max(sizes):.3g} mm",
@@ -102,9 +102,9 @@ def reference_on_grid(
 
 
 def _placed(affine: np.ndarray, target: np.ndarray, image: Tensor | None) -> np.ndarray:
-    """Return an affine, or that part of it that can contradict ``target``: the voxel size where no position is said.
+    """Return an affine, or the part that can contradict ``target``: only the voxel size if there is no position.
 
-    Raw data without an orientation says none; nor do an image and a reference that both have voxel (0, 0, 0) at 0.
+    Raw data without an orientation has none, nor have an image and a reference both with voxel (0, 0, 0) at 0.
     """
     if not isinstance(image, MetaTensor) or _says_position(_affine(image)):
         return affine

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Reconstructing again what a record tells of, to see that it comes out the same."""
+"""Repeating a recorded reconstruction to check that the result is the same."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from monai_diffrecon.tracking.versions import versions_of
 
 logger = logging.getLogger(__name__)
 
-#: Preparations of the measurement; and those that the reading does, or that are of the reference.
+#: Preparation steps of the measurement; then those done by the reader or to the reference.
 _PREPARATIONS = {"floor_padding": FloorPaddingd, "simulate": SimulateMeasurementd, "resample": ResampleInPlaned}
 _OTHERS = ("correct_tilt", "resample_reference")
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """What came of it.
+    """The result of the repetition.
 
     Attributes:
-        files: name of each output of the record -> it came out with the same hash.
-        changed: what is not as it was: versions, instruction set.
+        files: name of each recorded output -> whether its hash is the same.
+        changed: what differs: versions, instruction set.
     """
 
     files: dict[str, bool]
@@ -53,7 +53,7 @@ class Rerun:
 
     @property
     def same(self) -> bool:
-        """Every output has the hash that the record says."""
+        """Every output has the recorded hash."""
         return all(self.files.values())
 
 
@@ -66,33 +66,33 @@ def rerun(
     output_dir: str | Path | None = None,
     device: torch.device | str | None = None,
 ) -> Rerun:
-    """Reconstruct what a record tells of once more, from the same scan and weights, and compare the hashes.
+    """Repeat a recorded reconstruction from the same scan and weights, and compare the hashes.
 
     Args:
         record: the record.
         image: the scan it was made from.
         bundle: root of the bundle.
-        auxiliary_bundles: roots of the bundles of other planes; none: those beside the bundle, if the record says that
-            several took part.
+        auxiliary_bundles: roots of the bundles of other planes; if empty, those beside the bundle when the record lists
+            several.
         output_dir: folder for the new outputs; None: a temporary one.
-        device: where the networks compute.
+        device: device of the networks.
 
     Raises:
-        InputError: no such file, or a record that does not say enough.
-        IntegrityError: another scan, or other weights, than the record says.
+        InputError: no such file, or an incomplete record.
+        IntegrityError: the scan or the weights differ from the record.
     """
     said = read_record(record)
     missing = [name for name in ("case", "inferer", "execution", "preparation") if name not in said | said["report"]]
     if missing:
         raise InputError(
-            "an earlier kind of record, which does not say enough",
+            "an older record without the necessary entries",
             where=Path(record).name,
             expected=", ".join(missing),
             mend="verify it instead",
         )
     if "postprocessing" in said["options"]:
         raise InputError(
-            "the postprocessing of a bundle is not repeated from a record",
+            "a bundle's postprocessing cannot be repeated from a record",
             where="options#postprocessing",
             expected="an output that is the reconstruction itself",
             mend="run the bundle again",
@@ -126,12 +126,12 @@ def _check_weights(said: Mapping[str, Any], scores: Sequence[ScoreNetwork]) -> N
                 where="bundle, auxiliary_bundle",
                 expected=f"sha256 {sha[:16]}...",
                 got=", ".join(f"{s.name} {s.version}" for s in scores),
-                mend="name the bundles, in the versions, that the record says",
+                mend="give the bundles in the versions that the record lists",
             )
 
 
 def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
-    """Return the measurement, made from the scan as the record says."""
+    """Return the measurement, made from the scan as recorded."""
     if not Path(image).exists():
         raise InputError("no such file", where="image")
     data: dict[Any, Any] = {CommonKeys.IMAGE: str(image), "case": said["case"]}
@@ -142,7 +142,7 @@ def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
         if name in _OTHERS:
             continue
         if name not in _PREPARATIONS:
-            raise InputError("a preparation that this version does not know", where="preparation", got=name)
+            raise InputError("an unknown preparation step", where="preparation", got=name)
         data = _PREPARATIONS[name]([CommonKeys.IMAGE], **options)(data)
     return torch.as_tensor(data[CommonKeys.IMAGE])
 
@@ -150,11 +150,11 @@ def _prepared(said: Mapping[str, Any], image: str | Path) -> Tensor:
 def _check_scan(said: Mapping[str, Any], got: str) -> None:
     if got != said["measurement_sha256"]:
         raise IntegrityError(
-            "another measurement than the record tells of",
+            "not the measurement of the record",
             where="image",
             expected=f"sha256 {said['measurement_sha256'][:16]}...",
             got=f"{got[:16]}...",
-            mend="name the scan that it was made from",
+            mend="give the scan that it was made from",
         )
 
 
@@ -174,11 +174,11 @@ def _inferer(
             score, **specs, auxiliaries=auxiliaries, seed=said["seeds"]["noise"], device=device, **said["inferer"]
         )
     except TypeError as error:
-        raise ConfigError("options that this version does not know", where="inferer", got=str(error)) from error
+        raise ConfigError("options unknown to this version", where="inferer", got=str(error)) from error
 
 
 def _changed(said: Mapping[str, Any], device: torch.device | str | None, batch: int) -> tuple[str, ...]:
-    """Return what is not as it was, in words."""
+    """Return the differences as text."""
     names = [name for name in said["versions"] if name not in ("python", "torch", "monai", "monai_diffrecon")]
     now, before = versions_of(names), said["versions"]
     changed = [f"{name} {before[name]} (now {now[name]})" for name in sorted(now) if before.get(name) != now[name]]
@@ -188,12 +188,12 @@ def _changed(said: Mapping[str, Any], device: torch.device | str | None, batch: 
             changed.append(f"{name} {said['execution'].get(name)} (now {here[name]})")
     sizes = {int(size) for size in said["report"]["execution"].get("batch_sizes", {}).values()}
     if sizes - {batch}:
-        changed.append("slices a network call were fewer on the way")
+        changed.append("the network batch size was reduced during the run")
     return tuple(changed)
 
 
 def _outputs(said: Mapping[str, Any], inferer: DiffReconInferer, case: PosedCase, folder: Path) -> dict[str, bool]:
-    """Reconstruct into a folder; return name of each output -> it has the hash that the record says."""
+    """Reconstruct into a folder; return name of each output -> whether it has the recorded hash."""
     recorder = CaseRecorder(
         folder,
         track=False,

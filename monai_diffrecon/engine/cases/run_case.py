@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to run a case: unless that was done before it is reconstructed; it is compared, written and recorded."""
+"""Runs one case: reconstructs it unless already done, then compares, writes and records it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaseResult:
-    """A case that is done.
+    """A completed case.
 
     Attributes:
-        volume: (1, X, Y, Z) in physical units; of a complex volume that was done before, the magnitude.
-        geometry: where it lies.
+        volume: (1, X, Y, Z) in physical units; for a complex volume of an earlier run, the magnitude.
+        geometry: its geometry.
         output: the file.
-        record: what was recorded.
-        metrics: of the volume and the reference; empty without one.
+        record: its provenance record.
+        metrics: of the volume against the reference; empty without one.
         reference: the reference on the volume's grid, or None.
-        preparation: what was done to measurement and reference, in order.
-        report: what was done; None for a case that was done before.
-        spread: of several samples; None for one, and for a case that was done before.
+        preparation: the preparation steps of measurement and reference, in order.
+        report: the run's report; None for a case that was already done.
+        spread: of several samples; None for one sample and for a case that was already done.
     """
 
     volume: Tensor
@@ -52,7 +52,7 @@ class CaseResult:
 
     @property
     def computed(self) -> bool:
-        """It was not done before."""
+        """Whether it was computed in this run."""
         return self.report is not None
 
 
@@ -73,27 +73,27 @@ def run_case(
     check: Callable[[Tensor | None], None] | None = None,
     score_kept: bool = True,
 ) -> CaseResult:
-    """Run a case, or leave it alone.
+    """Run a case, or skip it if it is already done.
 
-    It was done before when its record verifies, is of the same identity (measurement, configuration, weights, seed,
-    versions, postprocessing) and ``options``, and has every output that is asked for. A checkpoint that is still there
-    is then removed.
+    It is done if its record verifies, has the same identity (measurement, configuration, weights, seed, versions,
+    postprocessing) and the same ``options``, and has every requested output. A leftover checkpoint is then
+    removed.
 
     Args:
-        inferer: reconstructs.
+        inferer: the inferer.
         case: the case.
-        recorder: where it is written and tracked, and what ``resume`` says of what is there.
-        reference: the truth, or None.
-        resample_reference: bring a reference that lies on another grid to that of the volume; else it is refused.
-        reader: name of what read the measurement, or None.
-        preparation: what was done to what was read, in order.
-        postprocessing: is applied to the volume before it is written and compared; to no sample and no spread.
+        recorder: writes and tracks it, and holds the option ``resume``.
+        reference: the ground truth, or None.
+        resample_reference: resample a reference on another grid to that of the volume; otherwise it is refused.
+        reader: name of the reader of the measurement, or None.
+        preparation: the preparation steps applied after reading, in order.
+        postprocessing: applied to the volume before it is written and compared, not to samples or spread.
         handlers: further handlers of the reconstruction.
         run: the open run to track in; None opens one.
-        options: what else is recorded, and must be the same in the record of a case that was done before.
-        costs: tells of a reconstruction what else is recorded under ``options``.
-        check: looks at the reference, on the grid of the volume, before anything is computed.
-        score_kept: compare and track a case that was done before as well.
+        options: further recorded entries; an existing record must have the same.
+        costs: returns further entries of ``options`` for a reconstruction.
+        check: checks the reference, on the grid of the volume, before anything is computed.
+        score_kept: also compare and track a case that was already done.
 
     Raises:
         DiffReconError: the case cannot be reconstructed, compared or written.
@@ -114,7 +114,7 @@ def run_case(
         identity = case.identity | changed.identity
         kept = record.kept(identity, options)
         if kept is not None:
-            logger.info("case %s: its record verifies, nothing is computed", case.name)
+            logger.info("case %s is already done: its record verifies", case.name)
             metrics = {}
             if score_kept:
                 metrics = record.metrics(comparable(*kept, image), reference, kept[1])

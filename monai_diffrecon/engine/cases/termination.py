@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Ending in good order when the operating system asks for it."""
+"""Orderly shutdown when the operating system asks for it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from types import FrameType
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """Within it SIGTERM raises ``SystemExit(143)``, so that checkpoints are written and runs are told KILLED.
+    """Context in which SIGTERM raises ``SystemExit(143)``, so that checkpoints are written and runs are marked KILLED.
 
-    A batch system sends it some seconds before it kills. Outside the main thread, which alone hears signals, it does
-    nothing; neither does it where SIGTERM has a handler already.
+    A batch system sends it some seconds before it kills. It does nothing outside the main thread, which alone
+    receives signals, or if SIGTERM already has a handler.
     """
     alone = threading.current_thread() is threading.main_thread()
     if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

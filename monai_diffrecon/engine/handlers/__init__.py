@@ -1,3 +1,3 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What watches a reconstruction step by step."""
+"""Handlers that observe a reconstruction step by step."""

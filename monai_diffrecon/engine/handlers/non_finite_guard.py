@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Stop at the first value that is not a number."""
+"""Stop at the first non-finite value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monai_diffrecon.numerics.planes import to_slices
 class NonFiniteGuard:
     """Handler that names the step, the slice and the component that made the first non-finite voxel.
 
-    What a network makes of finite slices is checked where it is called, before the prior has a part in it.
+    Network outputs are checked at the call, before the prior uses them.
     """
 
     def attach(self, engine: Any) -> None:
@@ -38,7 +38,7 @@ class NonFiniteGuard:
 
     @staticmethod
     def _check(x: Tensor, where: str, engine: Any) -> None:
-        # A sum is much quicker than a look at every voxel; of large numbers it may overflow, though.
+        # A sum is much quicker than a test of every voxel, but it may overflow for large numbers.
         if bool(torch.isfinite(x.detach().sum())):
             return
         finite = torch.isfinite(x.detach())

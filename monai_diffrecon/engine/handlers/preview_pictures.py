@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures while it runs."""
+"""Preview pictures during a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PreviewPictures:
 
     Raises:
         ConfigError: ``every`` is out of range.
-        InputError: ``folder`` is no path.
+        InputError: ``folder`` is not a path.
     """
 
     def __init__(self, folder: str, every: int = 5) -> None:
@@ -32,7 +32,7 @@ class PreviewPictures:
         engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Draw, when it is time."""
+        """Draw if this step is due."""
         step = engine.state.recon.step
         if step % self.every == 0 or step == len(engine.ladder):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of every step."""
+"""Metrics of every step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StepMetrics:
     Writes ``engine.state.metrics["residual"]`` = ``||A x - y|| / ||y||`` and appends to ``history``.
 
     Args:
-        every: compute it at every so many steps, and at the last.
+        every: steps between computations; always computed at the last step.
     """
 
     def __init__(self, every: int = 1) -> None:

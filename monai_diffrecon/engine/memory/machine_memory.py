@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory this process takes, and how much is free."""
+"""Memory that this process uses, and memory that is free."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 import psutil
 import torch
 
-#: What a container may take, in the two versions of Linux's control groups; psutil knows the machine only.
+#: Memory limits of a container in both versions of Linux control groups; psutil knows the machine only.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident_memory() -> int:
-    """Return the bytes of memory that this process takes now."""
+    """Return the bytes of memory that this process uses now."""
     return int(psutil.Process().memory_info().rss)
 
 
 def available_memory(device: torch.device | str = "cpu") -> int | None:
-    """Return the bytes that this process could still take, or None where the system does not say.
+    """Return the bytes that this process can still allocate, or None if unknown.
 
     The limit of a container or of the address space may allow less than the machine has.
     """
@@ -44,7 +44,7 @@ def available_memory(device: torch.device | str = "cpu") -> int | None:
 
 
 class PeakMemory:
-    """Measures from the moment it is made: of the GPU where there is one, else of this process (Linux)."""
+    """Measures the peak since its creation: of the GPU if there is one, otherwise of this process (Linux)."""
 
     def __init__(self) -> None:
         self._cuda = torch.cuda.is_available()
@@ -53,11 +53,11 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
         else:
             with suppress(OSError):
-                _RESET.write_text("5")  # sets VmHWM back to what is used now
+                _RESET.write_text("5")  # resets VmHWM to the current use
                 self._process = True
 
     def gigabytes(self) -> float | None:
-        """Return the peak since then in GB (1e9 bytes), or None where it cannot be known."""
+        """Return the peak since then in GB (1e9 bytes), or None if unknown."""
         if self._cuda:
             return torch.cuda.max_memory_allocated() / 1e9
         if self._process:

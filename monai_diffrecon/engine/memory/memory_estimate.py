@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a reconstruction takes, by a rule of thumb."""
+"""Memory that a reconstruction needs, by a rule of thumb."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _CODE = 45_000_000
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a reconstruction takes at its peak: a rule of thumb, good to a factor of 2.
+    """Peak bytes of a reconstruction: a rule of thumb, good to a factor of 2.
 
     Attributes:
-        base: what the process has taken already; the measurement and the operator are part of it.
+        base: what the process already uses, including the measurement and the operator.
         measurement: the measurement.
         operator: the operator's tables.
         volumes: what the sampler, the consistency step and the prior hold.
@@ -51,7 +51,7 @@ class MemoryEstimate:
     devices: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Return the estimate for people, a line a device."""
+        """Return the estimate as text, one line per device."""
         parts = ("measurement", "operator", "volumes", "network")
         detail = ", ".join(f"{name} {_size(getattr(self, name))}" for name in parts)
         lines = [f"memory: roughly {_size(self.total)} (before the run {_size(self.base)}; {detail})"]
@@ -62,7 +62,7 @@ class MemoryEstimate:
         return " and ".join([_size(self.total), *(f"{_size(n)} of {device}" for device, n in self.devices.items())])
 
     def check(self, available: Mapping[str, int | None] | int | None = None) -> list[str]:
-        """Return a line of warning for each device that has less than the run will take.
+        """Return one warning for each device with less memory than the run needs.
 
         Args:
             available: bytes that are free, of the machine or by device (``cpu`` is the machine); None asks the system.
@@ -75,15 +75,15 @@ class MemoryEstimate:
             left = free.get(device)
             if left is not None and size > left:
                 where = "" if device == "cpu" else f" of {device}"
-                needs = f"the run will take roughly {_size(size)} more, {_size(left)} are free"
-                lines.append(f"memory{where} may not suffice: {needs}")
+                needs = f"the run needs roughly {_size(size)} more, and {_size(left)} are free"
+                lines.append(f"memory{where} may be insufficient: {needs}")
         return lines
 
 
 def estimate_memory(
     problem: Problem, activations: int = 0, *, samples: int = 1, kept: int = 0, device: str = "cpu"
 ) -> MemoryEstimate:
-    """Estimate the memory that a reconstruction of a problem takes beyond what the process has taken already.
+    """Estimate the memory that a reconstruction needs beyond what the process already uses.
 
     Args:
         problem: the posed problem, on the device where its volumes will be.
@@ -122,9 +122,9 @@ def network_memory(
     Args:
         network: the network; its first convolution tells the width of its feature maps.
         shape: the volume's axes (X, Y, Z); the largest slices count.
-        batch_size: slices a call.
-        window: largest slice (height, width) in one piece.
-        gradients: the call keeps what the way back needs.
+        batch_size: slices per call.
+        window: largest slice (height, width) processed whole.
+        gradients: the call keeps activations for the backward pass.
     """
     width = next((weight.shape[0] for weight in network.parameters() if weight.ndim == 4), _WIDTH)
     pixels = math.prod(shape) // min(shape)

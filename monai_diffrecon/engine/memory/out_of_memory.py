@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What counts as running out of memory, what is done then, and the error that ends a run when nothing helps."""
+"""Detection of out-of-memory errors, fallbacks, and the error that ends a run when none helps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from monai_diffrecon.engine.memory.machine_memory import available_memory
 from monai_diffrecon.errors import ResourceError
 
-#: How RuntimeErrors of torch and its libraries say that memory does not suffice; they have no class for it.
+#: Messages of out-of-memory RuntimeErrors of torch and its libraries, which have no class of their own.
 _MESSAGES = re.compile(
     r"""
     DefaultCPUAllocator:\ (can't\ allocate\ memory|not\ enough\ memory)
@@ -31,7 +31,7 @@ _MESSAGES = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory did not suffice, of the machine or of a GPU."""
+    """Return whether an error means that the machine or a GPU ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, OSError):
@@ -40,7 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device | str) -> None:
-    """Give back what torch keeps of freed GPU memory; the CPU's allocator keeps nothing that it could not use again."""
+    """Release the GPU memory that torch caches; the CPU's allocator reuses its own."""
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.empty_cache()
@@ -49,14 +49,14 @@ def release_memory(device: torch.device | str) -> None:
 
 
 def out_of_memory_error(error: BaseException, needed: str | None = None) -> ResourceError:
-    """Return the error that ends a run in which memory does not suffice, whatever was done.
+    """Return the error that ends a run when no fallback avoids running out of memory.
 
     Args:
-        error: what the last try ended in.
-        needed: what the run needs, in words, or None when that is not known.
+        error: the error of the last attempt.
+        needed: the memory that the run needs, as text, or None if unknown.
     """
     asked = re.search(r"[Tt]ried to allocate ([\d.]+ ?(?:bytes|[KMGT]i?B))", str(error))
-    what = "memory does not suffice, even for one slice at a time"
+    what = "not enough memory, even for one slice at a time"
     if asked:
         what += f"; the allocation of {asked.group(1)} failed"
     free = available_memory()
@@ -65,32 +65,32 @@ def out_of_memory_error(error: BaseException, needed: str | None = None) -> Reso
         where="inferer",
         expected=None if needed is None else f"roughly {needed} for the whole process",
         got=None if needed is None or free is None else f"{free / 1e9:.2f} GB free",
-        mend="end other programs, reconstruct a part of the volume, or take a machine with more memory",
+        mend="close other programs, reconstruct a part of the volume, or use a machine with more memory",
     )
 
 
 class MemoryRelief:
-    """Makes room for a step to be tried again: smaller batches of slices, then the volume on the CPU.
+    """Frees memory so that a step can be retried: smaller batches of slices, then the volume on the CPU.
 
-    Nothing but want of memory is taken for it. The voxels stay the same, within the rounding of another batch size.
+    Handles out-of-memory errors only. The voxels stay the same, within the rounding of another batch size.
 
     Attributes:
-        notes: what was done, in words.
+        notes: the fallbacks used, as text.
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
     def relieve(self, error: Exception, engine: Any) -> None:
-        """Make room, or give up.
+        """Free memory, or give up.
 
         Args:
-            error: what a step ended in.
-            engine: the reconstruction engine whose step it was.
+            error: the error of a step.
+            engine: the reconstruction engine.
 
         Raises:
-            Exception: ``error`` itself, when it is something else.
-            ResourceError: nothing is left to be done; the message has an estimate.
+            Exception: ``error`` itself, if it is another error.
+            ResourceError: no fallback is left; the message has an estimate.
         """
         if not is_out_of_memory(error):
             raise error

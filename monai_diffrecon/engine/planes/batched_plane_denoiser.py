@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""All slices of a volume through a 2D network, batch by batch."""
+"""Passes all slices of a volume through a 2D network, batch by batch."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
     """Denoises the slices of one plane in batches; the volume may stay on the CPU while slices visit a GPU.
 
     A plane larger than ``window`` is covered by overlapping windows with Gaussian blending (MONAI's sliding
-    window); a smaller one goes through the convolutional network whole, which is faster and has no seams. A network
-    whose attribute ``multiple`` says that it takes multiples of a size only gets slices padded by their last voxels.
+    window); a smaller one passes through the convolutional network whole, which is faster and has no seams. For a
+    network that needs multiples of a size (attribute ``multiple``), slices are padded with their edge voxels.
 
-    A batch that runs out of memory is halved, and the run goes on from there with smaller batches: the same voxels,
-    within the rounding of another batch size. What the network makes of finite slices must be finite.
+    A batch that runs out of memory is halved, and the run continues with smaller batches: the voxels are the same,
+    within the rounding of another batch size. The network's output for finite slices must be finite.
 
     Args:
         denoiser: the slice denoiser.
         plane: plane of its slices.
-        batch_size: slices (or windows) a network call.
-        window: largest (height, width) in one piece, or None for no limit.
+        batch_size: slices (or windows) per network call.
+        window: largest slice (height, width) processed whole, or None for no limit.
         overlap: overlap of neighbouring windows, a fraction of the window.
-        device: where the network computes; None: where its weights are.
-        precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's products, which is faster
-            where the processor knows it; the volume stays as it is.
+        device: device of the network; None takes that of its weights.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's matrix products, which is faster
+            on processors that support it; the volume keeps its type.
         name: the bundle's name, for messages.
 
     Attributes:
-        batch_size: slices a network call now.
-        fallbacks: what was done differently for want of memory, in words.
-        network_calls: batches of slices or windows that went through the network so far.
+        batch_size: current number of slices per network call.
+        fallbacks: fallbacks used for lack of memory, as text.
+        network_calls: batches of slices or windows passed through the network so far.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         )
 
     def halve(self) -> bool:
-        """Halve the batches from now on; return False when they are single slices already.
+        """Halve the batches from now on; return False if they are already single slices.
 
-        It starts from what a batch held at most, so that the next try needs less memory.
+        Starts from the largest batch so far, so that the next attempt needs less memory.
         """
         now = min(self.batch_size, self._slices)
         if now <= 1:
@@ -116,8 +116,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise a volume (C, X, Y, Z) at noise level ``sigma``; same shape, device and type out.
 
-        The network knows real slices: a complex volume is denoised as its real and its imaginary part, each of
-        which carries noise of the level ``sigma`` (score-MRI: Chung and Ye 2022, arXiv 2110.05243, section 3.3).
+        The network takes real slices: the real and imaginary parts of a complex volume are denoised separately, each
+        with noise of level ``sigma`` (score-MRI: Chung and Ye 2022, arXiv 2110.05243, section 3.3).
         """
         if x.is_complex():
             return torch.complex(self(x.real, sigma), self(x.imag, sigma))
@@ -185,7 +185,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 
     def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:
         if torch.is_grad_enabled() and batch.requires_grad:
-            # Guidance differentiates through all slices: activations are kept for one batch, and computed twice.
+            # Guidance differentiates through all slices: activations are kept for one batch and computed twice.
             return torch.as_tensor(checkpoint(self.denoiser, batch, sigma, use_reentrant=False))
         denoised: Tensor = self.denoiser(batch, sigma)
         return denoised
@@ -194,21 +194,21 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 def check_network_output(
     done: Tensor, given: Tensor, *, where: str, plane: str, first: int, sigma: float, precision: str
 ) -> None:
-    """Refuse what is not finite, unless the slice was not when the network got it: then it is not its fault.
+    """Refuse non-finite output of slices whose input was finite.
 
     Args:
         done: denoised slices (B, C, H, W).
-        given: what they were made from, same shape.
+        given: the input slices, same shape.
         where: the network, for the message.
         plane: plane of the slices.
         first: index of the first of them in the volume.
         sigma: noise level.
-        precision: that of the network's products.
+        precision: that of the network's matrix products.
 
     Raises:
-        NumericalError: the network made a value that is not finite; the first such slice is named.
+        NumericalError: the network returned a non-finite value; the message names the first such slice.
     """
-    # One sum costs next to nothing. It may overflow where every value is finite, so it is not the last word.
+    # A sum is cheap, but may overflow even if every value is finite, so a full check follows.
     if bool(torch.isfinite(done.detach().sum())):
         return
     bad, spoilt = ((~torch.isfinite(x.detach())).flatten(1).sum(dim=1) for x in (done, given))
@@ -216,8 +216,8 @@ def check_network_output(
     if not blamed:
         return
     raise NumericalError(
-        f"the network made {int(bad[blamed[0]])} values that are not finite of {plane} slice {first + blamed[0]}, "
-        f"whose values were finite, at sigma {sigma:.4g}",
+        f"the network returned {int(bad[blamed[0]])} non-finite values for {plane} slice {first + blamed[0]}, "
+        f"whose input was finite, at sigma {sigma:.4g}",
         where=where,
         mend="set precision to float32"
         if precision != "float32"

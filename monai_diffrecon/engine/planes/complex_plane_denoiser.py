@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Complex volumes through networks that know real slices."""
+"""Denoises complex volumes with networks for real slices."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ComplexPlaneDenoiser(PlaneDenoiser):
 
     @property
     def network_calls(self) -> int:
-        """Batches of slices or windows that went through the network so far."""
+        """Batches of slices or windows passed through the network so far."""
         return int(getattr(self.inner, "network_calls", 0))
 
     @property
@@ -81,7 +81,7 @@ class ComplexPlaneDenoiser(PlaneDenoiser):
 
     @property
     def fallbacks(self) -> list[str]:
-        """What was done differently for want of memory, in words."""
+        """Fallbacks used for lack of memory, as text."""
         return list(getattr(self.inner, "fallbacks", ()))
 
     def halve(self) -> bool:

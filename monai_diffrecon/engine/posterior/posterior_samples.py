@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Several samples of one posterior: their names, who can draw them, and what the measurement says of them."""
+"""Several samples of one posterior: their names, the plugins that can draw them, and their measured part."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SPLIT_ITERATIONS, SPLIT_TOLERANCE = 50, 1e-4
 def seen_part(operator: Operator, d: Tensor) -> Tensor:
     """Return ``A^+ A d``: the part of a volume (C, X, Y, Z) that the operator sees.
 
-    By conjugate gradients on the normal equations from 0. Of an ill-posed operator (CT) these iterations find what the
-    measurement says with some strength; what it only whispers counts as not seen.
+    By conjugate gradients on the normal equations from 0. For an ill-posed operator (CT) these iterations recover the
+    well-determined part; weakly determined components count as not seen.
     """
     zero = torch.zeros_like(d)
     return conjugate_gradient(
@@ -35,7 +35,7 @@ def sample_case(case: str, index: int) -> str:
 
 
 def check_can_sample(sampler: Sampler, noise: NoiseSource, specs: dict[str, Any], count: int) -> None:
-    """Refuse several samples of what gives but one.
+    """Refuse several samples from a deterministic method.
 
     Args:
         sampler: the sampler.
@@ -44,7 +44,7 @@ def check_can_sample(sampler: Sampler, noise: NoiseSource, specs: dict[str, Any]
         count: number of samples.
 
     Raises:
-        ConfigError: the sampler draws no noise, or the source knows one sequence only.
+        ConfigError: the sampler draws no noise, or the source has one sequence only.
     """
     if count == 1:
         return
@@ -54,13 +54,13 @@ def check_can_sample(sampler: Sampler, noise: NoiseSource, specs: dict[str, Any]
             where="inferer#num_samples",
             expected="1",
             got=count,
-            mend="take a sampler that draws noise, such as heun or ddim",
+            mend="use a sampler that draws noise, such as heun or ddim",
         )
     if not noise.resumable:
         raise ConfigError(
-            f"several samples from the noise {specs['noise']['name']}, which knows one sequence only",
+            f"several samples with the noise source {specs['noise']['name']}, which has one sequence only",
             where="inferer#num_samples",
             expected="1",
             got=count,
-            mend="take the noise independent",
+            mend="use the noise source independent",
         )

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Mean and spread of volumes that come one after the other."""
+"""Running mean and spread of volumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RunningMoments:
         self._squares: Tensor | None = None
 
     def add(self, x: Tensor) -> None:
-        """Take one more volume, of any shape, the same each time."""
+        """Add one volume; all must have the same shape."""
         self.count += 1
         if self.mean is None or self._squares is None:
             self.mean, self._squares = x.clone(), torch.zeros_like(x.real if x.is_complex() else x)
@@ -44,12 +44,12 @@ class RunningMoments:
         return (self._squares.clamp_min(0.0) / (self.count - 1)).sqrt()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what the moments consist of, as tensors; nothing before the first volume."""
+        """Return the state as tensors; empty before the first volume."""
         if self.mean is None or self._squares is None:
             return {}
         return {"count": torch.tensor(self.count), "mean": self.mean, "squares": self._squares}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the place of the moments that ``state`` was of."""
+        """Restore the moments from ``state``."""
         self.count = int(state["count"]) if state else 0
         self.mean, self._squares = state.get("mean"), state.get("squares")

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Mean and spread of samples that come one after the other, and may be interrupted."""
+"""Mean and spread of samples drawn one by one, with a state that can be saved."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MOMENTS = ("whole", "measured", "null")
 
 
 class SampleAccumulator:
-    """Takes samples in their order and keeps running sums only, unless ``keep``: memory does not grow with them.
+    """Takes samples in order and keeps running sums only, unless ``keep``, so memory does not grow with them.
 
     Differences from the first sample are summed: they deviate from their mean as the samples do, and are exact where
     all samples agree.
 
     Args:
-        operator: what was measured, for the split of the deviations.
+        operator: the forward operator, for the split of the deviations.
         keep: keep every sample.
 
     Attributes:
@@ -44,7 +44,7 @@ class SampleAccumulator:
         """Take the next sample (C, X, Y, Z).
 
         Raises:
-            ConfigError: the second sample is the first one again.
+            ConfigError: the second sample equals the first.
         """
         if self._first is None:
             self._first = x
@@ -52,10 +52,10 @@ class SampleAccumulator:
             if self.count == 1:
                 if torch.equal(x, self._first):
                     raise ConfigError(
-                        "sampler and noise source give the same sample again",
+                        "sampler and noise source give the same sample twice",
                         where="inferer#num_samples",
                         expected="1",
-                        mend="take a sampler that draws noise, such as heun or ddim, and the noise independent",
+                        mend="use a sampler that draws noise, such as heun or ddim, and the noise source independent",
                     )
                 for moments in self._moments.values():
                     moments.add(torch.zeros_like(x))
@@ -67,7 +67,7 @@ class SampleAccumulator:
         self.count += 1
 
     def result(self) -> tuple[Tensor, PosteriorSpread | None]:
-        """Return the mean (C, X, Y, Z) and the spread, which one sample has not."""
+        """Return the mean (C, X, Y, Z) and the spread, None for one sample."""
         if self._first is None:
             raise ValueError("no sample yet")
         mean = self._moments["whole"].mean
@@ -77,7 +77,7 @@ class SampleAccumulator:
         return self._first + mean, PosteriorSpread(self.count, std, measured, null, tuple(self._samples))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that was taken, as numbers and tensors."""
+        """Return the state as numbers and tensors."""
         return {
             "count": self.count,
             "first": {} if self._first is None else {"x": self._first},
@@ -86,7 +86,7 @@ class SampleAccumulator:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the accumulator that ``state`` was of stood."""
+        """Restore the accumulator from ``state``."""
         self.count = int(state["count"])
         self._first = state["first"].get("x")
         for name, moments in self._moments.items():

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the engine once for every sample, from where an earlier run was interrupted."""
+"""Runs the engine once per sample, continuing an interrupted run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from monai_diffrecon.protocols import Operator, SamplerState
 
 logger = logging.getLogger(__name__)
 
-#: Makes the engine of a sample, with its handlers; the second is to keep the numbers of its steps.
+#: Builds the engine of a sample with its handlers; the second value keeps the step metrics.
 Build = Callable[[str, int, StepMetrics], ReconstructionEngine]
 
 
@@ -34,22 +34,22 @@ class SampleRunner:
     """Draws the samples of one case.
 
     Args:
-        build: makes the engine of a sample.
-        operator: what was measured.
+        build: builds the engine of a sample.
+        operator: the forward operator.
         count: number of samples.
         keep: keep every sample.
         seed: seed of the noise source.
         case: name of the case.
-        checkpoint: keeps the state of the run, or None.
-        run_id: MLflow run that it is tracked in, or None.
-        finish: what is done to each sample at last, or None.
+        checkpoint: stores the state of the run, or None.
+        run_id: its MLflow run, or None.
+        finish: final processing of each sample, or None.
 
     Attributes:
-        totals: what the run has cost.
-        fallbacks: what was done differently, in words.
-        batch_sizes: plane -> slices a network call.
+        totals: accumulated cost of the run.
+        fallbacks: fallbacks used, as text.
+        batch_sizes: plane -> slices per network call.
         seconds: wall time of the interrupted runs before this one.
-        resumed: how often the run went on from a checkpoint.
+        resumed: number of times the run was resumed from a checkpoint.
         resumed_from: MLflow run of the interrupted run before this one, or None.
     """
 
@@ -84,11 +84,11 @@ class SampleRunner:
         return self.runs[-1] if self.runs else None
 
     def run(self, point: RunPoint | None, circumstances: Mapping[str, Any]) -> tuple[Tensor, PosteriorSpread | None]:
-        """Draw what is left to be drawn; return the mean and the spread.
+        """Draw the remaining samples; return the mean and the spread.
 
         Args:
             point: where an earlier run was interrupted, or None.
-            circumstances: threads, device, processor of this one.
+            circumstances: threads, device and processor of this run.
         """
         self._circumstances = dict(circumstances)
         if point is not None:
@@ -138,7 +138,7 @@ class SampleRunner:
     def _keep(
         self, engine: ReconstructionEngine, index: int, before: RunTotals, metrics: StepMetrics, *, only_if_due: bool
     ) -> None:
-        """Write the checkpoint: when it is due, or whatever happens while an exception is under way."""
+        """Write the checkpoint if it is due, or in any case during an exception."""
         recon, checkpoint = engine.recon, self.checkpoint
         assert recon is not None
         assert checkpoint is not None
@@ -162,7 +162,7 @@ class SampleRunner:
             return
         try:
             checkpoint.write(point)
-        except ResourceError as error:  # the run may well end before it is interrupted
+        except ResourceError as error:  # the run may finish without an interruption
             logger.warning("no checkpoint after step %d: %s", recon.step, error.what)
             self.fallbacks.append(f"no checkpoint after step {recon.step}: {error.what}")
 
@@ -179,7 +179,7 @@ class SampleRunner:
         )
 
     def _limit_batches(self, engine: ReconstructionEngine) -> None:
-        """Let batches be as small as they came to be in the sample before, or in the interrupted run."""
+        """Keep the batch sizes of the sample before or of the interrupted run."""
         for plane in engine.prior.planes if engine.prior is not None else ():
             inner = getattr(plane, "inner", plane)
             if plane.plane in self.batch_sizes and hasattr(inner, "batch_size"):

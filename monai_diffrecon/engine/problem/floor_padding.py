@@ -18,7 +18,7 @@ _NAMED = 3  # values of padding in a notice
 
 
 def without_padding_of(measured: Measurement, intensity: Mapping[str, Any]) -> Measurement:
-    """Return a CT image with the floor in the place of its padding; anything else, or one without any, as it is.
+    """Return a CT image with its padding replaced by the floor; any other image unchanged.
 
     Args:
         measured: what a reader returned, or this function.
@@ -44,7 +44,7 @@ def without_padding_of(measured: Measurement, intensity: Mapping[str, Any]) -> M
     some = torch.unique(x[0][found]).tolist()
     named = ", ".join(f"{v:g}" for v in some[:_NAMED]) + (", ..." if len(some) > _NAMED else "")
     notice = (
-        f"{int(found.sum())} voxels of padding ({named} HU) are reconstructed as {floor:g} HU, and put back afterwards"
+        f"{int(found.sum())} voxels of padding ({named} HU) are reconstructed as {floor:g} HU and restored afterwards"
     )
     return replace(
         measured,

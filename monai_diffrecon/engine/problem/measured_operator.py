@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The operator of a measurement: what an image says of it, and what it has to say of the image."""
+"""The operator of a measurement: options derived from an image, and notices about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.presets.family import family_of
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
 
-#: Slices thicker than so many voxels of the volume are thick.
+#: Slices thicker than this many voxels of the volume count as thick.
 _THICK = 1.2
 
 
@@ -26,12 +26,12 @@ def build_operator(spec: Spec, geometry: VolumeGeometry) -> Operator:
     """
     operator = registry.build("operators", plugin_of(spec), where="operator", geometry=geometry)
     assert isinstance(operator, Operator)
-    _check_geometry(operator.geometry, geometry, "is of another volume")
+    _check_geometry(operator.geometry, geometry, "belongs to another volume")
     return operator
 
 
 def resolve_operator(spec: Spec, measured: VolumeGeometry) -> tuple[Spec, VolumeGeometry]:
-    """Fill in what a measured image says about its operator.
+    """Fill in the operator's options that follow from a measured image.
 
     Args:
         spec: the operator's spec.
@@ -64,7 +64,7 @@ def _check_geometry(given: VolumeGeometry, geometry: VolumeGeometry, what: str) 
 
 
 def operator_notices(spec: Spec, measured: VolumeGeometry) -> tuple[str, ...]:
-    """Return what the operator of a measured image has to say of it, a sentence each."""
+    """Return notices about a measured image and its operator."""
     plugin = spec.plugin if isinstance(spec, ObjectSpec) else registry.load("operators", spec["name"])
     cls = type(plugin) if isinstance(plugin, Operator) else plugin
     assert issubclass(cls, Operator)
@@ -72,7 +72,7 @@ def operator_notices(spec: Spec, measured: VolumeGeometry) -> tuple[str, ...]:
 
 
 def family_notice(spec: Spec, operator: Operator) -> tuple[str, ...]:
-    """Return a sentence when a measurement's own operator is of another family than the configuration is for.
+    """Return a notice if the measurement's own operator belongs to another family than the configuration.
 
     Args:
         spec: the operator of the configuration, which its other settings fit.
@@ -81,14 +81,14 @@ def family_notice(spec: Spec, operator: Operator) -> tuple[str, ...]:
     said, got = spec.plugin.family if isinstance(spec, ObjectSpec) else family_of(spec), operator.family
     if said is None or got is None or said == got:
         return ()
-    return (f"a measurement of the family {got}, and a configuration for {said}: name a task for {got}",)
+    return (f"the measurement is {got}, but the configuration is for {said}: choose a task for {got}",)
 
 
 def plane_notice(operator: Operator, planes: Sequence[str]) -> str | None:
     """Return the notice, or None when a plane contains the axis along which slices are thick, or none are.
 
     Args:
-        operator: what was measured.
+        operator: the forward operator.
         planes: planes of the networks in use.
     """
     if operator.thick_plane is None or any(plane != operator.thick_plane for plane in planes):
@@ -97,6 +97,6 @@ def plane_notice(operator: Operator, planes: Sequence[str]) -> str | None:
     if operator.measured_geometry().spacing[axis] <= _THICK * operator.geometry.spacing[axis]:
         return None
     return (
-        f"only {planes[0]} slices are denoised, of which none contains the axis of the thick slices: expect less than "
-        "interpolation gives (docs/results/demo.md); use a bundle of another plane beside this one"
+        f"only {planes[0]} slices are denoised, and none contains the axis of the thick slices: results are worse than "
+        "with interpolation (docs/results/demo.md); add a bundle of another plane"
     )

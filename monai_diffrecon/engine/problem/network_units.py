@@ -19,12 +19,12 @@ SAME = IntensityMap(scale=1.0)
 HU_OF_ATTENUATION = IntensityMap(scale=1000.0 / MU_WATER, offset=-1000.0)
 #: The window of a classical method for volumes in HU.
 _HOUNSFIELD = IntensityMap.window(-1000.0, 1000.0)
-#: Of a bundle's window, what the contrast of a volume fills at the least.
+#: Least fraction of a bundle's window that the contrast of a volume must fill.
 _LEAST_CONTRAST = 0.02
 
 
 def classical_map(operator: Operator, y: Tensor, unit: str) -> IntensityMap:
-    """Return the map from the units of a classical method to what the operator acts on; no bundle has a say in it.
+    """Return the map from the units of a classical method to what the operator acts on, independent of any bundle.
 
     Args:
         operator: the forward operator.
@@ -47,8 +47,8 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
         unit: unit of the volume.
 
     Raises:
-        ConfigError: a window that has no meaning for such a volume.
-        InputError: CT for a network of MR, or negative values where only magnitudes have a meaning.
+        ConfigError: a window that is meaningless for such a volume.
+        InputError: CT for an MR network, or negative values where only magnitudes are meaningful.
     """
     if not y.numel():
         return IntensityMap(scale=1.0)  # a sample has no unit but the network's
@@ -57,27 +57,27 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
         window = IntensityMap.window(**kind)
         if operator.complex_volume and window.offset != 0.0:
             raise ConfigError(
-                "a window that does not begin at 0 has no meaning for a complex volume",
+                "a complex volume needs a window that starts at 0",
                 where=f"bundle {score.name}, diffrecon#intensity",
                 expected="low 0, or a percentile",
                 got=f"low {window.offset:g}",
             )
         if unit == "1/mm":
             raise ConfigError(
-                "a window in HU and a volume in attenuation",
+                "a window in HU, but a volume in attenuation",
                 where=f"bundle {score.name}, diffrecon#intensity",
                 expected="a measurement whose unit is HU",
                 got=unit,
-                mend="say the unit HU in the measurement's file: its line integrals stay the same",
+                mend="set the unit HU in the measurement's file; its line integrals stay the same",
             )
         return _checked_contrast(score, window.then(unit_map(operator, unit).inverse()), operator, y, unit)
     if score.modality == "MR" and (unit == "HU" or (measures_image(operator) and looks_like_hounsfield(y))):
         raise InputError(
-            "CT in Hounsfield units, and a network of MR",
+            "CT in Hounsfield units, but an MR network",
             where=f"bundle {score.name}",
             expected="magnitudes of MR",
             got="air near -1000 and tissue near 0",
-            mend="use a bundle of CT; if it is MR all the same, make its values 0 or more",
+            mend="use a CT bundle; if it is MR, shift its values to 0 or more",
         )
     estimate = operator.initial(y)
     if measures_image(operator):
@@ -90,40 +90,40 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
 def _checked_contrast(
     score: ScoreNetwork, acted: IntensityMap, operator: Operator, y: Tensor, unit: str
 ) -> IntensityMap:
-    """Refuse a volume that nobody said to be in HU and whose values fill next to nothing of the window."""
+    """Refuse a volume not stated to be in HU whose values fill almost none of the window."""
     if unit == "arbitrary" and not operator.complex_measurement:
         volume = (y if measures_image(operator) else operator.initial(y)).flatten()
         low, high = (float(volume.kthvalue(max(round(q * volume.numel()), 1)).values) for q in (0.01, 0.99))
         if high - low < _LEAST_CONTRAST * acted.scale:
             raise InputError(
-                "values that fill next to nothing of the network's window",
+                "values that fill almost none of the network's window",
                 where=f"bundle {score.name}, diffrecon#intensity",
                 expected=f"a volume in HU, as {acted.offset:g} to {acted.offset + acted.scale:g}",
                 got=f"{low:.3g} to {high:.3g}, 1st to 99th percentile",
-                mend="say the measurement's unit (HU, whose line integrals are of attenuation in 1/mm)",
+                mend="state the measurement's unit (HU; its line integrals are of attenuation in 1/mm)",
             )
     return acted
 
 
 def check_modality(score: ScoreNetwork, measured: Measurement) -> None:
-    """Refuse a scan of another modality than the network's, where both say theirs.
+    """Refuse a scan of another modality than the network's, if both are known.
 
     Raises:
-        InputError: it is.
+        InputError: the modalities differ.
     """
     said = (measured.header or {}).get("Modality")
     if said in ("CT", "MR") and score.modality not in (None, said):
         raise InputError(
-            f"a scan of {said}, and a network of {score.modality}",
+            f"a scan of {said}, but a network for {score.modality}",
             where=f"bundle {score.name}",
             expected=score.modality,
             got=said,
-            mend=f"use a bundle of {said}",
+            mend=f"use a bundle for {said}",
         )
 
 
 def background_notices(score: ScoreNetwork, operator: Operator, y: Tensor, intensity: IntensityMap) -> tuple[str, ...]:
-    """Return the notice that a background of 0 lies amid the tissue of a normalized image, or none.
+    """Return a notice if a background of 0 lies within the tissue range of a normalized image.
 
     Args:
         score: the network.
@@ -135,8 +135,8 @@ def background_notices(score: ScoreNetwork, operator: Operator, y: Tensor, inten
     if not shifted or not measures_image(operator) or float((y == 0.0).float().mean()) < 0.1:
         return ()
     return (
-        "a background of 0 lies within the range of the tissue, as in skull-stripped images that were normalized: "
-        "its border is reconstructed less well than in the image before",
+        "a background of 0 lies within the range of the tissue, as in normalized skull-stripped images: "
+        "its border is reconstructed less well than before normalization",
     )
 
 
@@ -149,10 +149,10 @@ def to_network_units(operator: Operator, y: Tensor, intensity: IntensityMap) -> 
 
 
 def check_fits(y: Tensor, operator: Operator, where: str) -> None:
-    """Refuse a measurement that is not one of its operator.
+    """Refuse a measurement that does not match its operator.
 
     Raises:
-        InputError: another shape, or real numbers for complex ones, or the other way round.
+        InputError: another shape, or real instead of complex numbers or vice versa.
     """
     if tuple(y.shape) != operator.measurement_shape:
         swapped = sorted(y.shape) == sorted(operator.measurement_shape)
@@ -173,9 +173,9 @@ def check_fits(y: Tensor, operator: Operator, where: str) -> None:
             where=where,
             expected=kinds[operator.complex_measurement],
             got=kinds[y.is_complex()],
-            mend="give both parts of every number, not its magnitude"
+            mend="give complex numbers, not magnitudes"
             if operator.complex_measurement
-            else "name the operator that measured them",
+            else "use the operator that measured them",
         )
 
 
@@ -204,11 +204,11 @@ def unit_map(operator: Operator, unit: str) -> IntensityMap:
 
 
 def check_magnitudes(volume: Tensor, where: str) -> None:
-    """Refuse a volume most of which is negative, where only magnitudes have a meaning.
+    """Refuse a mostly negative volume where only magnitudes are meaningful.
 
     Args:
         volume: real, any shape.
-        where: what it came from, for messages.
+        where: its source, for messages.
 
     Raises:
         InputError: more than half of its energy lies below 0.

@@ -14,7 +14,7 @@ from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.protocols import Problem
 
 _ITERATIONS = 200
-#: Of the measurement's norm, a residual that is none.
+#: Residual, relative to the measurement's norm, that counts as zero.
 _EXACT = 1e-5
 
 
@@ -32,7 +32,7 @@ def is_magnitude(problem: Problem, intensity: IntensityMap) -> bool:
 
 
 def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Return a volume without negative values that agrees with the measurement as well as ``x`` does, or nearly so.
+    """Return a volume without negative values that fits the measurement (nearly) as well as ``x``.
 
     Accelerated projected gradient steps on ``1/2 ||A x - y||^2`` over ``x >= 0`` from ``max(x, 0)``, of length
     ``1 / ||A^T A||`` (Beck and Teboulle 2009, doi 10.1137/080716542, section 4), until the residual is that of ``x`` or

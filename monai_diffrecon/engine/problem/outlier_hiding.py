@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Measured voxels that a network must not see."""
+"""Hiding outlier voxels from a network."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.outliers import replace_outliers
 from monai_diffrecon.protocols import Operator
 
-#: In ranges of the image. Vessels and bone are single bright voxels too, but few, and not so far above their
-#: neighbours; scans with no more than that are left alone.
+#: In ranges of the image. Vessels and bone are single bright voxels too, but few and not so far above their
+#: neighbours; such scans are left unchanged.
 _STEP, _FAR, _FREQUENT = 1.0, 3.5, 2e-4
 
 
 def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
     """Take saturated and dead voxels out of a measured image.
 
-    A network that sees one of them spreads it over its neighbours. What is taken out is added to the reconstruction:
-    the volume of least norm that measures it, so that the result agrees with all that was measured.
+    A network would spread them over their neighbours. The removed part is added back to the reconstruction as the
+    minimum-norm volume that measures it, so that the result agrees with the whole measurement.
 
     Args:
-        operator: what was measured.
+        operator: the forward operator.
         y: the measurement.
 
     Returns:
@@ -45,6 +45,6 @@ def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None,
         volume = operator.adjoint(weights)
     notice = (
         f"{count} of {y.numel()} measured voxels differ from their neighbours by more than the range of the image; "
-        "the networks do not see them, and the result keeps them"
+        "they are hidden from the networks and restored in the result"
     )
     return clean, volume, (notice,)

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""A scanner's phase in the data of a volume that is taken for real."""
+"""Phase of the scanner in the data of a volume assumed to be real."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SMALLEST = 1e-3
 _UNEXPLAINED = 0.03
 
 PHASE_VARIES = (
-    "the data have a phase that varies across the volume, which a real volume cannot have: {part:.0%} of their energy "
-    "is left unexplained, and intensities are too low there; set operator#complex_volume to true"
+    "the data have a phase that varies across the volume, but the volume is real: {part:.0%} of their energy "
+    "remains unexplained, and intensities are too low there; set operator#complex_volume to true"
 )
-PHASE_REMOVED = "a global phase of {degrees:.1f} degrees was taken out of the data, since the volume is real"
+PHASE_REMOVED = "a global phase of {degrees:.1f} degrees was removed from the data, since the volume is real"
 
 
 def without_phase(operator: Operator, y: Tensor, noise_std: float) -> tuple[Tensor, float, tuple[str, ...]]:
-    """Return data without the global phase that a real volume cannot have, that phase, and notices.
+    """Return data of a real volume without their global phase, that phase, and notices.
 
     Args:
         operator: the operator.

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""One measurement of one case, understood once: what it is, what it says, and the inverse problem in network units."""
+"""One measurement of one case: its metadata, operator and inverse problem in network units, each computed once."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from monai_diffrecon.tracking.versions import versions_of
 
 
 class Posed(NamedTuple):
-    """An inverse problem in network units, and what it was made of.
+    """An inverse problem in network units, and its parts.
 
     Attributes:
         problem: the problem; its operator is whitened where the measurement has weights.
-        operator: the operator of the measurement as it is.
+        operator: the operator of the measurement, not whitened.
         acted: map from network units to what the operator acts on.
         intensity: map from network units to the unit of the volume.
-        notices: what whoever uses the result should know.
-        hidden: what the networks do not see and the result keeps, (C, X, Y, Z), or None.
-        phase: global phase (radians) that was taken out.
-        mend: what to do about voxels of another size than the networks'; None: what helps an image.
+        notices: notices for the user of the result.
+        hidden: part hidden from the networks and restored in the result, (C, X, Y, Z), or None.
+        phase: global phase (radians) removed from the data.
+        mend: what to do about voxels of another size than the networks'; None takes the advice for an image.
     """
 
     problem: Problem
@@ -68,14 +68,14 @@ class Posed(NamedTuple):
 
 
 class PosedCase:
-    """A measurement with all that a run, its checkpoint and its record want to know of it; each is found out once.
+    """A measurement with everything that a run, its checkpoint and its record need.
 
-    Nothing is computed before it is asked for.
+    Each property is computed once, when first used.
 
     Args:
-        recipe: what it is reconstructed with.
+        recipe: the recipe of the reconstruction.
         measurement: the measurement, without a batch axis.
-        name: name of the case, part of the noise's key.
+        name: name of the case, part of the noise seed.
         network: the primary network; None takes the bundle's.
     """
 
@@ -84,10 +84,10 @@ class PosedCase:
 
     @cached_property
     def said(self) -> Measurement:
-        """What the measurement says itself.
+        """Metadata of the measurement itself.
 
         Raises:
-            InputError: entries that are not finite, or a measurement that does not say its volume.
+            InputError: entries that are not finite, or a measurement without the geometry of its volume.
         """
         return from_tensor(check_finite(torch.as_tensor(self.measurement), "inputs"))
 
@@ -112,28 +112,28 @@ class PosedCase:
 
     @property
     def geometry(self) -> VolumeGeometry:
-        """Where the volume lies that the measurement becomes."""
+        """Geometry of the volume to be reconstructed."""
         return self.measured.geometry
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the measurement as it was handed in."""
+        """Hash of the measurement as given."""
         return sha256_tensor(torch.as_tensor(self.measurement).as_subclass(Tensor))
 
     @property
     def specs(self) -> dict[str, Spec]:
-        """The plugins that have a part in the result, the operator complete."""
+        """The plugins that take part, the operator complete."""
         assert self.measured.operator is not None
         return self.recipe.used(self.measured.operator)
 
     @cached_property
     def distributions(self) -> set[str]:
-        """The distributions whose plugins have a part in the result."""
+        """The distributions whose plugins take part."""
         return distributions_of(self.specs, self.recipe.scores)
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """All that decides on the voxels, as name -> value."""
+        """Everything that determines the voxels, as name -> value."""
         recipe, scores, network = self.recipe, self.recipe.scores, self.network
         other = network is not None and network is not recipe.score.network and recipe.calls_network
         return run_identity(
@@ -152,10 +152,10 @@ class PosedCase:
 
     @cached_property
     def posed(self) -> Posed:
-        """The inverse problem; whatever is wrong with the scan is refused here, or when its engine is prepared.
+        """The inverse problem; a faulty scan is refused here or when its engine is prepared.
 
         Raises:
-            InputError: the scan is of another kind, shape or unit than is needed.
+            InputError: the scan has the wrong kind, shape or unit.
             ConfigError: options or networks that do not fit the scan.
         """
         recipe, measured = self.recipe, self.measured
@@ -183,7 +183,7 @@ class PosedCase:
             notices += background_notices(recipe.score, operator, y, acted)
         intensity = acted.then(unit_map(operator, measured.unit))
         problem = Problem(operator, to_network_units(operator, y, acted), noise_std / acted.scale)
-        # An image can be resampled, and what was simulated from one within this run.
+        # An image can be resampled, and so can a measurement simulated from one in this run.
         brought = self.said.operator is not None and not measured.simulated
         mend = partial(spacing_mend, operator) if brought else None
         for score in recipe.scores:
@@ -192,7 +192,7 @@ class PosedCase:
 
     @cached_property
     def memory(self) -> MemoryEstimate:
-        """Roughly what a reconstruction takes of memory."""
+        """Rough memory estimate of a reconstruction."""
         recipe, problem = self.recipe, self.posed.problem
         activations, device = 0, torch.device(recipe.device or "cpu")
         for score in recipe.scores:
@@ -211,7 +211,7 @@ class PosedCase:
         return estimate_memory(problem, activations, samples=recipe.num_samples, kept=kept, device=device.type)
 
     def _described(self) -> Mapping[str, Any]:
-        """Return what of the measurement decides on the voxels and is in no configuration."""
+        """Return the parts of the measurement that determine the voxels and are in no configuration."""
         measured, geometry = self.measured, self.geometry
         padding = measured.padding
         return {

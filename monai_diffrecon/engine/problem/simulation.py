@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring a volume that is known."""
+"""Simulates the measurement of a known volume."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Simulation:
         operator: spec of the forward operator.
         noise: standard deviation of Gaussian noise on every measured entry, relative to the root mean square of the
             non-zero ones.
-        photons: photons a ray has without an object: the measurement is then that of a photon counter, back to line
-            integrals, with weights. None for none.
+        photons: photons per ray without an object: the measurement is then simulated as photon counts, converted to
+            line integrals with weights. None disables this.
         electronic_std: standard deviation of the electronics' noise, in photons.
         unit: unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``; line integrals are of attenuation for HU. None
-            takes what the volume says.
+            takes the volume's own.
         seed: seed of the noise.
 
     Raises:
@@ -87,7 +87,7 @@ def simulate(
 
     Args:
         volume: (1, X, Y, Z), real or complex.
-        geometry: where it lies.
+        geometry: its geometry.
         how: the acquisition.
         unit: the volume's, unless ``how`` names one.
         where: name of the volume for messages.
@@ -137,13 +137,13 @@ def simulate_file(
 
     Raises:
         InputError: there is such a file, the volume cannot be read or is no image, or as :func:`simulate`.
-        ConfigError: photons without attenuation, or an option of the operator.
+        ConfigError: photons without attenuation, or a wrong option of the operator.
     """
     path = Path(output)
     if path.suffix != ".h5":
         raise InputError("not the name of a measurement file", where="--output", expected=".h5", got=path.name)
     if path.exists() and not force:
-        raise InputError("the file exists", where=path.name, mend="name another, or replace it with --force")
+        raise InputError("the file exists", where=path.name, mend="choose another name, or use --force")
     _, image = read_scan(volume, reader)
     if image.operator is not None:
         raise InputError(
@@ -166,7 +166,7 @@ def _add_noise(y: Tensor, operator: Operator, noise: float, generator: torch.Gen
     """Return the noisy measurement, and the standard deviation of each real component of its noise."""
     std = noise * float(y[y != 0].abs().square().mean().sqrt())
     drawn = torch.randn(y.shape, generator=generator, dtype=y.dtype)
-    # What is 0 for a random volume too was not measured: k-space outside the mask, rays beside the slice.
+    # Entries that are 0 even for a random volume are not measured: k-space outside the mask, rays beside the slice.
     probe = torch.rand(operator.volume_shape, generator=generator).to(operator.volume_dtype)
     # torch draws complex numbers whose magnitude has unit variance: half of it in each component.
     return y + std * drawn * (operator(probe) != 0), std / 2**0.5 if y.is_complex() else std
@@ -180,7 +180,7 @@ def _count(
     image = operator.measurement_shape == (1, *operator.measured_geometry().shape)
     if y.is_complex() or image or unit == "arbitrary":
         raise ConfigError(
-            "photons are counted behind line integrals of attenuation",
+            "photon counts need line integrals of attenuation",
             where="simulate_photons",
             expected="a CT operator and a volume in HU or 1/mm",
             got=f"{type(operator).__name__}, {unit}",

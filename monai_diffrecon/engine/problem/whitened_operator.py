@@ -66,7 +66,7 @@ class WhitenedOperator(Operator):
         return self._weighted(y)
 
     def slice_axis(self, plane: str) -> int | None:
-        """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
+        """Return the axis of the measurement that counts the slices of ``plane``, or None."""
         return self.operator.slice_axis(plane)
 
     def measured_geometry(self) -> VolumeGeometry:
@@ -74,7 +74,7 @@ class WhitenedOperator(Operator):
         return self.operator.measured_geometry()
 
     def initial(self, y: Tensor) -> Tensor:
-        """Return the operator's estimate from the measurement without weights, 0 where nothing is measured."""
+        """Return the operator's estimate from the unweighted measurement, with 0 for entries not measured."""
         root = self.root.to(y.real.dtype)
         return self.operator.initial(torch.where(root > 0, y / root.clamp_min(1e-30), torch.zeros_like(y)))
 

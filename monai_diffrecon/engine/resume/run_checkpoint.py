@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint of a run: where it is kept, when it is written, and whether a run may go on from it."""
+"""The checkpoint of a run: where it is kept, when it is written, and whether a run may resume from it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 RESUME = ("auto", "never", "require")
 #: Version of the file; others are refused.
 _FORMAT = 1
-#: Part of the wall time that checkpoints may take when their interval is left to them.
+#: Fraction of the wall time that checkpoints may take when their interval is automatic.
 _SHARE = 0.01
-#: Bytes a second that a disk writes until it has shown what it does.
+#: Assumed disk speed (bytes per second) before the first measurement.
 _SPEED = 2e8
 
 
@@ -32,10 +32,10 @@ class RunCheckpoint:
 
     Args:
         path: the file; its folder is made when first written.
-        resume: ``auto`` goes on from the file when there is one, and refuses one of another run; ``require`` refuses to
-            start anew; ``never`` starts anew.
-        every: steps between checkpoints; 0 for none but at an interrupt; None: as often as costs one hundredth of the
-            wall time.
+        resume: ``auto`` resumes from an existing file and refuses one that belongs to another run; ``require`` refuses
+            to start from scratch; ``never`` starts from scratch.
+        every: steps between checkpoints; 0 writes one only at an interrupt; None spends about 1 % of the wall time
+            on them.
 
     Raises:
         ConfigError: an option out of its range.
@@ -52,25 +52,25 @@ class RunCheckpoint:
         self._off = False
 
     def open(self, identity: Mapping[str, str], *, resumable: bool = True) -> RunPoint | None:
-        """Return where an earlier run of the same identity stopped, or None to start anew.
+        """Return where an earlier run of the same identity stopped, or None to start from scratch.
 
         Args:
-            identity: all that decides on the voxels (:func:`~monai_diffrecon.engine.resume.run_identity.run_identity`).
-            resumable: False for a run whose numbers depend on what was drawn before, which has no checkpoint.
+            identity: what determines the voxels (:func:`~monai_diffrecon.engine.resume.run_identity.run_identity`).
+            resumable: False for a run that depends on earlier random draws and so has no checkpoint.
 
         Raises:
-            ResumeMismatchError: the checkpoint is of another run, or there is none and one is required.
-            IntegrityError: the checkpoint is damaged, and one is required.
+            ResumeMismatchError: the checkpoint belongs to another run, or a required one is missing.
+            IntegrityError: a required checkpoint is damaged.
         """
         self._identity, self._written, self._off = dict(identity), time.perf_counter(), not resumable
         found = self.path.is_file() and self.resume != "never" and resumable
         if not found:
             if self.resume == "require":
                 raise ResumeMismatchError(
-                    "no checkpoint to go on from" if resumable else "such a run has no checkpoint",
+                    "no checkpoint to resume from" if resumable else "such a run has no checkpoint",
                     where="resume",
                     expected=self.path.name,
-                    mend="set resume to auto to start anew",
+                    mend="set resume to auto to start from scratch",
                 )
             return None
         try:
@@ -81,23 +81,23 @@ class RunCheckpoint:
                     "the checkpoint is damaged",
                     where=self.path.name,
                     got=error.what,
-                    mend="set resume to never to start anew",
+                    mend="set resume to never to start from scratch",
                 ) from error
-            logger.warning("%s is damaged: the run starts anew", self.path.name)
+            logger.warning("%s is damaged: the run starts from scratch", self.path.name)
             return None
         changed = [f"format ({saved.get('format')}, now {_FORMAT})"] if saved.get("format") != _FORMAT else []
         changed = changed or differences(saved["identity"], self._identity)
         if changed:
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise ResumeMismatchError(
-                "the checkpoint is of another run",
+                "the checkpoint belongs to another run",
                 where=self.path.name,
                 got=f"other {', '.join(changed[:4])}{more}",
-                mend="restore what changed, set resume to never to start anew, or name another output_dir",
+                mend="restore what changed, set resume to never to start from scratch, or choose another output_dir",
             )
         point = RunPoint.from_state_dict(saved["point"])
         self._latest = (point.sample, point.state.step)
-        logger.info("goes on after step %d", point.state.step)
+        logger.info("resuming after step %d", point.state.step)
         return point
 
     def due(self, step: int, size: int) -> bool:
@@ -115,11 +115,11 @@ class RunCheckpoint:
         return time.perf_counter() - self._written >= cost / _SHARE
 
     def write(self, point: RunPoint) -> None:
-        """Replace the checkpoint, unless it is of this very step.
+        """Replace the checkpoint, unless it already holds this step.
 
         Raises:
             InputError: the folder may not be written.
-            ResourceError: the disk is full; the checkpoint before is still there.
+            ResourceError: the disk is full; the previous checkpoint is kept.
         """
         at = (point.sample, point.state.step)
         if self._off or at == self._latest:
@@ -131,7 +131,7 @@ class RunCheckpoint:
         self._cost = self._written - started
 
     def rescue(self, point: RunPoint) -> None:
-        """Write while another exception is under way, which is not to be replaced by one of the disk."""
+        """Write during another exception, which a disk error must not replace."""
         try:
             self.write(point)
         except (DiffReconError, OSError) as error:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint must have in common with the run that goes on from it."""
+"""What a checkpoint must have in common with the run that resumes from it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from monai_diffrecon.privacy.redaction import redact
 
 
 def run_identity(**parts: Any) -> dict[str, str]:
-    """Return all that decides on the voxels of a run as dotted name -> value in JSON.
+    """Return everything that determines the voxels of a run as dotted name -> JSON value.
 
-    Arrays are named by their hash, so is what an option ``*_file`` names, and other paths are taken out: a checkpoint
-    names no one.
+    Arrays and files of ``*_file`` options are represented by their hash, and other paths are removed, so a checkpoint
+    contains no identifiers.
 
     Args:
         parts: name -> value: ``config``, ``weights``, ``measurement``, ``seed``, ``versions`` and so on.
@@ -29,7 +29,7 @@ def run_identity(**parts: Any) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return one phrase for each entry that differs, ``config.sampler.steps (12, now 20)`` for instance."""
+    """Return one phrase for each entry that differs, for example ``config.sampler.steps (12, now 20)``."""
     phrases = []
     for name in sorted(before.keys() | now.keys()):
         was, is_now = before.get(name), now.get(name)

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run stands, as a checkpoint holds it."""
+"""State of a run, as stored in a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from monai_diffrecon.engine.run_report import RunTotals
 from monai_diffrecon.protocols import SamplerState
 
-#: Fields of the sampler state that last longer than a step.
+#: Fields of the sampler state that persist between steps.
 _STATE = ("x", "sigma", "step", "seed", "case", "memory")
 
 
@@ -22,15 +22,15 @@ class RunPoint:
     Attributes:
         state: of the sampler, after ``state.step`` steps of the sample under way.
         sample: index of that sample.
-        samples: state of the accumulator of the samples before it.
-        totals: what the run has cost so far, this sample included.
-        steps: numbers of the steps of this sample so far.
+        samples: state of the accumulator of the previous samples.
+        totals: accumulated cost so far, including this sample.
+        steps: metrics of this sample's steps so far.
         seconds: wall time so far.
-        batch_sizes: plane -> slices a network call, as they came to be.
-        circumstances: what may change the last bits of a voxel, but not the rest: threads, device, processor.
-        fallbacks: what was done differently so far.
-        runs: ids of the MLflow runs that the run was tracked in, the latest last.
-        resumed: how often the run went on from a checkpoint.
+        batch_sizes: plane -> current number of slices per network call.
+        circumstances: what may change the last bits of a voxel only: threads, device, processor.
+        fallbacks: fallbacks used so far.
+        runs: ids of the MLflow runs that tracked it, the latest last.
+        resumed: number of times the run was resumed from a checkpoint.
     """
 
     state: SamplerState
@@ -53,7 +53,7 @@ class RunPoint:
 
     @classmethod
     def from_state_dict(cls, saved: Mapping[str, Any]) -> RunPoint:
-        """Return the point that ``state_dict`` told of."""
+        """Return the point stored by ``state_dict``."""
         rest = {name: value for name, value in saved.items() if name not in ("state", "totals")}
         totals = dict(saved["totals"])
         totals["ladder"] = tuple(totals["ladder"])

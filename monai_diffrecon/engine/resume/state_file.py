@@ -20,7 +20,7 @@ from monai_diffrecon.numerics.hashing import sha256_tensor
 
 
 def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write a state atomically: the file before stays until the new one is complete.
+    """Write a state atomically: the previous file stays until the new one is complete.
 
     Args:
         path: file to write; its folder must exist.
@@ -35,11 +35,11 @@ def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """Return the state in a file, on the CPU; nothing in the file is run.
+    """Return the state in a file, on the CPU; no code in the file is run.
 
     Raises:
         InputError: no such file, or one that is truncated.
-        IntegrityError: it holds something else than was written, or what a state has no use for.
+        IntegrityError: the content differs from what was written, or is not valid in a state.
     """
     content = load_checkpoint(path)
     state = content.get("state")
@@ -51,7 +51,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
 def state_sha256(value: Any) -> str:
     """Return a hash of nested plain values and tensors; the order of keys does not matter, strides of tensors do.
 
-    Sums over a tensor depend on its strides in the last bit, so that they are part of a state.
+    Strides are part of the state, since the last bit of a sum over a tensor depends on them.
     """
     return hashlib.sha256(json.dumps(_described(value), sort_keys=True).encode()).hexdigest()
 

@@ -1,3 +1,3 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI transforms that make measurements of scans."""
+"""MONAI transforms that turn scans into measurements."""

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""A transform that takes padding out of CT images while they are reconstructed."""
+"""A transform that replaces padding of CT images during reconstruction."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from monai_diffrecon.io.measurement.metatensor import from_tensor, to_tensor
 
 
 class FloorPaddingd(MapTransform):
-    """Puts the floor of the network's window in the place of padding, far below air or named by a DICOM header.
+    """Replaces padding (far below air or declared in a DICOM header) by the floor of the network's window.
 
-    A network never saw padding, and interpolation across its edge changes what was measured. The inferer puts it back
-    into the volume. Images in HU are looked at, and those without a unit where the network maps a window.
+    Networks are not trained on padding, and interpolation across its edge changes the data. The inferer restores it in
+    the volume. Applies to images in HU, and to images without a unit if the network maps a window.
 
     Args:
-        keys: keys of the images, ``MetaTensor`` (1, X, Y, Z); measurements that carry their operator pass.
+        keys: keys of the images, ``MetaTensor`` (1, X, Y, Z); measurements with their own operator pass unchanged.
         intensity: intensity map of the network, see :class:`~monai_diffrecon.bundle.score_network.ScoreNetwork`.
-        allow_missing_keys: pass over keys that are not there.
+        allow_missing_keys: ignore missing keys.
     """
 
     def __init__(self, keys: KeysCollection, intensity: Mapping[str, Any], allow_missing_keys: bool = False) -> None:

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Transforms that read scans and volumes of any kind that a reader knows."""
+"""Transforms that read scans and volumes of any format with a reader."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 
 
 class LoadMeasurementd(MapTransform):
-    """Reads each file or folder to a ``MetaTensor`` that carries its geometry, and its operator if it names one.
+    """Reads each file or folder to a ``MetaTensor`` with its geometry, and its operator if it has one.
 
-    A plain image is (1, X, Y, Z) in RAS+ order with its affine. Neither a name of a file nor a header that may name a
-    patient travels with the data. The name of the reader is kept under ``<key>_reader``. An error names the case (what
-    stands under ``case``) and the key. What is a tensor already stays as it is.
+    A plain image is (1, X, Y, Z) in RAS+ order with its affine. File names and headers, which may
+    identify a patient, are not kept. The name of the reader is stored under ``<key>_reader``. An error names the case
+    (the value of ``case``) and the key. Tensors are left unchanged.
 
     Args:
         keys: keys of the paths.
-        reader: ``auto`` asks each installed reader; or the name of one, or ``{"name": ..., **options}``.
-        correct_tilt: resample an image whose slices lean (gantry tilt) to a straight stack; else it is refused.
-        allow_missing_keys: pass over keys that are not there.
+        reader: ``auto`` tries each installed reader; or the name of one, or ``{"name": ..., **options}``.
+        correct_tilt: resample a gantry-tilted image to a straight stack; otherwise it is refused.
+        allow_missing_keys: ignore missing keys.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class LoadMeasurementd(MapTransform):
 class LoadVolumed(MapTransform):
     """Reads each file or folder to a ``MetaTensor`` (1, X, Y, Z) in RAS+ order with its affine, and nothing else.
 
-    Unlike MONAI's ``LoadImaged`` it refuses what cannot be a volume, and keeps neither the file's name nor its
-    header, so that nothing that may name a patient travels with the voxels. An error names the case (what stands
-    under ``case``) and the key; what the reader has to say of a scan is logged.
+    Unlike MONAI's ``LoadImaged`` it refuses anything but a volume, and keeps neither the file name nor the header,
+    which may identify a patient. An error names the case (the value of ``case``) and the key; the reader's notices
+    are logged.
 
     Args:
         keys: keys of the paths; any installed reader may read them.
-        allow_missing_keys: pass over keys that are not there.
+        allow_missing_keys: ignore missing keys.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -93,7 +93,7 @@ class LoadVolumed(MapTransform):
         """Read.
 
         Raises:
-            InputError: no reader reads it, or it is a measurement instead of a volume.
+            InputError: no reader can read it, or it is a measurement instead of a volume.
         """
         out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):

@@ -25,26 +25,26 @@ from monai_diffrecon.numerics.resampling import apply_along, resampled_start, re
 from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement, Operator, VolumeGeometry
 
-#: Voxels are of the wanted size within a thousandth, and detail is lost where they are larger by a twentieth.
+#: Voxel sizes match within 0.1 %; detail is lost where voxels become larger by 5 %.
 _SAME, _COARSER = 1e-3, 1.05
 
 
 class ResampleInPlaned(MapTransform):
     """Resamples each image to the network's spacing within a plane; across the plane it stays as it is.
 
-    The plane is that of the thick slices that the operator is to reconstruct from, whichever the network's is: across
-    them nothing is interpolated, and their gap is kept. Otherwise it is the network's plane.
+    For thick slices, the plane is theirs, whatever the network's plane: nothing is interpolated across the slices, and
+    their gap is kept. Otherwise it is the network's plane.
 
     Down-sampling does not alias: see :func:`~monai_diffrecon.numerics.resampling.resampling_matrix`. An image without
-    negative values stays so. Where the voxels get larger, a notice says what is lost.
+    negative values stays so. If voxels become larger, a notice about the lost detail is logged.
 
     Args:
         keys: keys of the images, ``MetaTensor`` (1, X, Y, Z).
         plane: plane of the network.
         spacing: voxel size (mm) within the plane.
-        enabled: False passes everything through.
-        operator: spec of the operator that measured the images; None when they are volumes.
-        simulate: the images are volumes that the operator is to measure.
+        enabled: False passes everything through unchanged.
+        operator: spec of the operator that measured the images; None if they are volumes.
+        simulate: the images are volumes, to be measured by the operator.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class ResampleInPlaned(MapTransform):
         """Resample.
 
         Raises:
-            InputError: no image, but a measurement that carries its operator or weights; or voxels that would become
-                much finer than what was measured, or be interpolated across gaps.
+            InputError: a measurement with its own operator or weights instead of an image; or voxels that would become
+                much finer than the measured ones, or be interpolated across gaps.
         """
         out = dict(data)
         for key in self.key_iterator(out) if self.enabled else ():
@@ -77,8 +77,8 @@ class ResampleInPlaned(MapTransform):
                 raise InputError(
                     f"a measurement with its own {'operator' if measured.operator else 'weights'} cannot be resampled",
                     where=str(key),
-                    mend="leave --resample out; of raw MRI ask the reader for the voxel size "
-                    "(--reader \"{'name': 'fastmri', 'spacing': 1.0}\"), else use networks of the measurement's",
+                    mend="omit --resample; for raw MRI, request the voxel size from the reader "
+                    "(--reader \"{'name': 'fastmri', 'spacing': 1.0}\"), otherwise use networks of that size",
                 )
             plane, spacing = self._grid(measured.geometry)
             wanted = list(spacing)
@@ -97,7 +97,7 @@ class ResampleInPlaned(MapTransform):
         if plane is None or plane == self.plane:
             return self.plane, self.spacing
         sizes = dict(zip(_axes(self.plane), self.spacing, strict=True))
-        # Along its own axis a network knows no size; one of square pixels suggests that of the other axes.
+        # A network has no voxel size along its own axis; with square pixels, use that of the other axes.
         square = self.spacing[0] if len(set(self.spacing)) == 1 else None
         return plane, [sizes.get(axis, square or geometry.spacing[axis]) for axis in _axes(plane)]
 
@@ -127,12 +127,12 @@ def _resampled(measured: Measurement, wanted: Sequence[float], where: str) -> Me
     if lost:
         axes, before, after = "XYZ", old.spacing, wanted
         sizes = ", ".join(f"{before[a]:.3g} mm to {after[a]:.3g} mm along {axes[a]}" for a in lost)
-        notices += (f"the image was resampled to larger voxels, and finer detail is lost: {sizes}",)
+        notices += (f"the image was resampled to larger voxels; finer detail is lost: {sizes}",)
     return replace(measured, data=x, geometry=geometry_of(x.shape[1:], affine, gaps), notices=notices)
 
 
 def _check_measured(geometry: VolumeGeometry, axis: int, target: float, where: str) -> None:
-    """Refuse to make up what lies between voxels."""
+    """Refuse to interpolate much finer voxels than measured."""
     spacing, gap, name = geometry.spacing[axis], geometry.gaps[axis], "XYZ"[axis]
     plane = next(plane for plane, across in PLANE_AXIS.items() if across == axis)
     reconstruct = f'reconstruct thin slices instead (the default task, operator {{"name": "slice_thickness"}}), {plane}'
@@ -142,7 +142,7 @@ def _check_measured(geometry: VolumeGeometry, axis: int, target: float, where: s
             where=where,
             expected=f"voxels of at most {MOST_FINER * target:.3g} mm along {name}",
             got=f"{spacing:.3g} mm",
-            mend=f"{reconstruct} ones if these are slices; else use networks of the image's voxel size",
+            mend=f"{reconstruct} ones if these are slices; otherwise use networks of the image's voxel size",
         )
     if gap > 0.0:
         raise InputError(
@@ -160,7 +160,7 @@ def note_preparation(data: dict[Any, Any], key: Hashable, step: dict[str, Any]) 
     Args:
         data: the case's dict, which is changed.
         key: key of the scan.
-        step: name of what was done -> its options.
+        step: name of the step -> its options.
     """
     name = f"{key}_preparation"
     data[name] = json.dumps([*json.loads(data.get(name, "[]")), redact(step)])

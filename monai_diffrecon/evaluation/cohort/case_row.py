@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What one method made of one case."""
+"""The result of one method for one case."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class CaseRow:
         record_sha256: hash of the provenance record.
         versions: distribution -> version, from the record.
         agreement: of the intensities with the truth, or None without one.
-        sample: some voxels for pictures: truth and reconstruction, in turn.
-        coverage: nominal and observed coverage of the samples' intervals, in turn; empty without samples or truth.
-        error: what went wrong, without names of files.
-        exit_code: of that error.
+        sample: some voxels for pictures, alternating truth and reconstruction.
+        coverage: nominal and observed coverage of the samples' intervals, alternating; empty without samples or truth.
+        error: the error's text, without file names.
+        exit_code: exit code of that error.
     """
 
     case: str
@@ -62,7 +62,7 @@ class CaseRow:
 
     @classmethod
     def read(cls, path: Path, key: str) -> CaseRow | None:
-        """Return a kept row, or None when there is none of this key."""
+        """Return the saved row of this key, or None."""
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("key") != key:
@@ -73,4 +73,4 @@ class CaseRow:
             content["agreement"] = None if content["agreement"] is None else Agreement(**content["agreement"])
             return cls(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # it is computed anew
+            return None  # it is computed again

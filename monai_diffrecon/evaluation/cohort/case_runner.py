@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""One case and one method: reconstructed unless that was done before, measured against the truth, recorded."""
+"""Runs one case with one method: reconstructs it unless already done, compares it with the truth and records it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def data_residual(done: Reconstruction, case: PosedCase) -> float:
     return float(torch.linalg.vector_norm(root * difference)) / norm if norm > 0 else math.nan
 
 
-#: Changes when a metric is computed in another way, so that kept rows are computed anew.
+#: Changes when the computation of a metric changes, so that saved rows are computed again.
 METRICS_VERSION = 2
 _SAMPLE = 400  # voxels a case and method, for pictures
 
@@ -71,9 +71,9 @@ class CaseRunner:
     Args:
         spec: the cohort.
         output_dir: folder of the methods' folders.
-        resume: ``auto`` goes on where an interrupted run stopped and leaves alone what is done, ``require`` refuses to
-            start anew, ``never`` computes everything.
-        checkpoint_every: steps between checkpoints; None: as often as costs one hundredth of the wall time.
+        resume: ``auto`` continues an interrupted run and skips completed cases, ``require`` refuses to start a case
+            from scratch, ``never`` computes everything again.
+        checkpoint_every: steps between checkpoints; None spends about 1 % of the wall time on them.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class CaseRunner:
         )
 
     def _key(self, record: dict[str, Any], truth: Any, hashes: CaseHashes) -> str:
-        """Return the hash of all that a kept row depends on."""
+        """Return the hash of everything that a saved row depends on."""
         sha = None if truth is None else sha256_tensor(torch.as_tensor(truth).as_subclass(Tensor))
         how = [METRICS_VERSION, self.spec.data_range, self.spec.vif, *providers()]
         return digest([record["record_sha256"], sha, hashes.mask, how])
@@ -183,7 +183,7 @@ class CaseRunner:
 
 
 def _costs_of(done: Reconstruction, case: PosedCase, memory: PeakMemory) -> dict[str, Any]:
-    """Return what the record must say besides, for a row that is made from it."""
+    """Return the further entries that a record must have to be reused for a row."""
     return {
         "denoiser_calls": done.report.denoiser_calls,
         "peak_memory_gb": memory.gigabytes(),
@@ -196,7 +196,7 @@ def _coverage(
 ) -> Coverage | None:
     """Return how often the samples' intervals hold the truth, or None when there are none.
 
-    The deviation of a complex volume is of both components together: it does not say how the magnitude spreads.
+    The deviation of a complex volume is over both components and does not give the spread of the magnitude.
     """
     output = record["output"]
     if "spread" not in output or "phase" in output:

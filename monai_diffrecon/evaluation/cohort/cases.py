@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The scans of a cohort: readable, hashed, and what a measurement of them is."""
+"""The scans of a cohort: read, hashed and classified."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CaseHashes:
         image: of the scan.
         reference: of the truth, or None.
         mask: of the mask, or None.
-        measured: the scan is a measurement that names its operator, so nothing is simulated.
+        measured: the scan is a measurement with its own operator, so nothing is simulated.
     """
 
     image: str
@@ -46,12 +46,12 @@ def check_case(case: CohortCase, reader: Any = AUTO, *, correct_tilt: bool = Fal
     Args:
         case: the case.
         reader: ``auto``, or the reader of the scan.
-        correct_tilt: the scan is straightened if its slices lean.
+        correct_tilt: resample a gantry-tilted scan to a straight stack.
 
     Raises:
-        InputError: one cannot be read, or the truth or the mask is no image.
-        IntegrityError: one was changed.
-        PluginError: no such reader, or it fails.
+        InputError: a file cannot be read, or the truth or the mask is not an image.
+        IntegrityError: a file was changed.
+        PluginError: no such reader, or the reader fails.
     """
     scan = _read(case, case.image, "image", reader, leaning=correct_tilt)
     hashes = CaseHashes(
@@ -72,12 +72,12 @@ def read_mask(path: Path) -> Tensor:
 
 
 def cohort_digest(hashes: list[CaseHashes]) -> str:
-    """Return one hash over the cases, whatever their order."""
+    """Return one hash over the cases, independent of their order."""
     return digest(sorted([h.image, h.reference or "", h.mask or ""] for h in hashes))
 
 
 def anonymous(error: BaseException, case: CohortCase) -> str:
-    """Return an error's text with the names of the case's files taken out."""
+    """Return an error's text without the names of the case's files."""
     paths = [path for path in (case.image, case.reference, case.mask) if path is not None]
     return hide_names(str(error), paths, case.name)
 

@@ -17,7 +17,7 @@ def forest_plot(title: str, rows: Mapping[str, tuple[float, float, float]], unit
     """Return a forest plot: a point and an interval a method, and a line at zero.
 
     Args:
-        title: what is shown, for who cannot see it.
+        title: description for screen readers.
         rows: method -> mean difference and the ends of its interval, which may be NaN.
         unit: text of the axis.
         note: which side is better.
@@ -41,7 +41,7 @@ def box_plot(title: str, rows: Mapping[str, Sequence[float]], unit: str) -> Mark
     """Return horizontal boxes (quartiles, median, whiskers to 1.5 interquartile ranges) with a dot a case.
 
     Args:
-        title: what is shown, for who cannot see it.
+        title: description for screen readers.
         rows: method -> values.
         unit: text of the axis.
     """
@@ -70,7 +70,7 @@ def agreement_plot(
     """Return a Bland-Altman plot: difference over mean of truth and reconstruction, bias and limits as lines.
 
     Args:
-        title: what is shown, for who cannot see it.
+        title: description for screen readers.
         pairs: truth and reconstruction of some voxels.
         bias: mean difference of all voxels.
         limits: limits of agreement.
@@ -96,10 +96,10 @@ def agreement_plot(
 
 
 def calibration_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Return observed over nominal coverage, a line a method, and the diagonal of what is calibrated.
+    """Return observed over nominal coverage, a line per method, and the diagonal of perfect calibration.
 
     Args:
-        title: what is shown, for who cannot see it.
+        title: description for screen readers.
         curves: method -> nominal and observed coverage, in turn, 0 to 1, ascending.
     """
     left, side, swatch = 70, 320, 24
@@ -110,7 +110,7 @@ def calibration_plot(title: str, curves: Mapping[str, Sequence[tuple[float, floa
         parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     key = left + side + 16
     for number, (label, curve) in enumerate(curves.items()):
-        # Colour and dashes both change from line to line: who sees no colours tells four apart, who does twenty.
+        # Colour and dashes both vary: 20 distinct lines, or 4 without colour vision.
         parts.append(f'<g class="colour{number % 5} dash{number % 4}">')
         parts.append(f'<polyline class="curve" points="{" ".join(f"{x(a)},{y(b)}" for a, b in curve)}"/>')
         parts += [f'<circle class="knot" cx="{x(a)}" cy="{y(b)}" r="3"/>' for a, b in curve]

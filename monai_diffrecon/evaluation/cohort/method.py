@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""A method of a cohort, made ready before anything is computed."""
+"""A method of a cohort, prepared before anything is computed."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from monai_diffrecon.privacy.redaction import redact
 
 #: What a cohort sets for all methods, or does not ask for: config id -> what to do instead.
 _NOT_HERE = {
-    **dict.fromkeys(("image", "reference", "dataset_dir", "case_name"), "name the scans under cases"),
-    **dict.fromkeys(("bundle_root", "auxiliary_bundle"), "name it beside overrides"),
+    **dict.fromkeys(("image", "reference", "dataset_dir", "case_name"), "list the scans under cases"),
+    **dict.fromkeys(("bundle_root", "auxiliary_bundle"), "set it next to overrides"),
     "seed": "set the cohort's seed",
-    "output_dir": "name the folder on the command line",
-    **dict.fromkeys(("resume", "checkpoint_every", "tracking_required"), "say it on the command line"),
+    "output_dir": "give the folder on the command line",
+    **dict.fromkeys(("resume", "checkpoint_every", "tracking_required"), "set it on the command line"),
     **dict.fromkeys(
         ("simulate", "simulate_noise", "simulate_photons", "simulate_electronic_std", "simulate_unit"),
         "set the cohort's simulate, so that all methods see the same measurement",
@@ -40,12 +40,12 @@ _NOT_HERE = {
             *("dataset", "datalist", "dataloader", "evaluator", "handlers", "output_format"),
             *("imports", "initialize", "run"),
         ),
-        "leave it out: a cohort does not use it",
+        "omit it: a cohort does not use it",
     ),
 }
-#: What has no influence on the voxels.
+#: Ids without influence on the voxels.
 _NO_INFLUENCE = {ABOUT, "device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
-#: What a measurement depends on, besides the scan.
+#: Ids that a measurement depends on, besides the scan.
 _MEASURES = (
     "operator",
     "reader",
@@ -67,20 +67,20 @@ class PreparedMethod:
     Attributes:
         label: its name in tables.
         folder: its name as a folder.
-        inferer: reconstructs.
-        fingerprint: hash of all that decides on the voxels but the measurement: merged configuration, and the
+        inferer: the inferer.
+        fingerprint: hash of everything that determines the voxels except the measurement: merged configuration,
             metadata and weights of the networks.
-        measures: hash of all that decides on the measurement of a scan.
-        reader: reads the scans.
-        correct_tilt: scans whose slices lean are straightened.
-        resample_reference: truths that lie on another grid are brought to the reconstruction's.
-        simulates: the scans are volumes that are measured first.
+        measures: hash of everything that determines the measurement of a scan.
+        reader: reader of the scans.
+        correct_tilt: gantry-tilted scans are resampled to straight stacks.
+        resample_reference: references on another grid are resampled to the reconstruction's.
+        simulates: the scans are volumes whose measurement is simulated first.
         description: bundle, task, preset and overrides, without paths.
 
     Raises:
         InputError: no bundle, or its weights do not fit.
         ConfigError: an option that does not exist, or a value that is wrong.
-        IntegrityError: weights that were changed, or a configuration that runs what is not trusted.
+        IntegrityError: weights that were changed, or a configuration that runs untrusted code.
     """
 
     def __init__(self, method: CohortMethod, cohort: CohortSpec) -> None:
@@ -103,7 +103,7 @@ class PreparedMethod:
         changes = self.config.get().get("postprocessing") is not None
         self.postprocessing = Postprocessing(self._content("postprocessing") if changes else None)
         if family_of(self.inferer.specs["operator"]) == "none":
-            raise ConfigError("nothing is measured, so there is nothing to compare", where=f"{self.where}: operator")
+            raise ConfigError("nothing is measured, so nothing can be compared", where=f"{self.where}: operator")
         scores = (self.inferer.score, *self.inferer.auxiliaries)
         networks = [
             [s.name, s.version, s.sha256, s.plane, s.spacing, s.denoiser, s.intensity, s.window, s.channels]

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the file of a cohort, every mistake one line."""
+"""Reads the file of a cohort; each mistake is a one-line error."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _from_datalist(said: dict[str, Any], base: Path) -> tuple[Path, list[Any]]:
         found = ", ".join(content) if isinstance(content, dict) else "a list"
         raise ConfigError("no such section", where="cases#section", expected=found, got=repr(section))
     entries = validated(list[Any], content[section], "cases#section")
-    # MONAI's data lists say more than we need, the label or the fold for instance.
+    # MONAI's data lists have further keys, such as the label or the fold.
     known = [f.name for f in fields(CohortCase)]
     return file.parent, [
         {k: v for k, v in e.items() if k in known} if isinstance(e, dict) else {"image": e} for e in entries
@@ -96,7 +96,7 @@ def _placed_cases(cases: Sequence[CohortCase], base: Path, key: str) -> tuple[Co
                 raise InputError("no such file", where=f"{where}#{name}")
         name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}"
         if name in {other.name for other in placed}:
-            raise ConfigError("a case twice", where=f"{where}#name", mend="give each a name of its own")
+            raise ConfigError("a case twice", where=f"{where}#name", mend="give each a unique name")
         placed.append(CohortCase(name, **paths))
     return tuple(placed)
 

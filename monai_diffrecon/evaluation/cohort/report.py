@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a cohort: one HTML page that needs nothing else."""
+"""The report of a cohort: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _box(info: MetricInfo, rows: Sequence[CaseRow], labels: Sequence[str]) -> di
 def _montages(
     rows: Sequence[CaseRow], labels: Sequence[str], pictures: Mapping[str, Path | None]
 ) -> list[dict[str, str]]:
-    """Return the pictures of all cases that are the best, median or worst of some method, with what they are."""
+    """Return the pictures of all cases that are the best, median or worst of some method, with captions."""
     roles: dict[str, dict[str, list[str]]] = {}
     for label in labels:
         for role, case in best_median_worst([row for row in rows if row.method == label]).items():

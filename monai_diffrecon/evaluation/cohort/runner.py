@@ -39,23 +39,23 @@ _COLUMN_LETTERS = 22  # above a picture
 class CohortEvaluation:
     """Reconstructs every case with every method, compares them, and writes tables and a report.
 
-    All is checked when it is made: keys, bundles, hashes, presets, options, and that the scans can be read. In
-    ``output_dir`` are ``report.html``, ``cases.csv``, ``summary.csv``, ``differences.csv``, ``results.json`` and a
-    folder a method with the volumes and their records. A case whose record verifies and names the same configuration,
-    measurement, weights, seed and version is not computed again.
+    The constructor checks everything: keys, bundles, hashes, presets, options, and that the scans can be read. The
+    run writes ``report.html``, ``cases.csv``, ``summary.csv``, ``differences.csv``, ``results.json`` and, for each
+    method, a folder with the volumes and their records to ``output_dir``. A case whose record verifies with the same
+    configuration, measurement, weights, seed and version is not computed again.
 
     Args:
         cohort: the cohort's file, see :func:`~monai_diffrecon.evaluation.cohort.read.read_cohort`.
         output_dir: folder for everything.
         default_bundle: bundle of methods that do not name one.
-        track: track in MLflow: one run for the cohort, and nested in it one a case and method.
+        track: track in MLflow: one run for the cohort, with a nested run per case and method.
         tracking_uri: MLflow's store; None is ``sqlite:///<output_dir>/mlflow.db``.
         experiment: MLflow's experiment.
         parent_run_id: run of several cohorts that this one is nested under.
-        tracking_required: a fault of MLflow ends the cohort; else it is warned of, and the cohort goes on.
-        resume: ``auto`` goes on where an interrupted run stopped and leaves alone what is done, ``require`` refuses to
-            start a case anew, ``never`` computes everything.
-        checkpoint_every: steps between checkpoints; None: as often as costs one hundredth of the wall time.
+        tracking_required: an MLflow failure ends the cohort; otherwise a warning is logged and the cohort continues.
+        resume: ``auto`` continues an interrupted run and skips completed cases, ``require`` refuses to start a case
+            from scratch, ``never`` computes everything again.
+        checkpoint_every: steps between checkpoints; None spends about 1 % of the wall time on them.
 
     Raises:
         InputError: a file is missing or cannot be read.
@@ -98,11 +98,11 @@ class CohortEvaluation:
         return self.output_dir / "report.html"
 
     def run(self) -> list[CaseRow]:
-        """Compute what is not there yet, and write tables and report.
+        """Compute what is missing, and write tables and report.
 
         Raises:
-            DiffReconError: some reconstructions failed, of their kind if they have but one; all others, tables and
-                report are there.
+            DiffReconError: some reconstructions failed, with the failures' class if they share one; the others, the
+                tables and the report are complete.
         """
         with stop_on_sigterm():
             return self._run()
@@ -131,20 +131,20 @@ class CohortEvaluation:
                     f"{len(failed)} of {len(self.rows)} reconstructions failed",
                     where="cohort",
                     got="; ".join(f"{r.case} {r.method}: {r.error}" for r in failed[:3]),
-                    mend="see report.html; the same command computes only what is missing",
+                    mend="see report.html; run the same command again to compute only what is missing",
                 )
         return self.rows
 
     def _check_truths(self) -> None:
-        """Refuse a truth that a simulation would replace by the scan itself."""
+        """Refuse a reference that a simulation would replace by the scan itself."""
         for method in self.methods:
             for case in self.spec.cases:
                 if method.simulates and case.reference is not None and not self.hashes[case.name].measured:
                     raise ConfigError(
-                        "a truth beside a scan that a measurement is simulated of, which is its own truth",
+                        "a reference for a scan whose measurement is simulated; the scan itself is the reference",
                         where=f"case {case.name}: reference",
                         got=f"simulate true in {method.where}",
-                        mend="set the cohort's simulate to false, or leave out the reference",
+                        mend="set the cohort's simulate to false, or omit the reference",
                     )
 
     def _open(self, name: str, parent: str | None = None, tags: dict[str, Any] | None = None) -> Any:
@@ -160,7 +160,7 @@ class CohortEvaluation:
         )
 
     def _case(self, case: CohortCase, parent: Any) -> Path | None:
-        """Reconstruct a case with every method; return the picture of all, or None when there is no truth."""
+        """Reconstruct a case with every method; return the picture of all, or None without a reference."""
         measured: dict[str, dict[str, Any]] = {}
         truths: dict[str, Tensor] = {}
         images: dict[str, Tensor] = {}
@@ -186,7 +186,7 @@ class CohortEvaluation:
         return self._picture(case, truths, images)
 
     def _picture(self, case: CohortCase, truths: dict[str, Tensor], images: dict[str, Tensor]) -> Path | None:
-        """Draw all methods beside the truth, unless that picture is there."""
+        """Draw all methods beside the truth, unless the picture exists."""
         rows = [r for r in self.rows if r.case == case.name and not r.failed and r.method in truths]
         if not rows:
             return None

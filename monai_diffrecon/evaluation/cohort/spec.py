@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison of methods over a cohort consists of, and what its file may say of each part."""
+"""The parts of a cohort comparison, and the keys that its file may have for each."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class CohortCase:
     """One scan.
 
     Attributes:
-        name: how it is called wherever something is written; identifies no one.
+        name: its name in all outputs; must not identify a patient.
         image: the scan, or the volume that is measured when the measurement is simulated.
-        reference: the truth, or None when there is none or it is simulated from.
+        reference: the truth, or None if there is none or the measurement is simulated from it.
         mask: region of interest on the grid of the truth.
     """
 
@@ -59,7 +59,7 @@ class CohortMethod:
         bundle: root of its bundle.
         task: name of an overlay in ``configs/tasks``.
         preset: name of a preset (``diffrecon methods``); one in ``configs/methods`` wins.
-        auxiliary_bundle: bundle or bundles of other planes; None takes those that the bundle takes by itself, the word
+        auxiliary_bundle: bundle or bundles of other planes; None takes the bundle's default, the word
             ``none`` takes none.
         overrides: config id -> value, laid over all of these.
     """
@@ -84,8 +84,8 @@ class CohortSpec:
         methods: the methods.
         baseline: label of the method that the others are compared with.
         seed: of noise, measurement and bootstrap.
-        simulate: config id -> value of the options of a simulated measurement, for all methods; empty leaves what the
-            tasks say.
+        simulate: config id -> value of the options of a simulated measurement, for all methods; empty keeps the
+            tasks' options.
         data_range: peak-to-peak intensity of PSNR and SSIM; None takes that of each truth.
         vif: compute the visual information fidelity.
         resamples: of the bootstrap.

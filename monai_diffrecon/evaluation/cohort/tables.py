@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of cases to tables over a cohort."""
+"""Turns rows of cases into tables over a cohort."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def summarize(rows: Sequence[CaseRow], methods: Sequence[str], infos: Iterable[M
 
 
 def mean_coverage(rows: Sequence[CaseRow], label: str) -> list[tuple[float, float]]:
-    """Return nominal and observed coverage of a method, in turn: mean over its cases; empty without any."""
+    """Return alternating nominal and observed coverage of a method, averaged over its cases; empty without any."""
     observed: dict[float, list[float]] = {}
     for row in rows:
         if row.method == label and not row.failed:
@@ -69,7 +69,7 @@ def compare(
 ) -> dict[str, dict[str, PairedDifference]]:
     """Return metric -> method -> its paired difference from the baseline, Holm-corrected over the methods.
 
-    Of a metric whose best value is a number, the distance from it is compared.
+    For a metric whose best value is a number, the distance from it is compared.
     """
     by_key = {(row.case, row.method): row for row in rows}
     cases = list(dict.fromkeys(row.case for row in rows))
@@ -161,7 +161,7 @@ def _summary(rows: Sequence[CaseRow], label: str, key: str) -> Summary:
 
 
 def _best(row: list[Summary], info: MetricInfo) -> list[Summary]:
-    """Mark the best of the methods that have most cases: a method that failed on the hard ones is no winner."""
+    """Mark the best of the methods with the most cases, so that a method that failed on hard cases cannot win."""
     most = max((s.n for s in row), default=0)
     scores = [info.goodness(s.mean) if s.n == most and most else -math.inf for s in row]
     if sum(s.n > 0 for s in row) < 2:

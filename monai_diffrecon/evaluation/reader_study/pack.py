@@ -31,7 +31,7 @@ from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.protocols import PLANE_AXIS, VolumeGeometry
 
 MANIFEST_SCHEMA = "reader-study-pack 1"
-#: Every file and folder of a pack bears this time, so that none tells which was made first (1980-01-01, UTC).
+#: Every file and folder of a pack has this time, which hides the order of creation (1980-01-01, UTC).
 _TIME = 315532800
 #: Slices are drawn from this middle part of the axis.
 _MIDDLE = (0.2, 0.8)
@@ -60,22 +60,22 @@ def export_pack(spec: StudySpec, output: str | Path, key: str | Path, *, seed: i
         spec: the study.
         output: folder of the pack, new or empty.
         key: file of the key, outside of the pack.
-        seed: of sides, order, repeats and slices; None draws one. Whoever knows it knows the assignment.
+        seed: of sides, order, repeats and slices; None draws one. The seed reveals the assignment.
 
     Raises:
-        ConfigError: the key would lie in the pack.
+        ConfigError: the key is inside the pack.
         InputError: pack or key exist, or volumes that cannot be compared.
     """
     output, key = Path(output), Path(key)
     if output.resolve() in key.resolve().parents or key.resolve() == output.resolve():
         raise ConfigError(
-            "the key would lie in the pack", where="--key", expected="a file elsewhere", mend="name another folder"
+            "the key is inside the pack", where="--key", expected="a file elsewhere", mend="choose another folder"
         )
     for where, path in (("--output", output), ("--key", key)):
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             raise InputError("exists already", where=where, got=path.name, mend="name another")
     if not key.parent.is_dir():
-        raise InputError("no folder to write to", where="--key", expected="an existing folder")
+        raise InputError("not a folder that can be written", where="--key", expected="an existing folder")
     seed = secrets.randbits(63) if seed is None else seed
     generator = random.Random(seed)
     items = plan_items(spec, generator)
@@ -109,7 +109,7 @@ def export_pack(spec: StudySpec, output: str | Path, key: str | Path, *, seed: i
 
 
 def check_pack(folder: str | Path, pack_sha256: str, commitment: str) -> None:
-    """Check that a pack is whole and that a key is its own.
+    """Check that a pack is complete and that a key belongs to it.
 
     Args:
         folder: the pack.
@@ -118,7 +118,7 @@ def check_pack(folder: str | Path, pack_sha256: str, commitment: str) -> None:
 
     Raises:
         InputError: no pack.
-        IntegrityError: another key, or files that are not those of the export.
+        IntegrityError: the key of another pack, or changed files.
     """
     folder = Path(folder)
     try:
@@ -130,13 +130,13 @@ def check_pack(folder: str | Path, pack_sha256: str, commitment: str) -> None:
         ) from None
     if told != commitment:
         raise IntegrityError(
-            "the key of another pack, or changed since",
+            "the key belongs to another pack or was changed",
             where=folder.name,
             expected=f"sha256 {told[:16]}...",
             got=f"{commitment[:16]}...",
         )
     if _digest(files) != pack_sha256 or _hashes(folder) != files:
-        raise IntegrityError("volumes or pictures were changed", where=folder.name, mend="take the pack as exported")
+        raise IntegrityError("volumes or pictures were changed", where=folder.name, mend="use the pack as exported")
 
 
 def _positions(spec: StudySpec, generator: random.Random) -> dict[str, list[float]]:

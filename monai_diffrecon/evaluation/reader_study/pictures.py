@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Slices as plain grey pictures that say nothing but what they show."""
+"""Slices as grey pictures without metadata."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Who is A and who is B: the assignment of a reader study, and its key."""
+"""The assignment of methods to A and B in a reader study, and its key."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StudyKey:
 def plan_items(spec: StudySpec, generator: random.Random) -> list[StudyItem]:
     """Return the items in the order of reading: sides and order random, some pairs once more with sides swapped.
 
-    Of some hundred random orders the one is taken whose repeats are farthest from their first showing.
+    Of some hundred random orders, the one with repeats farthest from their first showing is used.
     """
     showings = []
     for case in spec.cases:
@@ -85,7 +85,7 @@ def plan_items(spec: StudySpec, generator: random.Random) -> list[StudyItem]:
 
 
 def write_key(path: str | Path, items: list[StudyItem], *, seed: int, pack_sha256: str, spec: StudySpec) -> str:
-    """Write the key and return its sha256, which commits to it without telling it.
+    """Write the key and return its sha256, which commits to the key without revealing it.
 
     Args:
         path: file of the key.
@@ -114,5 +114,5 @@ def read_key(path: str | Path) -> tuple[StudyKey, str]:
         return validated(StudyKey, read_json(path, path.name), path.name), digest
     except DiffReconError as error:
         raise IntegrityError(
-            "not the key of a reader study", where=error.where, expected=error.expected or KEY_SCHEMA, got=error.got
+            "not a reader-study key", where=error.where, expected=error.expected or KEY_SCHEMA, got=error.got
         ) from None

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""What the readers of a study preferred, scored, and agreed upon."""
+"""Results of a reader study: preferences, scores and agreement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREFERENCE = "preference"
 
 @dataclass(frozen=True)
 class _Unblinded:
-    """One reading with the methods known: ratings by what was rated, (method or pair, criterion) -> number."""
+    """One reading with the methods known: ratings: (method or pair, criterion) -> number."""
 
     item: StudyItem
     pair: tuple[str, str]
@@ -42,13 +42,13 @@ class _Unblinded:
 def unseal(key: str | Path, sheets: Sequence[str | Path], *, pack: str | Path | None = None) -> dict[str, Any]:
     """Check that key, sheets and pack belong together, and return the results.
 
-    Second showings count for the agreement of readers with themselves and for nothing else. Readers together: each
+    Repeated showings count only for the agreement of readers with themselves. Readers together: each
     case is one observation for the method that more readers preferred, since readings of one case are not independent.
 
     Args:
         key: the key's file.
-        sheets: the filled sheets, one a reader.
-        pack: folder of the pack, to be checked too.
+        sheets: the completed sheets, one per reader.
+        pack: folder of also verify this pack.
 
     Returns:
         ``preference``: for each pair and reader, and all readers, how often each method was preferred, the share of
@@ -70,7 +70,7 @@ def unseal(key: str | Path, sheets: Sequence[str | Path], *, pack: str | Path | 
     for sheet in sheets:
         reader, readings = read_sheet(sheet, commitment, list(known), told.criteria, told.scale)
         if reader in readers or reader == EVERYONE:
-            raise InputError("two sheets of one reader", where=Path(sheet).name, got=reader)
+            raise InputError("two sheets by the same reader", where=Path(sheet).name, got=reader)
         readers[reader] = {r.item: _unblinded(r, known[r.item], told.pairs) for r in readings}
     first = {reader: [r for r in given.values() if r.item.repeat_of is None] for reader, given in readers.items()}
     return {

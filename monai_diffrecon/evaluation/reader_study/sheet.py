@@ -18,7 +18,7 @@ _PREFERENCES = {"A": "A", "B": "B", "=": "=", "EQUAL": "=", "TIE": "="}
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reader said of one item; None where a field was left empty.
+    """One reader's scores of one item; None for an empty field.
 
     Attributes:
         item: number of the item.
@@ -67,7 +67,7 @@ def read_sheet(
         scale: lowest and highest score.
 
     Returns:
-        The reader's name, by the column or else by the file, and the readings of items about which something was said.
+        The reader's name (from the column, otherwise from the file) and the readings of scored items.
 
     Raises:
         InputError: no such file, or a field that cannot be understood.
@@ -91,18 +91,18 @@ def read_sheet(
         raise InputError("several readers on one sheet", where=path.name, expected="one", got=", ".join(sorted(names)))
     readings: list[Reading] = []
     for row in rows:
-        # Spreadsheets take numbers for numbers, and drop leading zeros.
+        # Spreadsheets drop leading zeros.
         item = (row["item"] or "").strip().zfill(3)
         if (row["pack"] or "").strip() != pack[:PACK_DIGITS]:
             raise IntegrityError(
-                "the sheet of another pack",
+                "the sheet belongs to another pack",
                 where=f"{path.name}, item {item}",
                 expected=f"pack {pack[:PACK_DIGITS]}",
                 got=repr(row["pack"]),
-                mend="give the key that was made with this pack",
+                mend="give the key that was exported with this pack",
             )
         if item not in items or item in {reading.item for reading in readings}:
-            raise InputError("no such item, or twice", where=path.name, expected=f"001 to {items[-1]}", got=item)
+            raise InputError("an unknown or repeated item", where=path.name, expected=f"001 to {items[-1]}", got=item)
         reading = _reading(row, item, criteria, scale, f"{path.name}, item {item}")
         if reading.preference or reading.scores:
             readings.append(reading)

@@ -85,7 +85,7 @@ def read_spec(path: str | Path) -> StudySpec:
             raise ConfigError("an empty range", where=where, expected="[lower, higher]", got=[low, high])
     cases = tuple(_placed(case, path.parent, f"cases#{index}") for index, case in enumerate(spec.cases))
     if len({case.name for case in cases}) != len(cases):
-        raise ConfigError("two cases of one name", where="cases")
+        raise ConfigError("two cases with the same name", where="cases")
     return replace(spec, cases=cases, pairs=_pairs(spec.pairs, cases))
 
 
@@ -106,5 +106,5 @@ def _pairs(given: tuple[tuple[str, str], ...], cases: tuple[StudyCase, ...]) -> 
             expected = f"two of {', '.join(methods)}"
             raise ConfigError("no case has both", where=f"pairs#{index}", expected=expected, got=list(pair))
     if not pairs or len({frozenset(pair) for pair in pairs}) != len(pairs):
-        raise ConfigError("no pair, or one twice", where="pairs", expected="different pairs of methods", got=pairs)
+        raise ConfigError("no or repeated pairs", where="pairs", expected="different pairs of methods", got=pairs)
     return pairs

@@ -48,7 +48,7 @@ def weighted_kappa(first: Sequence[float], second: Sequence[float]) -> float:
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
-        raise InputError("ratings that do not pair", where="weighted_kappa", got=f"{a.shape} and {b.shape}")
+        raise InputError("ratings of different length", where="weighted_kappa", got=f"{a.shape} and {b.shape}")
     if not a.size:
         return math.nan
     by_chance = float(a.var() + b.var() + (a.mean() - b.mean()) ** 2)

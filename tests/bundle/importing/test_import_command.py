@@ -57,9 +57,9 @@ def test_an_existing_target_is_kept(
     target.mkdir(parents=True)
     (target / "thesis.txt").write_text("mine")
     assert command(stripes) == 2
-    assert capsys.readouterr().err == ("error: bundle new: already there. Fix: name another folder, or give --force\n")
+    assert capsys.readouterr().err == ("error: bundle new: already there. Fix: choose another folder, or use --force\n")
     assert command(stripes, "--force") == 2
-    assert "already there, and no bundle" in capsys.readouterr().err
+    assert "already exists and is not a bundle" in capsys.readouterr().err
     assert [p.name for p in target.iterdir()] == ["thesis.txt"]
 
 
@@ -101,7 +101,7 @@ def test_a_failure_leaves_the_older_bundle(
         ({"stripes": {"weight": torch.ones(2)}}, [], 2, "weights do not fit the network.*size mismatch for weight"),
         ({"stripes": {}}, [], 2, "Missing key.*weight"),
         ({"stripes": {"weight": torch.full((1, 1, 1, 7), torch.nan)}}, [], 5, "returns numbers that are not finite"),
-        ({"other": 1}, [], 2, "of no layout that an installed importer recognises"),
+        ({"other": 1}, [], 2, "no installed importer recognises the layout"),
         (None, ["--declare", "text=$print(1)"], 4, r"network_def holds more than data; got \$print"),
         (None, ["--declare", "text=plain"], 2, "network_def cannot be built.*text"),
         (None, ["--declare", "channels=2"], 2, "a network of 2 channels"),

@@ -84,7 +84,7 @@ def test_the_weights_are_the_averaged_ones(bundle: Path, published_checkpoint: C
 def test_the_card_says_what_is_not_known(bundle: Path) -> None:
     card = (bundle / "docs/README.md").read_text()
     assert "CC-BY 4.0" in card
-    assert "| declared by who imported it |" in card
+    assert "| declared at import |" in card
     assert "## What is not known" in card
     assert "Skipped: no sample volume was given" in card
     licence = (bundle / "LICENSE").read_text()

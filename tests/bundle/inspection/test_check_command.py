@@ -79,7 +79,7 @@ def test_names_of_modules_are_told_their_public_names(bundle: Path, capsys: pyte
     assert "public name" not in capsys.readouterr().out
     edit(bundle, "inference.json", lambda c: c["evaluator"].update(_target_=old))
     assert run(bundle) == 0
-    assert f"{old}: write {new}, the public name" in capsys.readouterr().out.splitlines()
+    assert f"{old}: use {new}, the public name" in capsys.readouterr().out.splitlines()
 
 
 def test_nothing_of_the_bundle_is_imported(bundle: Path) -> None:

@@ -130,9 +130,9 @@ def test_warning_says_what_is_missing() -> None:
     estimate = MemoryEstimate(10**9, 0, 0, 0, 0, total=3 * 10**9, devices={"cuda": 5 * 10**8})
     assert estimate.check({"cpu": 2 * 10**9, "cuda": 5 * 10**8}) == []
     (line,) = estimate.check({"cpu": 10**9, "cuda": None})
-    assert line == "memory may not suffice: the run will take roughly 2.00 GB more, 1.00 GB are free"
+    assert line == "memory may be insufficient: the run needs roughly 2.00 GB more, and 1.00 GB are free"
     (line,) = estimate.check({"cpu": None, "cuda": 10**8})
-    assert line.startswith("memory of cuda may not suffice")
+    assert line.startswith("memory of cuda may be insufficient")
     assert estimate.check(10**12) == []
     assert len(estimate.lines()) == 2
     assert all("roughly" in line for line in estimate.lines())
@@ -145,7 +145,7 @@ def test_a_run_warns_when_memory_may_not_suffice(
 ) -> None:
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: free)
     report = inferer().reconstruct(thick(), case="one").report
-    said = [record for record in caplog.records if "memory may not suffice" in record.message]
+    said = [record for record in caplog.records if "memory may be insufficient" in record.message]
     assert len(said) == warnings
     assert all(record.levelno == logging.WARNING and "case one" in record.message for record in said)
     assert not any("memory" in notice for notice in report.notices)  # the machine is no property of the scan

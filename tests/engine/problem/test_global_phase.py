@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""A scanner's phase in the data of a volume that is taken for real."""
+"""Phase of the scanner in the data of a volume assumed to be real."""
 
 from __future__ import annotations
 

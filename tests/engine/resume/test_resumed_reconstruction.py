@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_is_never_gone_on_from(
     assert caught.value.exit_code == 4
     with caplog.at_level(logging.WARNING):
         done = maker.reconstruct(scan, checkpoint=RunCheckpoint(path))
-    assert "checkpoint.pt is damaged: the run starts anew" in caplog.text
+    assert "checkpoint.pt is damaged: the run starts from scratch" in caplog.text
     assert done.report.execution["resumed"] == 0
     assert torch.equal(done.volume, whole.volume)
 
