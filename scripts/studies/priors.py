@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from demo import Z_TV, line
-from study_planes import ROOT, TASKS, parsed, turns
+from planes import ROOT, TASKS, parsed, turns
 from torch import Tensor
 
 from monai_diffrecon.comparison.dark_canvas import BACKGROUND, FAINT, TEXT, DarkCanvas
@@ -34,6 +33,7 @@ from monai_diffrecon.protocols import PLANE_AXIS
 from monai_diffrecon.testing.phantoms.stress import branching_vessels, twisting_tube
 
 FOLDER = ROOT / "outputs" / "priors"
+Z_TV = {"name": "admm", "regularizers": [{"name": "z_tv", "threshold": 0.002}]}
 PHANTOM_SHAPE = (96, 96, 40)
 PHANTOMS: dict[str, Callable[[], Tensor]] = {
     "vessels": lambda: branching_vessels(PHANTOM_SHAPE, seed=2),
@@ -106,6 +106,12 @@ class Done(NamedTuple):
     truth: Tensor
     metrics: dict[str, float]
     calls: int
+
+
+def line(label: str, metrics: Mapping[str, float], calls: int, seconds: float) -> str:
+    """Return a row of the table."""
+    ssim = " | ".join(f"{metrics[f'ssim_{plane}']:.4f}" for plane in ("axial", "coronal", "sagittal"))
+    return f"| {label} | {calls} | {metrics['psnr']:.2f} | {ssim} | {seconds:.0f} |"
 
 
 def case_of(name: str, volume: Tensor, affine: np.ndarray) -> Case:
