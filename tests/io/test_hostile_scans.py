@@ -139,7 +139,7 @@ def test_a_measurement_names_no_other_file(tmp_path: Path, value: object) -> Non
         write_measurement(tmp_path / "scan.h5", measurement(geometry_file=value))
     assert (caught.value.where, caught.value.expected) == (
         "scan.h5#operator/geometry_file",
-        "a measurement that holds all of its operator",
+        "a measurement that contains its whole operator",
     )
 
 

@@ -103,7 +103,7 @@ def test_trailing_axes_of_length_one(tmp_path: Path) -> None:
     ("array", "expected", "got"),
     [
         (np.zeros((4, 5), np.float32), "three axes", "shape (4, 5)"),
-        (np.zeros((4, 5, 6, 2), np.float32), "three axes", "shape (4, 5, 6, 2): 2 volumes, counted from 0 to 1"),
+        (np.zeros((4, 5, 6, 2), np.float32), "three axes", "shape (4, 5, 6, 2): 2 volumes, numbered from 0 to 1"),
         (np.zeros((4, 5, 6), np.complex64), None, "complex64"),
         (np.full((4, 5, 6), np.nan, np.float32), "numbers", "120 voxels of NaN or infinity"),
         (np.full((4, 5, 6), np.inf, np.float32), "numbers", "120 voxels of NaN or infinity"),

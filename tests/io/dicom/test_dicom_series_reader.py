@@ -259,7 +259,7 @@ REFUSALS: dict[str, tuple[Callable[[list[Any], Any], None], dict[str, Any]]] = {
     "tilt": (_tilt, {"where": "mr", "got": "14.0 degrees"}),
     "orientation": (
         _turn,
-        {"where": "mr", "got": "4 slices of one kind and 1 of others, the first of them file 4 of 5"},
+        {"where": "mr", "got": "4 slices of one kind and 1 of others, first file 4 of 5"},
     ),
     "spacing": (_change(4, PixelSpacing=[1.0, 1.1]), {"where": "mr", "what": "slices of mixed pixel spacings"}),
     "shape": (_change(4, Rows=9, Columns=8), {"where": "mr", "what": "slices of mixed shapes"}),
@@ -291,7 +291,7 @@ REFUSALS: dict[str, tuple[Callable[[list[Any], Any], None], dict[str, Any]]] = {
     "modality": (_change(Modality="US"), {"where": "mr", "got": "5 other images"}),
     "slope": (
         _change(1, RescaleSlope=0, RescaleIntercept=3),
-        {"where": "IM014.dcm", "what": "a rescale slope of 0: all values would be one"},
+        {"where": "IM014.dcm", "what": "a rescale slope of 0: all values would be equal"},
     ),
     "no rows": (_change(1, Rows=None), {"where": "IM014.dcm", "got": "no Rows"}),
     "no pixels": (_change(1, PixelData=None), {"where": "IM014.dcm", "what": "an image without pixel data"}),

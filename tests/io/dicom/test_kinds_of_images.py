@@ -316,7 +316,7 @@ def test_volumes_of_nifti(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             NIfTIReader().read(tmp_path / name)
         assert (caught.value.where, caught.value.expected) == (name, "three axes")
-        assert "6 volumes, counted from 0 to 5" in str(caught.value.got)
+        assert "6 volumes, numbered from 0 to 5" in str(caught.value.got)
         assert '"volume":0' in str(caught.value.mend)
         for n in (0, 5):
             read = registry.build("readers", {"name": "nifti", "volume": n}).read(tmp_path / name)

@@ -274,7 +274,7 @@ def test_no_axis_when_opposite_views_are_unlike(scan: Path) -> None:
         DXchangeReader().read(edit(scan, shuffle))
     assert (caught.value.where, caught.value.expected) == (
         "scan.h5",
-        "projections half a turn apart that mirror each other",
+        "projections half a turn apart that are mirror images",
     )
 
 

@@ -118,10 +118,10 @@ def test_it_is_known_by_its_first_bytes(path: Path, tmp_path: Path) -> None:
         ({"operator": None}, {"where": "bad.h5#data", "got": (2, 4, 5, 6)}),
         ({"operator": {"views": 3}}, {"where": "bad.h5#operator", "expected": '{"name": ..., options}'}),
         ({"operator": {"name": "x", "a b": 3}}, {"where": "bad.h5#operator", "got": "a b"}),
-        ({"operator": {"name": "x", "a": {1, 2}}}, {"where": "bad.h5#operator", "what": "cannot be said in JSON"}),
+        ({"operator": {"name": "x", "a": {1, 2}}}, {"where": "bad.h5#operator", "what": "cannot be written as JSON"}),
         (
             {"operator": {"name": "x", "a": float("nan")}},
-            {"where": "bad.h5#operator", "what": "cannot be said in JSON"},
+            {"where": "bad.h5#operator", "what": "cannot be written as JSON"},
         ),
         ({"operator": {"name": "x", "a": [0.1] * 20000}}, {"where": "bad.h5#operator", "got": 100020}),
         (
@@ -268,8 +268,8 @@ def virtual(file: h5py.File) -> None:
         ),
         (link(h5py.SoftLink("/elsewhere")), {"where": "scan.h5#data", "got": "SoftLink"}),
         (link(h5py.ExternalLink("/etc/other.h5", "/data")), {"where": "scan.h5#data", "got": "ExternalLink"}),
-        (elsewhere, {"where": "scan.h5#data", "what": "its bytes lie in other files, which are not read"}),
-        (virtual, {"where": "scan.h5#data", "what": "its bytes lie in other files, which are not read"}),
+        (elsewhere, {"where": "scan.h5#data", "what": "its data are in other files, which are not read"}),
+        (virtual, {"where": "scan.h5#data", "what": "its data are in other files, which are not read"}),
         (huge(None), {"where": "scan.h5#data", "got": "1099511627776 bytes"}),
         (huge((1, 1, 8), compression="gzip"), {"where": "scan.h5#data", "got": "1099511627776 bytes"}),
         (huge((64, 64, 1 << 10), compression="gzip"), {"where": "scan.h5#data", "got": "1099511627776 bytes"}),
@@ -291,7 +291,7 @@ def test_text_of_a_variable_length_is_refused(path: Path) -> None:
         file.attrs["unit"] = "HU"
     with pytest.raises(InputError) as caught:
         read_measurement(path)
-    assert (caught.value.where, caught.value.expected) == ("scan.h5@unit", "numbers, or text of a fixed length")
+    assert (caught.value.where, caught.value.expected) == ("scan.h5@unit", "numbers, or fixed-length text")
 
 
 @pytest.mark.parametrize("name", ["data", "weights", "operator/mask", "operator/coil_maps"])
