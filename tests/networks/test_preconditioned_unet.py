@@ -61,5 +61,5 @@ def test_called_with_one_tensor_it_takes_the_default_level() -> None:
     "options", [{"attention_levels": (True,)}, {"unshuffle": 0}, {"sigma_data": 0.0}, {"res_blocks": 0}]
 )
 def test_sizes_must_fit(options: dict[str, object]) -> None:
-    with raises(ConfigError, where="network_def", expected="one attention flag a level, positive numbers"):
+    with raises(ConfigError, where="network_def", expected="one attention flag per level, positive numbers"):
         small(**options)

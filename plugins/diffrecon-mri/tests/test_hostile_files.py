@@ -73,7 +73,7 @@ FAULTS: dict[str, tuple[Callable[[h5py.File], object], dict[str, Any]]] = {
     ),
     "lists that share their bytes": (
         same_list_a_million_times,
-        {"where": "scan.h5#dataset/data", "what": "declares more data than the file holds"},
+        {"where": "scan.h5#dataset/data", "what": "declares more data than the file contains"},
     ),
     "a soft link": (
         lambda f: replace(f, "dataset/xml", lambda g: g.__setitem__("dataset/xml", h5py.SoftLink("/x"))),

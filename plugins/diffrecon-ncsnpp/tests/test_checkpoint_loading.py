@@ -118,7 +118,7 @@ def test_truncated(tmp_path: Path, keep: int, zipped: bool) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError) as caught:
         load_checkpoint(path)
-    assert (caught.value.where, caught.value.expected) == ("checkpoint a.pth", "a file of torch.save, whole")
+    assert (caught.value.where, caught.value.expected) == ("checkpoint a.pth", "a complete file of torch.save")
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>quota exceeded</html>", b"\x89PNG\r\n\x1a\n", b"hello"])
@@ -127,7 +127,7 @@ def test_foreign_files(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         load_checkpoint(path)
-    assert (caught.value.where, caught.value.expected) == ("checkpoint a.pth", "a file of torch.save, whole")
+    assert (caught.value.where, caught.value.expected) == ("checkpoint a.pth", "a complete file of torch.save")
 
 
 def test_other_inputs(tmp_path: Path) -> None:
@@ -179,4 +179,4 @@ def test_safetensors(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(InputError) as caught:
         load_checkpoint(path)
-    assert (caught.value.where, caught.value.expected) == ("checkpoint a.safetensors", "a file of torch.save, whole")
+    assert (caught.value.where, caught.value.expected) == ("checkpoint a.safetensors", "a complete file of torch.save")
