@@ -195,7 +195,7 @@ class DiffReconInferer(Inferer):
         )
 
     def check(self, measurement: Tensor | PosedCase, network: nn.Module | None = None) -> Measurement:
-        """Raise the errors that :meth:`reconstruct` raises before its first step; return the posed case.
+        """Raise the errors that :meth:`reconstruct` raises before its first step; return the measurement.
 
         Args:
             measurement: the measurement, without a batch axis, or a posed case.

@@ -109,6 +109,14 @@ class Recipe:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes; a read-only view of a dictionary can be neither copied nor pickled."""
+        return {**vars(self), "specs": dict(self.specs)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the attributes."""
+        vars(self).update({**state, "specs": MappingProxyType(state["specs"])})
+
     @property
     def scores(self) -> tuple[ScoreNetwork, ...]:
         """The networks that take part."""

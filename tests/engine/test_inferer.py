@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -368,3 +371,15 @@ def test_cases_that_cannot_be_sampled(options: dict[str, Any], where: str) -> No
 def test_an_option_of_the_wrong_type_is_refused_before_a_scan_is_read(options: dict[str, Any], where: str) -> None:
     with raises(ConfigError, where=where):
         inferer(**options)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda subject: pickle.loads(pickle.dumps(subject))])
+def test_an_inferer_can_be_copied_and_pickled(again: Callable[[Any], Any]) -> None:
+    subject = inferer(sampler=SAMPLER, seed=3)
+    other = again(subject)
+    assert dict(other.specs) == dict(subject.specs)
+    with pytest.raises(TypeError):
+        other.specs["sampler"] = "heun"
+    other.seed = 4
+    assert (subject.seed, other.seed) == (3, 4)
+    assert torch.equal(again(subject).reconstruct(thick()).volume, subject.reconstruct(thick()).volume)
