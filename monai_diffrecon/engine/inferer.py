@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from monai_diffrecon import distributed
 from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.engine.memory.memory_estimate import MemoryEstimate
 from monai_diffrecon.engine.problem.posed_case import PosedCase
@@ -186,13 +187,14 @@ class DiffReconInferer(Inferer):
             ResumeMismatchError: the checkpoint belongs to another run.
         """
         posed = measurement if isinstance(measurement, PosedCase) else self.pose(measurement, network, case=case)
-        return reconstruct_posed(
-            posed,
-            handlers=(*self.handlers, *handlers),
-            checkpoint=checkpoint,
-            run_id=run_id,
-            progress=self.progress,
-        )
+        with distributed.together():
+            return reconstruct_posed(
+                posed,
+                handlers=(*self.handlers, *handlers),
+                checkpoint=checkpoint,
+                run_id=run_id,
+                progress=self.progress,
+            )
 
     def check(self, measurement: Tensor | PosedCase, network: nn.Module | None = None) -> Measurement:
         """Raise the errors that :meth:`reconstruct` raises before its first step; return the measurement.

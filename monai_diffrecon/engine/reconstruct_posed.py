@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from monai_diffrecon import distributed
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
 from monai_diffrecon.engine.plugin_objects import described
 from monai_diffrecon.engine.posterior.sample_runner import SampleRunner, circumstances
@@ -20,7 +21,10 @@ from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.recipe import weights_of
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
+from monai_diffrecon.engine.resume.run_identity import differences
+from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.numerics.padding import with_padding
 
@@ -48,6 +52,8 @@ def reconstruct_posed(
         ResumeMismatchError: the checkpoint belongs to another run.
     """
     started = time.perf_counter()
+    if not distributed.is_first():
+        checkpoint, progress = None, False
     recipe, measured, posed, memory = case.recipe, case.measured, case.posed, case.memory
     notices: list[str] = []
 
@@ -97,6 +103,7 @@ def reconstruct_posed(
         finish=finish,
     )
     point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
+    point = _shared(case, point)
     where = circumstances(recipe.device, recipe.sw_batch_size)
     x, spread = runner.run(point, where)
     totals = runner.totals
@@ -124,12 +131,37 @@ def reconstruct_posed(
         source_sha256=measured.source_sha256,
         fallbacks=runner.fallbacks,
         inferer=recipe.settings,
-        execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint},
+        execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint, **_processes()},
         notices=tuple(notices),
         phase=posed.phase,
         resumed_from=runner.resumed_from,
     )
     return Reconstruction(finished(x), measured.geometry, report, spread)
+
+
+def _shared(case: PosedCase, point: RunPoint | None) -> RunPoint | None:
+    """Return the first process's point to every process of the run.
+
+    Raises:
+        ConfigError: this process was given another case, or other options.
+    """
+    if distributed.processes() == 1:
+        return point
+    mine = {name: value for name, value in case.identity.items() if name != "objects"}
+    point, theirs = distributed.from_first((point, mine))
+    if changed := differences(theirs, mine):
+        raise ConfigError(
+            "the processes of this run do not reconstruct the same",
+            where="processes",
+            got=f"other {', '.join(changed[:4])}",
+            mend="give every process the same scan, configuration and bundles",
+        )
+    return point
+
+
+def _processes() -> dict[str, int]:
+    count = distributed.processes()
+    return {"processes": count} if count > 1 else {}
 
 
 def plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:

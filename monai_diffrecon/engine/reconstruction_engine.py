@@ -13,7 +13,8 @@ import torch
 from ignite.engine import Engine, EventEnum
 from torch import Tensor
 
-from monai_diffrecon.engine.memory.out_of_memory import MemoryRelief
+from monai_diffrecon import distributed
+from monai_diffrecon.engine.memory.out_of_memory import MemoryRelief, is_out_of_memory
 from monai_diffrecon.engine.plugin_checks import check_like, checked_call, copied, named_call, watched
 from monai_diffrecon.errors import NumericalError, PluginError
 from monai_diffrecon.protocols import (
@@ -210,10 +211,15 @@ class ReconstructionEngine(Engine):
 
     def _with_relief(self, attempt: Callable[[], SamplerState]) -> SamplerState:
         while True:
+            failed: Exception | None = None
             try:
-                return attempt()
+                done = attempt()
             except Exception as error:
-                self.relief.relieve(error, self)
+                failed = error
+            failed = distributed.agree(failed, may_retry=is_out_of_memory)
+            if failed is None:
+                return done
+            self.relief.relieve(failed, self)
 
     def _denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
         prior = self.prior

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from monai.engines import Evaluator
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from monai_diffrecon import distributed
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
 from monai_diffrecon.engine.cases.list_cases import nothing_to_reconstruct
 from monai_diffrecon.engine.cases.loaded_cases import LoadedCases, raise_for
@@ -129,17 +131,23 @@ class ReconstructionEvaluator(Evaluator):
         if self.state.epoch_length == 0:
             raise nothing_to_reconstruct("neither")
         self.failures, before = [], len(self.results)
-        with stop_on_sigterm(), self.recorder.cohort():
+        with stop_on_sigterm(), distributed.joined(), self._tracked():
             super().run(global_epoch)
             for done in self.results[before:]:
                 logger.info("case %s: %s", done["case"], _summary(done))
             raise_for(self.failures, len(self.failures) + len(self.results) - before)
 
+    def _tracked(self) -> AbstractContextManager[None]:
+        return self.recorder.cohort() if distributed.is_first() else nullcontext()
+
     def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
         try:
-            if isinstance(batchdata, DiffReconError):
-                raise batchdata
-            return self._reconstruct(engine, batchdata)
+            if not distributed.is_first():
+                return self._help(engine, batchdata)
+            with distributed.Leading() as leading:
+                if isinstance(batchdata, DiffReconError):
+                    raise batchdata
+                return self._reconstruct(engine, batchdata, leading)
         except DiffReconError as error:
             # A full disk or memory affects the next case as well; a case locked by another process does not.
             hopeless = isinstance(error, ResourceError) and not isinstance(error, BusyError)
@@ -150,7 +158,18 @@ class ReconstructionEvaluator(Evaluator):
         engine.state.output = {CommonKeys.PRED: None, "error": str(self.failures[-1])}
         return engine.state.output
 
-    def _reconstruct(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _help(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
+        """Reconstruct the case along with the first process of the run, which compares, writes and records it."""
+        if distributed.told_to_start():
+            if isinstance(batchdata, DiffReconError):
+                distributed.agree(batchdata)
+                raise batchdata
+            name, image, _ = _single(batchdata)
+            self.inferer.reconstruct(self.inferer.pose(image, self.network, case=name), case=name)
+        engine.state.output = {CommonKeys.PRED: None}
+        return engine.state.output
+
+    def _reconstruct(self, engine: Any, batchdata: dict[str, Any], leading: distributed.Leading) -> dict[str, Any]:
         name, image, reference = _single(batchdata)
         folder = self.output_dir / name
         done = run_case(
@@ -163,6 +182,7 @@ class ReconstructionEvaluator(Evaluator):
             preparation=json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]"),
             postprocessing=self.postprocessing,
             handlers=[PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else [],
+            starting=leading.start,
         )
         pred = MetaTensor(done.volume, affine=torch.as_tensor(affine_of(done.geometry)))
         output = {CommonKeys.PRED: pred, "case": name, "metrics": done.metrics}

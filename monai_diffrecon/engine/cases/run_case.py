@@ -72,6 +72,7 @@ def run_case(
     costs: Callable[[Reconstruction], Mapping[str, Any]] | None = None,
     check: Callable[[Tensor | None], None] | None = None,
     score_kept: bool = True,
+    starting: Callable[[], None] | None = None,
 ) -> CaseResult:
     """Run a case, or skip it if it is already done.
 
@@ -94,6 +95,7 @@ def run_case(
         costs: returns further entries of ``options`` for a reconstruction.
         check: checks the reference, on the grid of the volume, before anything is computed.
         score_kept: also compare and track a case that was already done.
+        starting: called before a case is reconstructed, and not for one that was already done.
 
     Raises:
         DiffReconError: the case cannot be reconstructed, compared or written.
@@ -120,6 +122,8 @@ def run_case(
                 metrics = record.metrics(comparable(*kept, image), reference, kept[1])
                 record.track_kept(metrics)
             return CaseResult(*kept, record.output, record.written, metrics, reference, steps)
+        if starting is not None:
+            starting()
         done = inferer.reconstruct(
             case,
             case=case.name,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from monai_diffrecon import distributed
 from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory, release_memory
 from monai_diffrecon.engine.plugin_checks import check_like
 from monai_diffrecon.errors import ConfigError, NumericalError
@@ -118,6 +119,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 
         The network takes real slices: the real and imaginary parts of a complex volume are denoised separately, each
         with noise of level ``sigma`` (score-MRI: Chung and Ye 2022, arXiv 2110.05243, section 3.3).
+
+        The batches are shared out among the processes of a run, unless gradients are needed.
         """
         if x.is_complex():
             return torch.complex(self(x.real, sigma), self(x.imag, sigma))
@@ -127,13 +130,18 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             return from_slices(torch.cat([done for _, done in self._batches(slices, sigma)]), self.plane)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         rows = to_slices(out, self.plane)  # a view: one volume in memory instead of two
-        for start, done in self._batches(slices, sigma):
+        ranges = distributed.share(len(slices), self._wanted)
+        for start, done in self._batches(slices, sigma, *distributed.own_share(ranges)):
             rows[start : start + len(done)] = done
+        distributed.share_rows(rows, ranges)
         return out
 
-    def _batches(self, slices: Tensor, sigma: float) -> Iterator[tuple[int, Tensor]]:
+    def _batches(
+        self, slices: Tensor, sigma: float, start: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
         """Yield the first index and the denoised slices (B, C, H, W) of each batch, on the device of ``slices``."""
-        device, start = torch.device(self.device or slices.device), 0
+        device = torch.device(self.device or slices.device)
+        slices = slices[:end]
         while start < len(slices):
             done = None
             try:

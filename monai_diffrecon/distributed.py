@@ -1,0 +1,239 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes that reconstruct one volume together (``torchrun``), through ``ignite.distributed``.
+
+Every process holds the volume and computes the same; only slices are shared out (:func:`share_rows`). A failure in one
+process must not leave the others waiting, so every collective starts with the question whether all are well, and
+:func:`agree` brings the processes back to the same place. In a single process all functions are trivial.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor
+
+from monai_diffrecon.errors import DiffReconError, ResourceError, common_kind
+
+T = TypeVar("T")
+
+#: Attribute of an exception that all processes know of.
+_KNOWN = "known_to_all_processes"
+
+
+class _InterruptedError(ResourceError):
+    """Another process failed, and is about to say how."""
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Context in which a process that ``torchrun`` started belongs to the group of its run.
+
+    It does nothing for a process started otherwise, or if the caller has set up ``torch.distributed``. Of the first
+    process alone, warnings are logged.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    if not started or torch.distributed.is_initialized():
+        yield
+        return
+    hook = sys.excepthook
+    _call(idist.initialize, "nccl" if torch.cuda.is_available() else "gloo")
+    sys.excepthook = hook  # torch's own swallows a message whose hook also sets the exit code
+    if not is_first():
+        logging.getLogger("monai_diffrecon").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        idist.finalize()
+
+
+def processes() -> int:
+    """Return the number of processes in the group; 1 without a group."""
+    return int(torch.distributed.get_world_size()) if _grouped() else 1
+
+
+def is_first() -> bool:
+    """Return whether this process is the first of its group, which alone writes and logs."""
+    return not _grouped() or torch.distributed.get_rank() == 0
+
+
+def share(count: int, unit: int) -> list[tuple[int, int]]:
+    """Return the range (first, last + 1) of each process.
+
+    Args:
+        count: number of items.
+        unit: items that stay together, so that a batch has the same items for any number of processes.
+    """
+    batches, size = -(-count // unit), processes()
+    cuts = [min(batches * rank // size * unit, count) for rank in range(size + 1)]
+    return list(pairwise(cuts))
+
+
+def own_share(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the range of this process."""
+    return ranges[torch.distributed.get_rank() if _grouped() else 0]
+
+
+def share_rows(rows: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
+    """Fill ``rows`` (N, ...) in place with what the other processes computed.
+
+    Args:
+        rows: the tensor, of which this process has filled its own range.
+        ranges: range of each process, from :func:`share`.
+
+    Raises:
+        ResourceError: another process failed.
+    """
+    if processes() == 1:
+        return
+    _meet()
+    for rank, (first, end) in enumerate(ranges):
+        if end > first:
+            part = rows[first:end].contiguous()
+            rows[first:end] = torch.as_tensor(_call(idist.broadcast, part, src=rank))
+
+
+def from_first(value: T) -> T:
+    """Return the first process's value in every process.
+
+    Raises:
+        ResourceError: another process failed.
+    """
+    if processes() == 1:
+        return value
+    _meet()
+    box: list[Any] = [value]
+    _call(torch.distributed.broadcast_object_list, box, src=0)
+    return box[0]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Context that an exception in one process ends in all of them.
+
+    Raises:
+        DiffReconError: another process failed; of the same class as its error.
+    """
+    try:
+        yield
+    except Exception as error:
+        agree(error)
+        raise
+    agree(None)
+
+
+class Leading:
+    """Context in which the first process decides whether the others join in (:func:`told_to_start`)."""
+
+    def __init__(self) -> None:
+        self._decided = processes() == 1
+
+    def __enter__(self) -> Leading:
+        return self
+
+    def start(self) -> None:
+        """Tell the other processes to start."""
+        self._decide(True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # A process that was told to stop leaves at once; the lost connection tells the others.
+        if error is None or isinstance(error, Exception):
+            self._decide(False)
+
+    def _decide(self, start: bool) -> None:
+        if not self._decided:
+            self._decided = True
+            _call(idist.broadcast, float(start), src=0)
+
+
+def told_to_start() -> bool:
+    """Wait for the first process, and return whether it starts.
+
+    Raises:
+        ResourceError: the first process has ended.
+    """
+    return bool(_call(idist.broadcast, 0.0, src=0))
+
+
+def agree(error: Exception | None, may_retry: Callable[[Exception], bool] | None = None) -> Exception | None:
+    """Tell the other processes how an attempt ended, and return None if it succeeded in all of them.
+
+    Args:
+        error: the error of this process.
+        may_retry: whether the attempt can be repeated after such an error. It is repeated by all processes or by none.
+
+    Returns:
+        None, or an error after which the attempt is to be repeated.
+
+    Raises:
+        Exception: ``error`` itself.
+        DiffReconError: another process failed; of the same class as its error.
+    """
+    if processes() == 1:
+        if error is None or (may_retry is not None and may_retry(error)):
+            return error
+        raise error
+    if error is not None and getattr(error, _KNOWN, False):
+        raise error
+    interrupted = isinstance(error, _InterruptedError)
+    if not interrupted and _all_well(error is None):
+        return None
+    retry = error is None or interrupted or (may_retry is not None and may_retry(error))
+    mine = None if error is None or interrupted else (str(error), getattr(error, "exit_code", None))
+    reports: list[Any] = [None] * processes()
+    said = (mine, retry and may_retry is not None)
+    _call(torch.distributed.all_gather_object, reports, said)
+    if all(again for _, again in reports):
+        return error if mine is not None else MemoryError("in another process of this run")
+    if mine is not None and error is not None:
+        setattr(error, _KNOWN, True)
+        raise error
+    raise _of_peer([(rank, *report) for rank, (report, _) in enumerate(reports) if report is not None])
+
+
+def _of_peer(reports: list[tuple[int, str, int | None]]) -> DiffReconError:
+    """Return the error of a process for the failures of others."""
+    rank, text, code = reports[0]
+    kind = ResourceError if code is None else common_kind([code])
+    error = kind("another process of this run failed", where=f"process {rank}", got=text.splitlines()[0][:200])
+    setattr(error, _KNOWN, True)
+    return error
+
+
+def _meet() -> None:
+    if not _all_well(True):
+        raise _InterruptedError("another process of this run failed", where="processes")
+
+
+def _all_well(well: bool) -> bool:
+    return bool(_call(idist.all_reduce, int(well), "MIN"))
+
+
+def _call(collective: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Return the result of a collective.
+
+    Raises:
+        ResourceError: the connection to another process is lost.
+    """
+    try:
+        return collective(*args, **kwargs)
+    except (RuntimeError, ValueError) as error:
+        lost = ResourceError(
+            "another process of this run has ended or cannot be reached",
+            where="processes",
+            mend="see its own message, then run the same command again; it continues",
+        )
+        setattr(lost, _KNOWN, True)
+        raise lost from error
+
+
+def _grouped() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

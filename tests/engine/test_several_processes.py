@@ -1,0 +1,98 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""One volume by several processes: the same bits, and no process that waits for one that has failed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monai_diffrecon import distributed
+from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
+
+JOBS = Path(__file__).with_name("rank_jobs.py")
+
+Found = Callable[[str, int], list[Any]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Return what returns the results of each process, by job and number of processes; None of a killed one."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(JOBS), str(folder)], capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    def results(job: str, count: int) -> list[Any]:
+        files = [folder / f"{job}-{count}-{rank}.pt" for rank in range(count)]
+        return [torch.load(file, weights_only=False) if file.exists() else None for file in files]
+
+    return results
+
+
+@pytest.mark.parametrize("job", ["real", "complex_samples", "guided"])
+def test_any_number_of_processes_gives_the_same_bits(found: Found, job: str) -> None:
+    (alone,) = found(job, 1)
+    assert "processes" not in alone["execution"]
+    for count in (2, 3):
+        for result in found(job, count):
+            assert torch.equal(result["volume"], alone["volume"])
+            assert result["execution"]["processes"] == count
+
+
+def test_a_process_that_is_short_of_memory_tries_again_alone(found: Found) -> None:
+    (alone,) = found("real", 1)
+    for result in found("short_of_memory", 2):
+        torch.testing.assert_close(result["volume"], alone["volume"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("job", "kind"), [("broken_network", PluginError), ("other_input", ConfigError)])
+def test_a_failure_of_one_process_ends_all(found: Found, job: str, kind: type[DiffReconError]) -> None:
+    first, second = found(job, 2)
+    assert first["where"] == "process 1"
+    assert second["where"] != "process 1"
+    assert second["error"] == kind.__name__
+    assert first["exit_code"] == second["exit_code"] == kind.exit_code
+
+
+def test_when_memory_never_suffices_all_processes_say_so(found: Found) -> None:
+    for result in found("never_enough_memory", 2):
+        assert (result["error"], result["where"]) == ("ResourceError", "inferer")
+
+
+def test_a_failing_handler_of_the_first_process_ends_all(found: Found) -> None:
+    first, second = found("broken_handler", 2)
+    assert first["error"] == "OSError"
+    assert (second["error"], second["where"]) == ("ResourceError", "process 0")
+
+
+def test_a_killed_process_ends_the_others_and_the_run_resumes_with_another_number(found: Found) -> None:
+    first, second = found("killed", 2)
+    assert second is None
+    assert (first["error"], first["exit_code"]) == ("ResourceError", ResourceError.exit_code)
+    assert first["seconds"] < 30.0
+    (alone,) = found("real", 1)
+    for result in found("resumed", 3):
+        assert torch.equal(result["volume"], alone["volume"])
+        assert result["execution"]["resumed"] == 1
+        assert [row["step"] for row in result["steps"]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 180])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_shares_are_whole_batches_in_order(count: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "processes", lambda: size)
+    ranges = distributed.share(count, 8)
+    assert (ranges[0][0], ranges[-1][1], len(ranges)) == (0, count, size)
+    assert all(end == start for (_, end), (start, _) in pairwise(ranges))
+    assert all(first % 8 == 0 or first == count for first, _ in ranges)
+    sizes = [-(-(end - first) // 8) for first, end in ranges]
+    assert max(sizes) - min(sizes) <= 1
