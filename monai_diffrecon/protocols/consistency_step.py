@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,9 @@ class ConsistencyStep(Plugin, ABC):
     """
 
     memory_key: str = "consistency"
+    #: Whether the hooks read ``state.x``. Where not, a sampler may give a state without it (a tensor on the device
+    #: ``meta``), which spares a volume.
+    reads_iterate: ClassVar[bool] = True
     _problem: Problem | None = None
     noise: NoiseSource | None = None
 
