@@ -11,8 +11,8 @@ from torch import Tensor
 
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
 from monai_diffrecon.errors.options import check_integer, check_number
-from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix
-from monai_diffrecon.numerics.conjugate_gradient import by_discrepancy, conjugate_gradient
+from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix, reach_of
+from monai_diffrecon.numerics.conjugate_gradient import by_discrepancy, conjugate_gradient_from_zero
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Problem, SamplerState
 
@@ -41,6 +41,8 @@ class ConjugateGradientStep(ConsistencyStep):
         ConfigError: an option out of its range.
     """
 
+    reads_iterate = False
+
     def __init__(
         self,
         iterations: int = 5,
@@ -62,13 +64,16 @@ class ConjugateGradientStep(ConsistencyStep):
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
         """Take the inverse problem, and back-project its measurement once for all steps."""
         super().bind(problem, noise)
-        self._backprojection = problem.operator.adjoint(problem.measurement)
-        self._magnitude = float(torch.linalg.vector_norm(self._backprojection))
-        self._filter = None
+        backprojection = problem.operator.adjoint(problem.measurement)
+        self._magnitude = float(torch.linalg.vector_norm(backprojection))
+        # Of thick slices it is made anew in each step, which takes next to no time, and is not kept.
+        self._backprojection = None if problem.operator.family == "image" else backprojection
+        self._filter, self._reach = None, 0
         self._axis = 1 + PLANE_AXIS[self.correlation_plane or problem.operator.thick_plane or "axial"]
         if self.correlation > 0.0:
             geometry, axis = problem.operator.geometry, self._axis - 1
             self._filter = gaussian_matrix(geometry.shape[axis], self.correlation / geometry.spacing[axis])
+            self._reach = reach_of(self._filter)
         self._noise_norm = measured_entries(problem) ** 0.5 * problem.noise_std if self.gamma == "discrepancy" else 0.0
 
     def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
@@ -87,15 +92,18 @@ class ConjugateGradientStep(ConsistencyStep):
             h = smooth(operator.normal(smooth(u)))
             return h + gamma * u if gamma else h
 
-        rhs = smooth(self._backprojection - operator.normal(x0))
-        zero = torch.zeros_like(x0)
-        u = conjugate_gradient(
-            hessian, rhs, zero, iterations=self.iterations, tolerance=self.tolerance, magnitude=self._magnitude
+        rhs = smooth(self._back_projected() - operator.normal(x0))
+        u = conjugate_gradient_from_zero(
+            hessian, rhs, iterations=self.iterations, tolerance=self.tolerance, magnitude=self._magnitude
         )
         return x0 + smooth(u)
 
+    def _back_projected(self) -> Tensor:
+        kept = self._backprojection
+        return self.problem.operator.adjoint(self.problem.measurement) if kept is None else kept
+
     def _smooth(self, x: Tensor) -> Tensor:
-        return x if self._filter is None else along_axis(self._filter, x, self._axis)
+        return x if self._filter is None else along_axis(self._filter, x, self._axis, self._reach)
 
     def _as_far_as_the_noise(self, x0: Tensor) -> Tensor:
         if self._noise_norm == 0.0:
@@ -104,7 +112,7 @@ class ConjugateGradientStep(ConsistencyStep):
         norm = operator.norm()
         x, _ = by_discrepancy(
             self._solve,
-            lambda x: float(torch.linalg.vector_norm(operator(x) - y)),
+            lambda x: operator.residual_norm(x, y),
             x0,
             target=self._noise_norm,
             low=1e-6 * norm,

@@ -131,6 +131,7 @@ def watched(step: ConsistencyStep, corrected: Callable[[Tensor, str], None]) -> 
     members: dict[str, Any] = {n: hook(n) for n in _HOOKS if getattr(cls, n) is not getattr(ConsistencyStep, n)}
     if cls.guidance is not ConsistencyStep.guidance:
         members["guidance"] = lambda self, *given: named_call(lambda: cls.guidance(self, *given), f"{where}, guidance")
+    members["reads_iterate"] = cls.reads_iterate
     own = copied(step)
     own.__class__ = type(cls.__name__, (cls,), members)
     return own

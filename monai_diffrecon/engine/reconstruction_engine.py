@@ -234,6 +234,7 @@ class ReconstructionEngine(Engine):
         self.denoiser_seconds += time.perf_counter() - started
         self.state.recon, self.state.estimate = state, estimate
         self._fire(StepEvents.DENOISED)
+        self.state.recon = self._completed  # the iterate of this call is not kept
         return estimate
 
     def _corrected(self, x: Tensor, hook: str) -> None:

@@ -23,9 +23,10 @@ class IndependentNoise(NoiseSource):
         self, shape: tuple[int, ...], step: int, *, stream: str = "sampler", dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Return unit-variance noise (C, X, Y, Z); complex noise has unit variance in each component."""
-        return torch.stack(
-            [keyed_normal(shape[:-1], dtype, self.seed, self.case, stream, step, k) for k in range(shape[-1])], dim=-1
-        )
+        slices = torch.empty((shape[-1], *shape[:-1]), dtype=dtype)  # faster than to stack them along the last axis
+        for k in range(shape[-1]):
+            slices[k] = keyed_normal(shape[:-1], dtype, self.seed, self.case, stream, step, k)
+        return slices.movedim(0, -1).contiguous()
 
     def uniform(self, step: int, *, stream: str) -> float:
         """Return one uniform number in [0, 1)."""

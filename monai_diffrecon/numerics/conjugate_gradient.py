@@ -11,6 +11,9 @@ from torch import Tensor
 
 from monai_diffrecon.protocols.operator import Operator
 
+#: Parts in which a multiple of a volume is added to another.
+_PARTS = 8
+
 
 def inner(u: Tensor, v: Tensor) -> float:
     """Return ``Re <u, v>``."""
@@ -43,11 +46,46 @@ def conjugate_gradient(
             the round-off of ``rhs``.
         magnitude: norm of what ``rhs`` is the small difference of, if it is one: its round-off is that of these.
     """
-    residual = rhs - apply(x)
+    magnitude = max(magnitude, inner(rhs, rhs) ** 0.5)
+    return _descend(apply, x.clone(), rhs - apply(x), iterations, tolerance, magnitude)
+
+
+def conjugate_gradient_from_zero(
+    apply: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    *,
+    iterations: int,
+    tolerance: float = 1e-4,
+    magnitude: float = 0.0,
+) -> Tensor:
+    """Return what :func:`conjugate_gradient` makes of ``x = 0``, with two volumes and one product less.
+
+    Args:
+        apply: as there.
+        rhs: right-hand side; overwritten.
+        iterations: as there.
+        tolerance: as there.
+        magnitude: as there.
+    """
+    return _descend(apply, torch.zeros_like(rhs), rhs, iterations, tolerance, magnitude)
+
+
+def _descend(
+    apply: Callable[[Tensor], Tensor],
+    x: Tensor,
+    residual: Tensor,
+    iterations: int,
+    tolerance: float,
+    magnitude: float,
+) -> Tensor:
+    """Iterate, and write into ``x`` and ``residual``.
+
+    A map may return its argument, or keep it, so ``direction`` and ``h`` are never written to.
+    """
     rr = inner(residual, residual)
-    eps = torch.finfo(rhs.dtype).eps
-    floor = max(tolerance**2 * rr, (4 * eps) ** 2 * max(rr, inner(rhs, rhs), magnitude**2))
-    direction = residual
+    eps = torch.finfo(residual.dtype).eps
+    floor = max(tolerance**2 * rr, (4 * eps) ** 2 * max(rr, magnitude**2))
+    direction = residual.clone()
     for _ in range(iterations):
         if rr <= floor:
             break
@@ -56,11 +94,21 @@ def conjugate_gradient(
         if not curvature > 0.0:
             break
         alpha = rr / curvature
-        x = x + alpha * direction
-        residual = residual - alpha * h
+        _add(x, alpha, direction)
+        _add(residual, -alpha, h)
+        del h
         rr, previous = inner(residual, residual), rr
-        direction = residual + (rr / previous) * direction
+        direction = ((rr / previous) * direction).add_(residual)
     return x
+
+
+def _add(x: Tensor, factor: float, y: Tensor) -> None:
+    """Add ``factor * y`` to ``x``: in parts, which need little memory, and rounded twice, as ``x + factor * y`` is."""
+    dim = next((i for i, size in enumerate(x.shape) if size >= _PARTS), 0)
+    size = -(-x.shape[dim] // _PARTS)
+    for start in range(0, x.shape[dim], size):
+        length = min(size, x.shape[dim] - start)
+        x.narrow(dim, start, length).add_(factor * y.narrow(dim, start, length))
 
 
 def project_on_measured(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -71,40 +71,72 @@ class CartesianEncoding(Operator):
         """The mask over X, Y and Z, of length 1 where it is the same all along."""
         return self.mask.unsqueeze(self._whole) if self.mask.ndim == 2 else self.mask
 
-    def _to_volume(self, images: Tensor) -> Tensor:
-        """Return the adjoint of the coil weighting and the padding, real unless the volume is complex."""
+    def _maps(self) -> Sequence[Tensor | None]:
+        """The maps coil by coil: one at a time needs a few volumes, all at once a few for each coil."""
+        return [None] if self.coil_maps is None else self.coil_maps.split(1)
+
+    def _to_volume(self, images: Tensor, maps: Tensor | None) -> Tensor:
+        """Return the adjoint of the weighting by a coil and the padding, real unless the volume is complex.
+
+        Overwrites ``images``.
+        """
         for axis in self._padded:
             images = centred_resize(images, axis, self.geometry.shape[axis])
-        if self.coil_maps is not None:
-            images = (self.coil_maps.conj().to(images.dtype) * images).sum(0, keepdim=True)
+        if maps is not None:
+            images = images.mul_(maps.conj().to(images.dtype))
         return images if self.complex_volume else images.real
 
-    def _to_coils(self, x: Tensor) -> Tensor:
-        x = x if self.coil_maps is None else self.coil_maps.to(torch.promote_types(x.dtype, torch.complex64)) * x
+    def _to_coil(self, x: Tensor, maps: Tensor | None) -> Tensor:
+        x = x if maps is None else maps.to(torch.promote_types(x.dtype, torch.complex64)) * x
         for axis in self._padded:
             x = centred_resize(x, axis, self.measurement_shape[axis])
         return x
 
+    def _encoded(self, x: Tensor, maps: Tensor | None) -> Tensor:
+        return centred_fft(self._to_coil(x, maps), self._transformed).mul_(self._samples)
+
     def _forward(self, x: Tensor) -> Tensor:
-        return centred_fft(self._to_coils(x), self._transformed) * self._samples
+        first, *others = self._maps()
+        if not others:
+            return self._encoded(x, first)
+        y = x.new_empty(self.measurement_shape, dtype=torch.promote_types(x.dtype, torch.complex64))
+        for coil, maps in enumerate((first, *others)):
+            y[coil : coil + 1] = self._encoded(x, maps)
+        return y
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        images = centred_ifft(y * self._samples, self._transformed)
-        return self._to_volume(images).contiguous()
+        def image(coil: int) -> Tensor:
+            return centred_ifft(y[coil : coil + 1] * self._samples, self._transformed)
+
+        return _total(self._to_volume(image(coil), maps) for coil, maps in enumerate(self._maps()))
 
     def normal(self, x: Tensor) -> Tensor:
         """Return A^T A x over the masked axes alone: along the others, and of the shifts, nothing is left."""
         self._check(x, self.volume_shape, self.complex_volume, "volume")
         unshifted = torch.fft.ifftshift(self._samples, dim=self._masked)
-        k = torch.fft.fftn(self._to_coils(x), dim=self._masked, norm="ortho") * unshifted
-        return self._to_volume(torch.fft.ifftn(k, dim=self._masked, norm="ortho")).contiguous()
+
+        def image(maps: Tensor | None) -> Tensor:
+            k = torch.fft.fftn(self._to_coil(x, maps), dim=self._masked, norm="ortho").mul_(unshifted)
+            return torch.fft.ifftn(k, dim=self._masked, norm="ortho")
+
+        return _total(self._to_volume(image(maps), maps) for maps in self._maps())
+
+    def residual_norm(self, x: Tensor, y: Tensor) -> float:
+        """Return ``||A x - y||``, coil by coil."""
+        self._check(x, self.volume_shape, self.complex_volume, "volume")
+        self._check(y, self.measurement_shape, True, "measurement")
+        parts = [
+            torch.linalg.vector_norm(self._encoded(x, maps).sub_(y[coil : coil + 1]))
+            for coil, maps in enumerate(self._maps())
+        ]
+        return float(torch.linalg.vector_norm(torch.stack(parts)))
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the zero-filled image, or the SENSE adjoint over the sum of squared sensitivities."""
         estimate = self._adjoint(y)
         if self.coil_maps is None:
             return estimate
-        power = self.coil_maps.abs().square().sum(0, keepdim=True)
+        power = _total(maps.abs().square() for maps in self.coil_maps.split(1))
         return torch.where(power > 1e-6 * power.max(), estimate / power.clamp_min(1e-12), torch.zeros_like(estimate))
 
     def norm(self) -> float:
@@ -119,6 +151,15 @@ class CartesianEncoding(Operator):
         if not self.complex_volume:
             weights = (weights + weights.flip(self._masked).roll([1] * len(self._masked), self._masked)) / 2
         return float(weights.max())
+
+
+def _total(volumes: Iterable[Tensor]) -> Tensor:
+    """Return the sum of volumes, contiguous; the first one is overwritten."""
+    parts = iter(volumes)
+    total = next(parts).contiguous()
+    for part in parts:
+        total.add_(part)
+    return total
 
 
 def encoded_shape(

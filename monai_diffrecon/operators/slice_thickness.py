@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_choice, check_number
-from monai_diffrecon.numerics.axis_filter import without_tails
+from monai_diffrecon.numerics.axis_filter import along_axis, reach_of, without_tails
 from monai_diffrecon.numerics.planes import check_plane, thick_plane
 from monai_diffrecon.operators._slice_profile import cubic_interpolation, slice_count, slice_weights
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
@@ -96,6 +96,7 @@ class SliceThickness(Operator):
         # Small matrices: kept in double precision and cast to the volume's type on every call.
         for name, matrix in (("weights", weights), ("spline", spline), ("gram", weights.T @ weights)):
             self.register_buffer(name, without_tails(torch.from_numpy(matrix)))
+        self._reach = reach_of(self.gram)
 
     @classmethod
     def resolve_options(cls, measurement: VolumeGeometry, **options: Any) -> dict[str, Any]:
@@ -203,30 +204,24 @@ class SliceThickness(Operator):
             (shape[0], shape[1], shape[2]), (voxel[0], voxel[1], voxel[2]), affine, (gaps[0], gaps[1], gaps[2])
         )
 
-    def _along(self, matrix: Tensor, x: Tensor) -> Tensor:
-        dim, matrix = 1 + self.axis, matrix.to(x.dtype)
-        if dim == x.ndim - 1:
-            return x @ matrix.T
-        return torch.movedim(torch.movedim(x, dim, -1) @ matrix.T, -1, dim)
-
     def slice_axis(self, plane: str) -> int | None:
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
         return 1 + PLANE_AXIS[plane] if PLANE_AXIS[plane] != self.axis else None
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._along(self.weights, x)
+        return along_axis(self.weights, x, 1 + self.axis)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._along(self.weights.T, y)
+        return along_axis(self.weights.T, y, 1 + self.axis)
 
     def normal(self, x: Tensor) -> Tensor:
         """Return A^T A x by one matrix along the thick axis."""
         self._check(x, self.volume_shape, self.complex_volume, "volume")
-        return self._along(self.gram, x)
+        return along_axis(self.gram, x, 1 + self.axis, self._reach)
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the cubic-spline interpolation (1, X, Y, Z) of the thick slices at their positions."""
-        return self._along(self.spline, y)
+        return along_axis(self.spline, y, 1 + self.axis)
 
     def norm(self) -> float:
         """Return ||A^T A||, the largest eigenvalue of the Gram matrix along the axis."""

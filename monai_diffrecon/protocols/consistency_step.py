@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -22,8 +23,17 @@ class ConsistencyStep(Plugin, ABC):
     """
 
     memory_key: str = "consistency"
+    #: Whether the hooks read ``state.x``. Where not, a sampler may give a state without it (a tensor on the device
+    #: ``meta``), which spares a volume. True again for a subclass with hooks of its own that does not say it.
+    reads_iterate: ClassVar[bool] = True
     _problem: Problem | None = None
     noise: NoiseSource | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a subclass that overrides a hook say anew that it does not read the iterate."""
+        super().__init_subclass__(**options)
+        if "reads_iterate" not in vars(cls) and {"on_estimate", "on_iterate"} & vars(cls).keys():
+            cls.reads_iterate = True
 
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
         """Take the inverse problem, and the noise source for a step that draws, before the first step."""

@@ -168,6 +168,10 @@ class Operator(Plugin, nn.Module, ABC):
         """Return A^T A x; overridden where that is cheaper than both in turn."""
         return self.adjoint(self.forward(x))
 
+    def residual_norm(self, x: Tensor, y: Tensor) -> float:
+        """Return ``||A x - y||``; overridden where it needs less memory than A x."""
+        return float(torch.linalg.vector_norm(self(x) - y))
+
     def norm(self) -> float:
         """Return ||A^T A||, the largest eigenvalue, by 20 power iterations from a fixed start; cached."""
         if self._norm is None:

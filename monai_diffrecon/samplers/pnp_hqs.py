@@ -53,8 +53,9 @@ class PnPHQSSampler(LadderSampler):
             kept = state.memory["sampler"]
             before, kept["before"] = kept.get("before"), state.x
             if before is not None:
-                state = replace(state, x=state.x + self.momentum * (state.x - before))
-        _, x, shift = corrected_estimate(state, denoise, consistency)
+                state = replace(state, x=(self.momentum * (state.x - before)).add_(state.x))
+            del before
+        _, x, shift = corrected_estimate(state, denoise, consistency, release=True)
         if shift is not None:
             x = x - shift
         x = consistency.on_iterate(x, state)

@@ -21,7 +21,7 @@ def fresh(state: SamplerState, *, sigma: float) -> SamplerState:
 
 
 def corrected_estimate(
-    state: SamplerState, denoise: Denoise, consistency: ConsistencyStep
+    state: SamplerState, denoise: Denoise, consistency: ConsistencyStep, *, release: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Denoise the iterate of a state and correct the estimate.
 
@@ -29,6 +29,8 @@ def corrected_estimate(
         state: the iterate and its noise level.
         denoise: the score prior.
         consistency: the consistency step; the denoiser is run with gradients only if it has a guidance.
+        release: take the iterate out of the state once it is denoised, unless the step reads it: for a sampler that
+            does not need it any more.
 
     Returns:
         The denoiser's own estimate, the corrected estimate, and what to subtract from the next iterate, or None.
@@ -36,6 +38,8 @@ def corrected_estimate(
     shift = None
     if type(consistency).guidance is ConsistencyStep.guidance:
         x0 = denoise(state.x, state.sigma, state)
+        if release and not consistency.reads_iterate:
+            state.x = state.x.to("meta")
     else:
         with torch.enable_grad():
             x = state.x.detach().requires_grad_()

@@ -1,79 +1,148 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Wall time of a reconstruction over the bare time of its network calls, for the demo's task.
+"""Wall time of a reconstruction over the bare time of its network calls: the default task on the example head, float32.
 
-    python scripts/benchmarks/overhead.py [--steps 8] [--repeats 3]
+    python scripts/benchmarks/overhead.py [--before CHECKOUT] [--crop 64] [--steps 8] [--repeats 3] [--output FILE.md]
 
-Bare time: the same batches through the same networks, timed alone before and after the reconstruction, so that a
-machine that slows down meanwhile does not favour either.
+Every run is a process of its own. Calls are counted by their shape in the run, and timed alone right after it: the
+ratio is ``wall / (calls x time of a call)``, and the same of CPU time, which other work disturbs less. With
+``--before`` the two checkouts take turns, so that a machine that slows down meanwhile favours neither. Threads:
+``OMP_NUM_THREADS``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import torch
-from monai.bundle import ConfigParser
-
-from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.numerics.planes import to_slices
+import nibabel as nib
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "colin27_t1.nii.gz"
+TIMED = 5  # calls of each shape that are timed alone
+COLUMNS = ("wall", "cpu", "start", "calls", "bare", "bare_cpu", "ratio", "cpu_ratio")
 
 
-def bare_seconds(inferer: DiffReconInferer, shape: tuple[int, int, int], batch_size: int) -> dict[str, float]:
-    """Return, for each plane, the seconds one pass over its slices takes in the network alone."""
-    volume = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    seconds = {}
+def measure(root: Path, image: Path, steps: int | None) -> dict[str, float]:
+    """Run the task of a checkout, whose package is on the path, and return the columns of the table (s)."""
+    import torch
+    from monai.bundle import ConfigParser
+
+    bundle = root / "bundles" / "brain_mr_t1_axial"
+    config = ConfigParser()
+    config.read_config([str(bundle / "configs/inference.json"), str(bundle / "configs/tasks/z_super_resolution.json")])
+    config.update({"bundle_root": str(bundle), "image": str(image), "case_name": "colin27", "precision": "float32"})
+    if steps is not None:
+        config["sampler"]["steps"] = steps
+    y = config.get_parsed_content("dataset")[0]["image"]
+    inferer = config.get_parsed_content("inferer")
+    networks = [score.network for score in (inferer.score, *inferer.auxiliaries)]
+    calls: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    hooks = [
+        network.register_forward_pre_hook(lambda _, given, i=i: calls.update([(i, tuple(given[0].shape))]))
+        for i, network in enumerate(networks)
+    ]
+    wall, cpu = time.perf_counter(), time.process_time()
+    report = inferer.reconstruct(y, case="colin27").report
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    for hook in hooks:
+        hook.remove()
+    bare, bare_cpu, generator = 0.0, 0.0, torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for score in (inferer.score, *inferer.auxiliaries):
-            batches = [b.contiguous() for b in to_slices(volume, score.plane).split(batch_size)]
-            score.network(batches[0], 0.05)
-            started = time.perf_counter()
-            for batch in batches:
-                score.network(batch, 0.05)
-            seconds[score.plane] = time.perf_counter() - started
-    return seconds
+        for (i, shape), count in calls.items():
+            slices = torch.rand(shape, generator=generator)
+            networks[i](slices, 0.05)
+            started, used = time.perf_counter(), time.process_time()
+            for _ in range(TIMED):
+                networks[i](slices, 0.05)
+            bare += count * (time.perf_counter() - started) / TIMED
+            bare_cpu += count * (time.process_time() - used) / TIMED
+    count = float(sum(calls.values()))
+    row = (wall, cpu, report.start_seconds, count, bare, bare_cpu, wall / bare, cpu / bare_cpu)
+    return dict(zip(COLUMNS, row, strict=True))
+
+
+def cropped(size: int | None, path: Path) -> Path:
+    """Return the example, or write the middle of it, ``size`` voxels a side."""
+    if size is None:
+        return EXAMPLE
+    image = nib.load(EXAMPLE)
+    starts = [max(n - size, 0) // 2 for n in image.shape]
+    nib.save(image.slicer[tuple(slice(start, start + size) for start in starts)], path)
+    return path
+
+
+def run(root: Path, image: Path, steps: int | None) -> dict[str, float]:
+    """Measure a checkout in a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "--measure", str(root), "--image", str(image)]
+    command += [] if steps is None else ["--steps", str(steps)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{root}: {done.stderr[-2000:]}")
+    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def table(rows: dict[str, list[dict[str, float]]], what: str) -> str:
+    """Return the medians, and the ratio of the two checkouts where there are two, as Markdown."""
+    median = {name: {c: statistics.median(row[c] for row in runs) for c in COLUMNS} for name, runs in rows.items()}
+    lines = [
+        f"Written by `scripts/benchmarks/overhead.py`: {what}. Medians of {len(next(iter(rows.values())))} runs.",
+        "",
+        "| checkout | wall (s) | CPU (s) | of it start (s) | network calls | these alone, wall (s) | CPU (s) "
+        "| overhead ratio | by CPU time |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, m in median.items():
+        spread = [row["ratio"] for row in rows[name]]
+        ratio = f"{m['ratio']:.3f} ({min(spread):.3f} to {max(spread):.3f})"
+        cells = " | ".join(f"{m[c]:.{0 if c == 'calls' else 2}f}" for c in COLUMNS[:6])
+        lines.append(f"| {name} | {cells} | {ratio} | {m['cpu_ratio']:.3f} |")
+    if "before" in median:
+        wall, cpu = (median["before"][c] / median["after"][c] for c in ("wall", "cpu"))
+        lines.append(f"| before / after | {wall:.2f} | {cpu:.2f} | | | | | | |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=None, help="steps of the sampler; the bundle's default if left")
+    parser.add_argument("--before", type=Path, help="another checkout, which takes turns with this one")
+    parser.add_argument("--crop", type=int, help="voxels a side of the middle of the head; the whole head if left out")
+    parser.add_argument("--steps", type=int, help="steps of the sampler; the bundle's default if left out")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "overhead.md")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    root = ROOT / "bundles" / "brain_mr_t1_axial"
-    config = ConfigParser()
-    config.read_config([str(root / "configs" / "inference.json"), str(root / "configs/tasks/z_super_resolution.json")])
-    config.update(
-        {
-            "bundle_root": str(root),
-            "image": str(ROOT / "examples" / "colin27_t1.nii.gz"),
-            "case_name": "colin27",
-            "auxiliary_bundle": "../brain_mr_t1_coronal",
-        }
-    )
-    if args.steps is not None:
-        config["sampler"]["steps"] = args.steps
-    measurement = config.get_parsed_content("dataset")[0]["image"]
-    inferer = config.get_parsed_content("inferer")
-    ratios = []
-    for _ in range(args.repeats):
-        before = bare_seconds(inferer, (181, 217, 181), inferer.sw_batch_size)
-        report = inferer.reconstruct(measurement, case="colin27").report
-        after = bare_seconds(inferer, (181, 217, 181), inferer.sw_batch_size)
-        per_pass = {plane: (before[plane] + after[plane]) / 2 for plane in before}
-        # K = 2: the planes take turns.
-        bare = report.denoiser_calls * sum(per_pass.values()) / len(per_pass)
-        ratios.append(report.seconds / bare)
-        print(
-            f"wall {report.seconds:.1f} s (start {report.start_seconds:.1f} s), network alone {bare:.1f} s, "
-            f"{report.denoiser_calls} passes: ratio {ratios[-1]:.3f}",
-            flush=True,
-        )
-    print(f"overhead ratio: minimum {min(ratios):.3f}, maximum {max(ratios):.3f}")
+    if args.measure is not None:
+        print(json.dumps(measure(args.measure, args.image, args.steps)))
+        return
+    roots = {"after": ROOT} if args.before is None else {"before": args.before.resolve(), "after": ROOT}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in roots}
+    with tempfile.TemporaryDirectory() as folder:
+        image = cropped(args.crop, Path(folder) / "crop.nii.gz")
+        for _ in range(args.repeats):
+            for name, root in roots.items():
+                rows[name].append(run(root, image, args.steps))
+                print(name, {key: round(value, 3) for key, value in rows[name][-1].items()}, flush=True)
+    size = "the whole head" if args.crop is None else f"{args.crop} voxels a side"
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    what = f"the default task on the example, {size}, float32, {threads} threads, {platform.machine()}, no GPU"
+    text = table(rows, what)
+    print(f"\n{text}")
+    args.output.write_text(text)
 
 
 if __name__ == "__main__":

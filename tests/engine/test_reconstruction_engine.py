@@ -225,3 +225,28 @@ def test_a_failure_passes_through_the_progress_bar() -> None:
     with pytest.raises(NumericalError):
         run.reconstruct(seed=0, case="")
     assert bar.bar is None
+
+
+@pytest.mark.parametrize("sampler", [PnPHQSSampler(2, momentum=0.5), DDIMSampler(2)])
+def test_a_step_has_the_iterate_unless_it_says_that_it_reads_none(sampler: Sampler) -> None:
+    """The iterate is released only by a sampler that needs it no more; a subclass has to say it anew."""
+    seen: list[str] = []
+
+    class Reader(ConjugateGradientStep):
+        def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
+            seen.append(state.x.device.type)
+            return super().on_estimate(x0, state)
+
+    class Blind(Reader):
+        reads_iterate = False
+
+    volumes = []
+    for step in (Reader(), Blind()):
+        run = engine(sampler, step)
+        run.add_event_handler(StepEvents.CORRECTED, lambda e: seen.append(e.state.recon.x.device.type))
+        volumes.append(run.reconstruct(seed=0, case="").x)
+    assert torch.equal(*volumes)
+    released = "meta" if isinstance(sampler, PnPHQSSampler) else "cpu"
+    assert seen == ["cpu", "cpu"] * 2 + [released, "cpu"] * 2
+    assert Reader.reads_iterate
+    assert not ConjugateGradientStep.reads_iterate

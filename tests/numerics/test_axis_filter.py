@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix, gaussian_mean
+from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix, gaussian_mean, reach_of
 
 
 @pytest.mark.parametrize("width", [0.4, 1.0, 2.5])
@@ -44,3 +44,31 @@ def test_the_mean_is_the_filter_over_what_is_there(axis: int, width: float) -> N
     torch.testing.assert_close(gaussian_mean(torch.ones_like(x), width, axis), torch.ones_like(x))
     turned = x.transpose(1, 3)
     torch.testing.assert_close(gaussian_mean(turned, width, 4 - axis), got.transpose(1, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize(("size", "width"), [(64, 0.7), (193, 0.7), (300, 3.0), (300, 30.0)])
+def test_a_band_gives_what_the_whole_matrix_gives(size: int, width: float, axis: int, dtype: torch.dtype) -> None:
+    shape = [1, 3, 4, 5]
+    shape[axis] = size
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    matrix = gaussian_matrix(size, width)
+    want = torch.movedim(torch.tensordot(x, matrix.to(dtype), dims=([axis], [1])), -1, axis)
+    got = along_axis(matrix, x, axis, reach_of(matrix))
+    assert got.is_contiguous()
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
+
+
+def test_reach_is_that_of_the_farthest_entry() -> None:
+    matrix = torch.eye(6)
+    assert reach_of(matrix) == 0
+    matrix[5, 1] = 1e-9
+    assert reach_of(matrix) == 4
+    assert reach_of(torch.zeros(3, 3)) == 0
+
+
+def test_a_matrix_with_other_rows_than_columns() -> None:
+    matrix, x = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), torch.arange(6.0).reshape(1, 1, 3, 2)
+    assert along_axis(matrix, x, 2).flatten().tolist() == [2.0, 4.0, 8.0, 10.0]
+    assert along_axis(matrix, x.transpose(2, 3), 3).flatten().tolist() == [2.0, 8.0, 4.0, 10.0]

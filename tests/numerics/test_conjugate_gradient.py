@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient, inner
+from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient, conjugate_gradient_from_zero, inner
 from monai_diffrecon.operators.cartesian_mri import CartesianMRI
 from monai_diffrecon.operators.slice_thickness import SliceThickness
 from monai_diffrecon.protocols import Operator, VolumeGeometry
@@ -154,3 +154,42 @@ def test_a_map_that_is_not_positive_leaves_the_start(factor: float) -> None:
     start = torch.ones(N)
     got = conjugate_gradient(lambda x: factor * x, torch.full((N,), 5.0), start, iterations=9)
     assert torch.equal(got, start)
+
+
+def test_a_start_from_zero_is_the_same_without_the_first_product() -> None:
+    matrix, rhs = matrix_of(torch.linspace(0.5, 20.0, N)), draw(N, seed=1)
+    one, other = Counted(matrix), Counted(matrix)
+    want = conjugate_gradient(one, rhs, torch.zeros(N, dtype=torch.float64), iterations=5, tolerance=0.0)
+    got = conjugate_gradient_from_zero(other, rhs.clone(), iterations=5, tolerance=0.0)
+    assert torch.equal(got, want)
+    assert (one.calls, other.calls) == (6, 5)
+
+
+def test_a_map_may_return_what_it_was_given_or_keep_it() -> None:
+    """What a map was given is never written to, nor what it returned: a view of it, or one tensor each time."""
+    given: list[tuple[Tensor, Tensor]] = []
+    weights, buffer = torch.linspace(1.0, 3.0, N), torch.empty(N)
+
+    def keeps(x: Tensor) -> Tensor:
+        given.append((x, x.clone()))
+        return torch.mul(weights, x, out=buffer)
+
+    rhs, start = draw(N, dtype=torch.float32), draw(N, seed=2, dtype=torch.float32)
+    got = conjugate_gradient(keeps, rhs, start, iterations=8, tolerance=1e-6)
+    want = conjugate_gradient(lambda x: weights * x, rhs, start, iterations=8, tolerance=1e-6)
+    assert torch.equal(got, want)
+    assert len(given) == 9
+    assert all(torch.equal(x, before) for x, before in given)
+    for same in (lambda x: x, lambda x: x.view(-1)):
+        torch.testing.assert_close(conjugate_gradient(same, rhs, start, iterations=8), rhs)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 2), (1, 17, 5, 3), (2, 3)])
+def test_rounding_is_that_of_whole_volumes(shape: tuple[int, ...]) -> None:
+    """One iteration, written out: parts and their order change no bit."""
+    rhs, weights = draw(*shape, dtype=torch.float32), draw(*shape, seed=3, dtype=torch.float32).abs() + 0.5
+    start = draw(*shape, seed=4, dtype=torch.float32)
+    residual = rhs - weights * start
+    alpha = inner(residual, residual) / inner(residual, weights * residual)
+    got = conjugate_gradient(lambda x: weights * x, rhs, start, iterations=1, tolerance=0.0)
+    assert torch.equal(got, start + alpha * residual)

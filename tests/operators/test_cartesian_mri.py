@@ -169,3 +169,25 @@ def test_wrong_options(options: dict, where: str, got: str | None) -> None:
     with raises(ConfigError, where=where, got=got) as caught:
         CartesianMRI(GEOMETRY, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoded", [None, (16, 9, 3)])
+@pytest.mark.parametrize("complex_volume", [False, True])
+def test_coil_by_coil_is_all_coils_at_once(complex_volume: bool, encoded: tuple[int, int, int] | None) -> None:
+    """Against operators of a single coil, whose sum over coils is written out."""
+    maps, generator = coil_maps(4), torch.Generator().manual_seed(0)
+    options = {"acceleration": 2.0, "complex_volume": complex_volume, "encoded": encoded}
+    operator = CartesianMRI(GEOMETRY, coil_maps=maps, **options)
+    x = torch.randn(operator.volume_shape, generator=generator, dtype=operator.volume_dtype)
+    y = torch.randn(operator.measurement_shape, generator=generator, dtype=torch.complex64)
+    given = x.clone(), y.clone()
+    single = CartesianMRI(GEOMETRY, **{**options, "complex_volume": True})
+    k = torch.cat([single(m * x.to(torch.complex64)) for m in maps.split(1)])
+    back = sum(m.conj() * single.adjoint(part) for m, part in zip(maps.split(1), y.split(1), strict=True))
+    normal = sum(m.conj() * single.normal(m * x.to(torch.complex64)) for m in maps.split(1))
+    torch.testing.assert_close(operator(x), k)
+    torch.testing.assert_close(operator.adjoint(y), back if complex_volume else back.real)
+    torch.testing.assert_close(operator.normal(x), normal if complex_volume else normal.real)
+    assert operator.residual_norm(x, y) == pytest.approx(float(torch.linalg.vector_norm(k - y)), rel=1e-5)
+    assert torch.equal(x, given[0])
+    assert torch.equal(y, given[1])

@@ -34,7 +34,7 @@ class StepMetrics:
         recon, problem = engine.state.recon, engine.problem
         if recon.step % self.every and recon.step != len(engine.ladder):
             return
-        misfit = torch.linalg.vector_norm(problem.operator(recon.x) - problem.measurement)
-        residual = float(misfit / torch.linalg.vector_norm(problem.measurement).clamp_min(1e-30))
+        misfit = problem.operator.residual_norm(recon.x, problem.measurement)
+        residual = misfit / max(float(torch.linalg.vector_norm(problem.measurement)), 1e-30)
         engine.state.metrics["residual"] = residual
         self.history.append({"step": recon.step, "sigma": engine.ladder[recon.step - 1], "residual": residual})

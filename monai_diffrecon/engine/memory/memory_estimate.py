@@ -14,9 +14,10 @@ from torch import nn
 from monai_diffrecon.engine.memory.machine_memory import available_memory, resident_memory
 from monai_diffrecon.protocols import Problem
 
-#: Volumes and copies of the measurement that sampler, consistency step and prior hold at the peak. Counted: 12 to 16
-#: volumes with real data, of 8 coils 41 complex volumes, which are 17 and 3 copies of the measurement.
-_VOLUMES, _MEASUREMENTS = 15, 3
+#: Volumes and copies of the measurement that sampler, consistency step and prior hold at the peak. Counted: 7 to 10
+#: volumes by conjugate gradients, 13 to 20 by ADMM, 11 of 8 coils; a start whose error is estimated simulates another
+#: measurement.
+_VOLUMES, _MEASUREMENTS = 11, 2
 
 #: Volumes that the spread of samples takes: the first sample, and sums and squares of three parts.
 _SPREAD = 7

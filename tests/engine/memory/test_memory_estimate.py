@@ -70,7 +70,7 @@ def test_parts_follow_the_problem() -> None:
     assert small.measurement == 4 * 16 * 16 * 4
     for part in ("measurement", "volumes"):
         assert getattr(large, part) == 8 * getattr(small, part)
-    assert 12 <= small.volumes / (4 * 16**3) <= 16  # as counted in runs
+    assert 8 <= small.volumes / (4 * 16**3) <= 14  # as counted in runs
     assert large.network == 4 * small.network
     assert inferer(sw_batch_size=4).memory_estimate(thick()).network == 2 * small.network
     assert small.total - small.base > small.volumes + small.network
@@ -108,7 +108,7 @@ def test_complex_volumes_and_tables_of_the_operator_count() -> None:
     y = torch.zeros(operator.measurement_shape, dtype=torch.complex64)
     found = estimate_memory(Problem(operator, y))
     assert found.measurement == 8 * y.numel()
-    assert 12 <= found.volumes / (8 * 16 * 16 * 4) <= 16
+    assert 8 <= found.volumes / (8 * 16 * 16 * 4) <= 14
     assert found.operator >= 8 * maps.numel()
 
 
