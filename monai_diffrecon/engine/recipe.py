@@ -222,7 +222,7 @@ def check_batch_size(value: Any) -> int | str:
     Raises:
         ConfigError: neither.
     """
-    return "auto" if value == "auto" else check_integer(value, "inferer#sw_batch_size (or auto)", low=1)
+    return "auto" if value == "auto" else check_integer(value, "inferer#sw_batch_size", low=1)
 
 
 def as_spec(value: Any, where: str) -> Spec:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -69,9 +69,9 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         name: str = "",
     ) -> None:
         check_choice(precision, "inferer#precision", PRECISIONS)
-        batch_size = 0 if batch_size == "auto" else int(batch_size)
+        batch_size, chosen = (0, True) if batch_size == "auto" else (int(batch_size), False)
         self.name = name
-        if batch_size < 0:
+        if batch_size < 1 and not chosen:
             raise ConfigError("no slice in a batch", where="inferer#sw_batch_size", expected=">= 1", got=batch_size)
         if not 0.0 <= overlap < 1.0:
             raise ConfigError("overlap out of range", where="inferer#overlap", expected="0 <= overlap < 1", got=overlap)
@@ -205,12 +205,21 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(padding):
             batch = functional.pad(batch, padding, mode="replicate")
-        dtype = autocast_dtype(self.precision)
-        fast = tf32(True) if self.precision == "tf32" else nullcontext()
-        with fast, torch.autocast(batch.device.type, dtype, enabled=dtype is not None):
+        with self._arithmetic():
             denoised = self._differentiable(batch, sigma).to(batch.dtype)
         self.network_calls += 1
         return denoised[..., :height, :width]
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Compute in the precision."""
+        kind, dtype = self.device.type, autocast_dtype(self.precision)
+        with ExitStack() as stack:
+            if self.precision == "tf32":
+                stack.enter_context(tf32(True))
+            if dtype is not None or torch.amp.is_autocast_available(kind):
+                stack.enter_context(torch.autocast(kind, dtype, enabled=dtype is not None))
+            yield
 
     def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:
         if torch.is_grad_enabled() and batch.requires_grad:
