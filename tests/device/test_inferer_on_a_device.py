@@ -104,18 +104,18 @@ def test_an_operator_that_was_given_is_put_back() -> None:
 
 
 def test_a_run_resumes_on_the_device(tmp_path: Path) -> None:
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     class Interrupt(Devices):
         def __call__(self, engine: Any) -> None:
             super().__call__(engine)
             if engine.state.recon.step == 2:
-                raise Stop
+                raise StopError
 
     with meta_gpu():
         kept = RunCheckpoint(tmp_path / "state.pt", every=1)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             inferer(sampler="pnp_hqs", handlers=[Interrupt()]).reconstruct(thick(), network(), checkpoint=kept)
         devices = Devices()
         again = RunCheckpoint(tmp_path / "state.pt", every=1)
@@ -125,11 +125,11 @@ def test_a_run_resumes_on_the_device(tmp_path: Path) -> None:
 
 
 class Fails(nn.Module):
-    """A network that runs out of memory at its tenth call, in the second step for eight slices one by one."""
+    """A network that runs out of memory at its 20th call: with eight slices one by one, in Heun's second step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.left = network(), 10
+        self.inner, self.left = network(), 20
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         self.left -= 1
@@ -143,5 +143,5 @@ def test_the_next_sample_starts_on_the_device_again() -> None:
     options: dict[str, Any] = {"num_samples": 2, "sw_batch_size": 1, "handlers": [devices]}
     # Both samples are read as ones, which is refused at the end.
     with meta_gpu(), raises(ConfigError, where="inferer#num_samples"):
-        inferer(sampler="pnp_hqs", **options).reconstruct(thick(), Fails())
+        inferer(**options).reconstruct(thick(), Fails())
     assert devices.seen == [{"meta"}, {"cpu"}, {"cpu"}, {"meta"}, {"meta"}, {"meta"}]
