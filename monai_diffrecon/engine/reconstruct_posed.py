@@ -87,6 +87,7 @@ def reconstruct_posed(
             x, found = nonnegative(problem_on(posed.problem, x.device), x)
             constraint.update(found)
         x = x.cpu()
+        posed.problem.operator.cpu()  # samples are compared on the CPU
         return x if posed.hidden is None else x + posed.hidden / posed.acted.scale
 
     runner = SampleRunner(

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A GPU that computes nothing: tensors of the device ``meta`` under a mode that knows the rules of CUDA.
 
-Fake tensors of ``cuda:0`` would do too, but a build of PyTorch without CUDA refuses to index or convert them. On ``meta``
-everything that a GPU can do passes, and everything that the processor waits for comes to the mode below:
+Fake tensors of ``cuda:0`` would do too, but a build of PyTorch without CUDA refuses to index or convert them. On
+``meta`` everything that a GPU can do passes, and everything that the processor waits for comes to the mode below:
 
 - an operation with tensors on two devices is refused, unless one of them is a number (0-dimensional) or an index;
 - a number that is read from the device is a synchronisation; it is answered with 1 (True, but for "is any?"), so that

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compositions of all plugins run with everything on a GPU, and wait for it rarely.
 
-A composition is one plugin of each kind. Every operator meets every sampler and every consistency step, and every plugin
-is in one with each of its configurations: mismatches come from one plugin, or from what one hands to another.
+A composition is one plugin of each kind. Every operator meets every sampler and every consistency step, and every
+plugin is in one with each of its configurations: mismatches come from one plugin, or from what one hands to another.
 """
 
 from __future__ import annotations

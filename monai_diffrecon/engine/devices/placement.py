@@ -15,10 +15,9 @@ from monai_diffrecon.protocols import Problem, SamplerState
 
 def indexed(device: torch.device | str) -> torch.device:
     """Return a device with its index: ``cuda`` is the current GPU."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
+    if str(device) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
-    return device
+    return torch.device(device)
 
 
 def network_device(network: nn.Module, device: torch.device | str | None = None) -> torch.device:

@@ -146,7 +146,7 @@ def network_memory(
     width = next((weight.shape[0] for weight in network.parameters() if weight.ndim == 4), _WIDTH)
     pixels = math.prod(shape) // min(shape)
     pixels = pixels if window is None else min(pixels, math.prod(window))
-    if batch_size == "auto":
+    if isinstance(batch_size, str):
         batch_size = chosen_batch_size(device or torch.device("cpu"), max(shape), 1, pixels)
     return 4 * min(batch_size, max(shape)) * pixels * width * (_MAPS_OF_GRADIENTS if gradients else _MAPS)
 
