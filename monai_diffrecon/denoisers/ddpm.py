@@ -82,11 +82,23 @@ class DDPMDenoiser(Denoiser):
         # On the CPU in float64, and no buffer: .half() and devices without float64 would spoil it.
         self._levels, self._first = levels, first
 
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Denoise slices (B, C, H, W); ``sigma`` is one number or one a slice, (B,), in network units."""
+        if isinstance(sigma, Tensor) or x.device.type == "cpu":
+            return super().forward(x, sigma)
+        # The timestep is found on the CPU from the number itself: reading it from the device would wait for that.
+        t = self.timestep(torch.full((1,), sigma, dtype=x.dtype) * self._scale)
+        levels = torch.full((x.shape[0], 1, 1, 1), sigma, dtype=x.dtype, device=x.device)
+        return self._denoised(x, levels, torch.full((x.shape[0],), t.item(), dtype=t.dtype, device=x.device))
+
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Denoise slices ``x`` (B, C, H, W) at noise levels ``sigma`` (B, 1, 1, 1)."""
+        return self._denoised(x, sigma, self.timestep((sigma * self._scale).reshape(-1)))
+
+    def _denoised(self, x: Tensor, sigma: Tensor, timestep: Tensor) -> Tensor:
         noisy, level = x * self._scale + self._offset, sigma * self._scale
         shrink = (1.0 + level**2).rsqrt()  # sqrt(abar)
-        t = self.timestep(level.reshape(-1)).to(x.device)
+        t = timestep.to(x.device)
         output = self.network(noisy * shrink, timesteps=t)
         output = checked(output, x, "denoiser ddpm", learned_variance=True)
         if self.prediction_type == "epsilon":

@@ -45,14 +45,19 @@ class DiffReconInferer(Inferer):
         sampler: spec of the sampler.
         auxiliaries: networks of other planes.
         noise: spec of the noise source.
-        sw_batch_size: slices per network call.
+        sw_batch_size: slices per network call; ``auto`` takes 8 on a CPU, and on a GPU as many as its size asks for and
+            its free memory allows.
         window: largest slice (height, width) processed whole; None takes the bundle's.
         overlap: overlap of windows.
         seed: seed of the noise source.
         noise_std: noise of the measurement, in its own units; None takes the measurement's own value, or 0.
         spacing_tolerance: largest relative difference of voxel size from the training data's.
-        device: device of the networks; None takes that of their weights.
-        precision: ``float32``, or ``bfloat16`` or ``float16`` for the matrix products inside the networks.
+        device: device of the networks, which are moved there; None takes that of their weights.
+        volume_device: device of operator, measurement and volumes; None takes that of the primary network. ``cpu``
+            keeps the volumes in the memory of the host, and only slices visit the GPU.
+        precision: ``float32``, or ``bfloat16``, ``float16`` or ``tf32`` (CUDA only) for the matrix products inside the
+            networks; ``auto`` takes ``bfloat16`` on processors with AMX and GPUs of compute capability 8 and above, and
+            ``float32`` elsewhere.
         complex: how complex volumes are denoised: ``phase`` (a smooth phase and a prior of magnitudes) or ``channels``
             (real and imaginary part). Ignored for real volumes.
         num_samples: number of posterior samples, drawn one after the other; with 2 or more the result is their mean and
@@ -75,13 +80,14 @@ class DiffReconInferer(Inferer):
         auxiliaries: Sequence[ScoreNetwork] = (),
         *,
         noise: Any = "independent",
-        sw_batch_size: int = 8,
+        sw_batch_size: int | str = 8,
         window: Sequence[int] | None = None,
         overlap: float = 0.25,
         seed: int = 0,
         noise_std: float | None = None,
         spacing_tolerance: float = 0.05,
         device: torch.device | str | None = None,
+        volume_device: torch.device | str | None = None,
         precision: str = "float32",
         complex: str = "phase",
         num_samples: int = 1,
@@ -101,6 +107,7 @@ class DiffReconInferer(Inferer):
             noise_std=noise_std,
             spacing_tolerance=spacing_tolerance,
             device=device,
+            volume_device=volume_device,
             precision=precision,
             complex=complex,
             num_samples=num_samples,
@@ -127,7 +134,7 @@ class DiffReconInferer(Inferer):
             super().__setattr__(name, value)
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z).
+        """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z) on the same device.
 
         Args:
             inputs: measurements. The metadata of the ``MetaTensor`` carries the affine of an image, or else the
@@ -149,7 +156,8 @@ class DiffReconInferer(Inferer):
         volumes = []
         for item in inputs:
             done = self.reconstruct(item, network)
-            volumes.append(MetaTensor(done.volume, affine=torch.as_tensor(affine_of(done.geometry))))
+            volume = done.volume.to(inputs.device)
+            volumes.append(MetaTensor(volume, affine=torch.as_tensor(affine_of(done.geometry))))
         return torch.stack(volumes)
 
     def pose(self, measurement: Tensor, network: nn.Module | None = None, *, case: str = "") -> PosedCase:
@@ -172,7 +180,7 @@ class DiffReconInferer(Inferer):
         checkpoint: RunCheckpoint | None = None,
         run_id: str | None = None,
     ) -> Reconstruction:
-        """Reconstruct one measurement.
+        """Reconstruct one measurement; the volumes returned are on the CPU.
 
         Args:
             measurement: the measurement, without a batch axis; or a posed case with its own network and name.
@@ -209,7 +217,7 @@ class DiffReconInferer(Inferer):
         """
         case = measurement if isinstance(measurement, PosedCase) else self.pose(measurement, network)
         engine = self.recipe.engine(case.posed.problem, case.network, mend=case.posed.mend)
-        engine.prepare()
+        engine.prepare()  # on the CPU, where the case was posed
         return replace(case.measured, notices=(*case.posed.notices, *plane_notices(engine)))
 
     def memory_estimate(self, measurement: Tensor, network: nn.Module | None = None) -> MemoryEstimate:

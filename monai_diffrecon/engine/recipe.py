@@ -16,9 +16,11 @@ from torch import nn
 from monai_diffrecon import registry
 from monai_diffrecon.bundle.metadata import check_window
 from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.devices.placement import indexed, network_device
+from monai_diffrecon.engine.devices.precision import PRECISIONS, resolved_precision
 from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
-from monai_diffrecon.engine.planes.batched_plane_denoiser import PRECISIONS, BatchedPlaneDenoiser
+from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.engine.planes.complex_plane_denoiser import MODES, planes_for
 from monai_diffrecon.engine.plugin_checks import copied
 from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, object_notice, plugin_of, spec_of
@@ -56,13 +58,14 @@ class Recipe:
     score: ScoreNetwork
     auxiliaries: tuple[ScoreNetwork, ...]
     specs: Mapping[str, Any]
-    sw_batch_size: int = 8
+    sw_batch_size: int | str = 8
     window: Sequence[int] | None = None
     overlap: float = 0.25
     seed: int = 0
     noise_std: float | None = None
     spacing_tolerance: float = 0.05
     device: torch.device | str | None = None
+    volume_device: torch.device | str | None = None
     precision: str = "float32"
     complex: str = "phase"
     num_samples: int = 1
@@ -78,13 +81,14 @@ class Recipe:
         noise_std = self.noise_std
         checked: dict[str, Any] = {
             "specs": MappingProxyType(specs),
-            "sw_batch_size": check_integer(self.sw_batch_size, "inferer#sw_batch_size", low=1),
+            "sw_batch_size": check_batch_size(self.sw_batch_size),
             "window": check_window(self.window, "inferer#window"),
             "overlap": check_number(self.overlap, "inferer#overlap", low=0.0, high=0.99),
             "seed": check_integer(self.seed, "seed", low=0),
             "noise_std": None if noise_std is None else check_number(noise_std, "inferer#noise_std", low=0.0),
             "spacing_tolerance": check_number(self.spacing_tolerance, "inferer#spacing_tolerance", low=0.0),
             "device": check_device(self.device, "inferer#device"),
+            "volume_device": check_device(self.volume_device, "inferer#volume_device"),
             "precision": check_choice(self.precision, "inferer#precision", PRECISIONS),
             "complex": check_choice(self.complex, "inferer#complex", MODES),
             "num_samples": check_integer(self.num_samples, "inferer#num_samples", low=1),
@@ -122,16 +126,28 @@ class Recipe:
         """The networks that take part."""
         return (self.score, *self.auxiliaries) if self.calls_network else ()
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The options that are not plugins, as stored in records and checkpoints."""
+    def devices(self, network: nn.Module | None = None) -> tuple[torch.device, torch.device]:
+        """Return the device of the primary network, and that of operator, measurement and volumes.
+
+        Args:
+            network: the primary network; None takes the bundle's.
+        """
+        device = network_device(self.score.network if network is None else network, self.device)
+        return device, device if self.volume_device is None else indexed(self.volume_device)
+
+    def settings(self, network: nn.Module | None = None) -> dict[str, Any]:
+        """Return the options that are not plugins, as stored in records and checkpoints.
+
+        Args:
+            network: the primary network; None takes the bundle's. Its device decides what ``precision: auto`` is.
+        """
         return {
             "sw_batch_size": self.sw_batch_size,
             "window": None if self.window is None else list(self.window),
             "overlap": self.overlap,
             "noise_std": self.noise_std,
             "spacing_tolerance": self.spacing_tolerance,
-            "precision": self.precision,
+            "precision": resolved_precision(self.precision, self.devices(network)[0]),
             "complex": self.complex,
             "num_samples": self.num_samples,
             "keep_samples": self.keep_samples,
@@ -191,6 +207,7 @@ class Recipe:
         planes = []
         for score in self.scores:
             net = network if network is not None and score is self.score else score.network
+            net = net if self.device is None else net.to(self.device)
             where = f"bundle {score.name}, diffrecon#denoiser"
             planes.append(
                 BatchedPlaneDenoiser(
@@ -205,6 +222,15 @@ class Recipe:
                 )
             )
         return planes
+
+
+def check_batch_size(value: Any) -> int | str:
+    """Return slices per network call, a number or ``auto``.
+
+    Raises:
+        ConfigError: neither.
+    """
+    return "auto" if value == "auto" else check_integer(value, "inferer#sw_batch_size", low=1)
 
 
 def as_spec(value: Any, where: str) -> Spec:

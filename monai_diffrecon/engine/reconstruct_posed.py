@@ -9,12 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from monai_diffrecon import distributed
+from monai_diffrecon.engine.devices.placement import device_facts, problem_on
+from monai_diffrecon.engine.devices.precision import tf32
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
 from monai_diffrecon.engine.plugin_objects import described
-from monai_diffrecon.engine.posterior.sample_runner import SampleRunner, circumstances
+from monai_diffrecon.engine.posterior.sample_runner import SampleRunner
 from monai_diffrecon.engine.problem.measured_operator import plane_notice
 from monai_diffrecon.engine.problem.nonnegative import is_magnitude, nonnegative
 from monai_diffrecon.engine.problem.posed_case import PosedCase
@@ -70,7 +73,7 @@ def reconstruct_posed(
 
     def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
         engine = recipe.engine(
-            posed.problem,
+            problem_on(posed.problem, case.volume_device),  # again, if the last sample ended on the CPU
             case.network,
             sample,
             index,
@@ -87,8 +90,10 @@ def reconstruct_posed(
 
     def finish(x: Tensor) -> Tensor:
         if recipe.calls_network and is_magnitude(posed.problem, posed.acted):
-            x, found = nonnegative(posed.problem, x)
+            x, found = nonnegative(problem_on(posed.problem, x.device), x)
             constraint.update(found)
+        x = x.cpu()
+        posed.problem.operator.cpu()  # samples are compared on the CPU
         return x if posed.hidden is None else x + posed.hidden / posed.acted.scale
 
     runner = SampleRunner(
@@ -104,8 +109,12 @@ def reconstruct_posed(
     )
     point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
     point = _shared(case, point)
-    where = circumstances(recipe.device, recipe.sw_batch_size)
-    x, spread = runner.run(point, where)
+    where = circumstances(case)
+    try:
+        with tf32(False):  # float32 is float32 on a GPU too
+            x, spread = runner.run(point, where)
+    finally:
+        posed.problem.operator.cpu()
     totals = runner.totals
 
     def finished(x: Tensor) -> Tensor:
@@ -130,7 +139,7 @@ def reconstruct_posed(
         unit=measured.unit,
         source_sha256=measured.source_sha256,
         fallbacks=runner.fallbacks,
-        inferer=recipe.settings,
+        inferer=case.settings,
         execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint, **_processes()},
         notices=tuple(notices),
         phase=posed.phase,
@@ -162,6 +171,19 @@ def _shared(case: PosedCase, point: RunPoint | None) -> RunPoint | None:
 def _processes() -> dict[str, int]:
     count = distributed.processes()
     return {"processes": count} if count > 1 else {}
+
+
+def circumstances(case: PosedCase) -> dict[str, Any]:
+    """Return what may change the last bits of a voxel: threads, devices, instruction set, slices per network call."""
+    elsewhere = {} if case.volume_device == case.device else {"volume_device": str(case.volume_device)}
+    return {
+        "threads": torch.get_num_threads(),
+        "device": str(case.device),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "sw_batch_size": case.recipe.sw_batch_size,
+        **elsewhere,
+        **device_facts(case.device, case.settings["precision"]),
+    }
 
 
 def plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:

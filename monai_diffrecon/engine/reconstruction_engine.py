@@ -14,6 +14,7 @@ from ignite.engine import Engine, EventEnum
 from torch import Tensor
 
 from monai_diffrecon import distributed
+from monai_diffrecon.engine.devices.placement import problem_on, state_on
 from monai_diffrecon.engine.memory.out_of_memory import MemoryRelief, is_out_of_memory
 from monai_diffrecon.engine.plugin_checks import check_like, checked_call, copied, named_call, watched
 from monai_diffrecon.errors import NumericalError, PluginError
@@ -125,12 +126,9 @@ class ReconstructionEngine(Engine):
         devices |= set() if self.recon is None else {self.recon.x.device.type}
         if devices == {"cpu"}:
             return False
-        self.problem = replace(
-            self.problem, operator=self.problem.operator.cpu(), measurement=self.problem.measurement.cpu()
-        )
+        self.problem = problem_on(self.problem, "cpu")
         if self.recon is not None:
-            memory = {key: {n: t.cpu() for n, t in kept.items()} for key, kept in self.recon.memory.items()}
-            self.recon = replace(self.recon, x=self.recon.x.cpu(), memory=memory)
+            self.recon = state_on(self.recon, "cpu")
             with torch.no_grad():
                 self._prepare()
         return True
@@ -157,7 +155,7 @@ class ReconstructionEngine(Engine):
         with torch.no_grad():
             self._prepare()
             if resume is not None:
-                return resume
+                return state_on(resume, self.problem.measurement.device)  # a checkpoint is read to the CPU
             where = f"sampler {type(self.sampler).__name__}, begin"
             return named_call(lambda: self.sampler.begin(self.noise, seed=seed, case=case), where)
 

@@ -37,7 +37,10 @@ class Denoiser(Plugin, nn.Module, ABC):
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise slices (B, C, H, W); ``sigma`` is one number or one a slice, (B,), in network units."""
-        levels = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device).reshape(-1, 1, 1, 1)
+        if isinstance(sigma, Tensor):
+            levels = sigma.to(x.device, x.real.dtype).reshape(-1, 1, 1, 1)
+        else:  # filled on the device: an upload would make the processor wait
+            levels = torch.full((1, 1, 1, 1), sigma, dtype=x.real.dtype, device=x.device)
         return self.denoise(x, levels.expand(x.shape[0], 1, 1, 1))
 
 

@@ -158,7 +158,7 @@ class LadderSampler(Sampler, ABC):
         levels = state.memory.get("sampler", {}).get("ladder")
         if levels is None:
             raise ResumeMismatchError("a state without a sigma schedule", where=f"sampler {type(self).__name__}")
-        return tuple(float(level) for level in levels)
+        return tuple(levels.tolist())
 
     def levels_at(self, state: SamplerState) -> tuple[float, float]:
         """Return the noise level of this step and the next one, which is 0 after the last."""

@@ -19,8 +19,8 @@ from monai_diffrecon.bundle.score_network import BESIDE, ScoreNetwork, load_auxi
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
 from monai_diffrecon.engine.cases.run_case import run_case
 from monai_diffrecon.engine.inferer import DiffReconInferer
-from monai_diffrecon.engine.posterior.sample_runner import circumstances
 from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.engine.reconstruct_posed import circumstances
 from monai_diffrecon.engine.transforms.floor_padding import FloorPaddingd
 from monai_diffrecon.engine.transforms.load_measurement import LoadMeasurementd
 from monai_diffrecon.engine.transforms.resample_in_plane import ResampleInPlaned
@@ -105,7 +105,7 @@ def rerun(
     inferer = _inferer(said, scan, score, auxiliaries, device)
     case = inferer.pose(scan, case=said["case"])
     _check_scan(said, case.sha256)
-    changed = _changed(said, device, inferer.sw_batch_size)
+    changed = _changed(said, case)
     threads = torch.get_num_threads()
     torch.set_num_threads(int(said["report"]["execution"]["threads"]))
     try:
@@ -169,27 +169,33 @@ def _inferer(
     specs = {name: config[name] for name in ("operator", "prior", "consistency", "sampler", "noise") if name in config}
     if from_tensor(scan).operator is not None:
         specs["operator"] = specs["operator"]["name"]  # the measurement brings its options, arrays among them
+    options = dict(said["inferer"])
+    if options.get("sw_batch_size") == "auto":  # what it chose, which depends on the free memory
+        options["sw_batch_size"] = max(_batch_sizes(said), default="auto")
     try:
         return DiffReconInferer(
-            score, **specs, auxiliaries=auxiliaries, seed=said["seeds"]["noise"], device=device, **said["inferer"]
+            score, **specs, auxiliaries=auxiliaries, seed=said["seeds"]["noise"], device=device, **options
         )
     except TypeError as error:
         raise ConfigError("options unknown to this version", where="inferer", got=str(error)) from error
 
 
-def _changed(said: Mapping[str, Any], device: torch.device | str | None, batch: int) -> tuple[str, ...]:
+def _changed(said: Mapping[str, Any], case: PosedCase) -> tuple[str, ...]:
     """Return the differences as text."""
     names = [name for name in said["versions"] if name not in ("python", "torch", "monai", "monai_diffrecon")]
     now, before = versions_of(names), said["versions"]
     changed = [f"{name} {before[name]} (now {now[name]})" for name in sorted(now) if before.get(name) != now[name]]
-    here = circumstances(device, batch)
-    for name in ("device", "instructions"):
-        if here[name] != said["report"]["execution"].get(name):
-            changed.append(f"{name} {said['execution'].get(name)} (now {here[name]})")
-    sizes = {int(size) for size in said["report"]["execution"].get("batch_sizes", {}).values()}
-    if sizes - {batch}:
+    execution, here = said["report"]["execution"], circumstances(case)
+    for name in sorted(here.keys() - {"threads", "sw_batch_size"}):
+        if here[name] != execution.get(name):
+            changed.append(f"{name} {execution.get(name)} (now {here[name]})")
+    if _batch_sizes(said) - {case.recipe.sw_batch_size}:
         changed.append("the network batch size was reduced during the run")
     return tuple(changed)
+
+
+def _batch_sizes(said: Mapping[str, Any]) -> set[int]:
+    return {int(size) for size in said["report"]["execution"].get("batch_sizes", {}).values()}
 
 
 def _outputs(said: Mapping[str, Any], inferer: DiffReconInferer, case: PosedCase, folder: Path) -> dict[str, bool]:

@@ -17,8 +17,12 @@ from monai_diffrecon.numerics.planes import to_slices
 class NonFiniteGuard:
     """Handler that names the step, the slice and the component that made the first non-finite voxel.
 
-    Network outputs are checked at the call, before the prior uses them.
+    Network outputs are checked at the call, before the prior uses them. On a GPU the voxels are counted there, and
+    the counts are read once a step, since the processor waits for the GPU at every reading.
     """
+
+    def __init__(self) -> None:
+        self._counted: list[tuple[Tensor, str, str]] = []
 
     def attach(self, engine: Any) -> None:
         """Attach to a reconstruction engine."""
@@ -32,24 +36,43 @@ class NonFiniteGuard:
     def _after_hook(self, engine: Any) -> None:
         where = f"consistency {type(engine.consistency).__name__}, {engine.state.hook}"
         self._check(engine.state.corrected, where, engine)
+        if engine.state.hook == "on_result":  # after the last step
+            self._read(engine)
 
     def _after_step(self, engine: Any) -> None:
         self._check(engine.state.recon.x, f"sampler {type(engine.sampler).__name__}", engine)
+        self._read(engine)
 
-    @staticmethod
-    def _check(x: Tensor, where: str, engine: Any) -> None:
+    def _check(self, x: Tensor, where: str, engine: Any) -> None:
+        plane = engine.sampler.plane_at(engine.recon.step)
+        if x.device.type != "cpu":
+            self._counted.append((_not_finite(x, plane), where, plane))
+            return
         # A sum is much quicker than a test of every voxel, but it may overflow for large numbers.
         if bool(torch.isfinite(x.detach().sum())):
             return
-        finite = torch.isfinite(x.detach())
-        if bool(finite.all()):
-            return
-        plane = engine.sampler.plane_at(engine.recon.step)
-        bad = ~to_slices(finite, plane).flatten(1).all(dim=1)
-        first, step = int(bad.nonzero()[0]), min(engine.recon.step + 1, len(engine.ladder))
-        raise NumericalError(
-            f"{int((~finite).sum())} voxels are not finite at step {step}, sigma "
-            f"{engine.sigma:.4g}, in {int(bad.sum())} {plane} slices, the first of them {first}",
-            where=where,
-            mend="lower the tuning parameters (rho, threshold) or check the measurement's scale",
-        )
+        _refuse(_not_finite(x, plane), where, plane, engine)
+
+    def _read(self, engine: Any) -> None:
+        counted, self._counted = self._counted, []
+        if counted and any(torch.stack([counts.sum() for counts, _, _ in counted]).tolist()):
+            for counts, where, plane in counted:
+                _refuse(counts, where, plane, engine)
+
+
+def _not_finite(x: Tensor, plane: str) -> Tensor:
+    """Return the number of non-finite voxels in each slice of a plane."""
+    return to_slices(~torch.isfinite(x.detach()), plane).flatten(1).sum(dim=1)
+
+
+def _refuse(counts: Tensor, where: str, plane: str, engine: Any) -> None:
+    bad = counts.nonzero().flatten().tolist()
+    if not bad:
+        return
+    step = min(engine.recon.step + 1, len(engine.ladder))
+    raise NumericalError(
+        f"{int(counts.sum())} voxels are not finite at step {step}, sigma "
+        f"{engine.sigma:.4g}, in {len(bad)} {plane} slices, the first of them {bad[0]}",
+        where=where,
+        mend="lower the tuning parameters (rho, threshold) or check the measurement's scale",
+    )

@@ -44,13 +44,17 @@ def available_memory(device: torch.device | str = "cpu") -> int | None:
 
 
 class PeakMemory:
-    """Measures the peak since its creation: of the GPU if there is one, otherwise of this process (Linux)."""
+    """Measures the peak since its creation: of a GPU, or of this process (Linux).
 
-    def __init__(self) -> None:
-        self._cuda = torch.cuda.is_available()
+    Args:
+        device: the GPU where the networks compute, or the CPU.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
         self._process = False
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with suppress(OSError):
                 _RESET.write_text("5")  # resets VmHWM to the current use
@@ -58,8 +62,8 @@ class PeakMemory:
 
     def gigabytes(self) -> float | None:
         """Return the peak since then in GB (1e9 bytes), or None if unknown."""
-        if self._cuda:
-            return torch.cuda.max_memory_allocated() / 1e9
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 1e9
         if self._process:
             found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
             return int(found.group(1)) * 1024 / 1e9 if found else None

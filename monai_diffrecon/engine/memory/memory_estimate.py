@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
+from monai_diffrecon.engine.memory.batch_size import chosen_batch_size
 from monai_diffrecon.engine.memory.machine_memory import available_memory, resident_memory
 from monai_diffrecon.protocols import Problem
 
@@ -24,6 +26,9 @@ _SPREAD = 7
 
 #: Feature maps of full size that a network holds at a time, with gradients; their width when no convolution tells it.
 _MAPS, _MAPS_OF_GRADIENTS, _WIDTH = 3, 6, 32
+
+#: Part of the free memory that the activations of one call may take when the batch size is chosen.
+_SHARE = 0.5
 
 #: Bytes of code that is loaded, and kernels that are generated, when they are used first.
 _CODE = 45_000_000
@@ -82,29 +87,39 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    problem: Problem, activations: int = 0, *, samples: int = 1, kept: int = 0, device: str = "cpu"
+    problem: Problem,
+    activations: Mapping[torch.device, int] | int = 0,
+    *,
+    samples: int = 1,
+    kept: int = 0,
+    volume_device: torch.device | None = None,
 ) -> MemoryEstimate:
     """Estimate the memory that a reconstruction needs beyond what the process already uses.
 
     Args:
-        problem: the posed problem, on the device where its volumes will be.
-        activations: bytes of a call of the network, see :func:`network_memory`.
+        problem: the posed problem.
+        activations: bytes of a call of the networks on each device, see :func:`network_memory`; a number: on the CPU.
         samples: number of samples.
         kept: samples that are kept until the end.
-        device: type of the device where the network computes.
+        volume_device: where operator, measurement and volumes will be; None: the CPU.
     """
     measured = problem.measurement.numel() * problem.measurement.element_size()
     voxel = 8 if problem.operator.complex_volume else 4
     held = _VOLUMES + kept + (_SPREAD if samples > 1 else 0)
     volumes = held * voxel * math.prod(problem.operator.volume_shape)
-    base, sizes = resident_memory(), Counter({device: activations})
-    sizes[problem.measurement.device.type] += volumes + (_MEASUREMENTS - 1) * measured
+    operator = sum(table.numel() * table.element_size() for table in problem.operator.buffers())
+    calls = {torch.device("cpu"): activations} if isinstance(activations, int) else activations
+    base, sizes = resident_memory(), Counter({str(device): size for device, size in calls.items()})
+    home = str(volume_device or "cpu")
+    sizes[home] += volumes + (_MEASUREMENTS - 1) * measured
+    if home != "cpu":  # what is on the host already is copied there
+        sizes[home] += measured + operator
     return MemoryEstimate(
         base=base,
         measurement=measured,
-        operator=sum(table.numel() * table.element_size() for table in problem.operator.buffers()),
+        operator=operator,
         volumes=volumes,
-        network=activations,
+        network=max(calls.values(), default=0),
         total=base + _CODE + sizes.pop("cpu", 0),
         devices={name: size for name, size in sizes.items() if size},
     )
@@ -114,23 +129,34 @@ def network_memory(
     network: nn.Module,
     shape: Sequence[int],
     *,
-    batch_size: int,
+    batch_size: int | str,
     window: Sequence[int] | None = None,
     gradients: bool = False,
+    device: torch.device | None = None,
 ) -> int:
     """Return roughly the bytes of activations of one call of a network (float32).
 
     Args:
         network: the network; its first convolution tells the width of its feature maps.
         shape: the volume's axes (X, Y, Z); the largest slices count.
-        batch_size: slices per call.
+        batch_size: slices per call; ``auto``: as chosen for the device.
         window: largest slice (height, width) processed whole.
         gradients: the call keeps activations for the backward pass.
+        device: where the network computes; None: the CPU.
     """
     width = next((weight.shape[0] for weight in network.parameters() if weight.ndim == 4), _WIDTH)
     pixels = math.prod(shape) // min(shape)
     pixels = pixels if window is None else min(pixels, math.prod(window))
+    if isinstance(batch_size, str):
+        batch_size = chosen_batch_size(device or torch.device("cpu"), max(shape), 1, pixels)
     return 4 * min(batch_size, max(shape)) * pixels * width * (_MAPS_OF_GRADIENTS if gradients else _MAPS)
+
+
+def fitting_slices(network: nn.Module, device: torch.device, height: int, width: int) -> int | None:
+    """Return roughly how many slices per network call fit into the free memory of a device; None if unknown."""
+    free = available_memory(device)
+    each = network_memory(network, (1, height, width), batch_size=1)
+    return None if free is None else int(_SHARE * free / max(each, 1))
 
 
 def _size(number: int) -> str:

@@ -102,6 +102,6 @@ class MemoryRelief:
         device = engine.problem.measurement.device
         if engine.move_to_cpu():
             release_memory(device)
-            self.notes.append("out of memory: the volume was moved to the CPU")
+            self.notes.append("out of memory: the volume was moved to the CPU for the rest of the sample")
             return
         raise out_of_memory_error(error, engine.memory_needed) from error

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -14,6 +15,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from monai_diffrecon import distributed
+from monai_diffrecon.engine.devices.placement import network_device
+from monai_diffrecon.engine.devices.precision import PRECISIONS, autocast_dtype, resolved_precision, tf32
+from monai_diffrecon.engine.memory.batch_size import chosen_batch_size
+from monai_diffrecon.engine.memory.memory_estimate import fitting_slices
 from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory, release_memory
 from monai_diffrecon.engine.plugin_checks import check_like
 from monai_diffrecon.errors import ConfigError, NumericalError
@@ -22,8 +27,6 @@ from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices
 from monai_diffrecon.protocols import Denoiser, PlaneDenoiser
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class BatchedPlaneDenoiser(PlaneDenoiser):
@@ -34,21 +37,22 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
     network that needs multiples of a size (attribute ``multiple``), slices are padded with their edge voxels.
 
     A batch that runs out of memory is halved, and the run continues with smaller batches: the voxels are the same,
-    within the rounding of another batch size. The network's output for finite slices must be finite.
+    within the rounding of another batch size. The network's output for finite slices must be finite; on a CPU each
+    batch is checked, on a GPU the whole plane once, since the processor waits for the GPU at every check.
 
     Args:
         denoiser: the slice denoiser.
         plane: plane of its slices.
-        batch_size: slices (or windows) per network call.
+        batch_size: slices (or windows) per network call; ``auto`` takes 8 on a CPU, and as many on a GPU as it needs.
         window: largest slice (height, width) processed whole, or None for no limit.
         overlap: overlap of neighbouring windows, a fraction of the window.
         device: device of the network; None takes that of its weights.
-        precision: ``float32``, or ``bfloat16`` or ``float16`` for the network's matrix products, which is faster
-            on processors that support it; the volume keeps its type.
+        precision: ``float32``, or ``bfloat16``, ``float16``, ``tf32`` (CUDA only) or ``auto`` for the network's matrix
+            products, which is faster on processors that support it; the volume keeps its type.
         name: the bundle's name, for messages.
 
     Attributes:
-        batch_size: current number of slices per network call.
+        batch_size: current number of slices per network call; 0 until ``auto`` has chosen it at the first call.
         fallbacks: fallbacks used for lack of memory, as text.
         network_calls: batches of slices or windows passed through the network so far.
     """
@@ -58,16 +62,17 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         denoiser: Denoiser,
         plane: str,
         *,
-        batch_size: int = 8,
+        batch_size: int | str = 8,
         window: Sequence[int] | None = None,
         overlap: float = 0.25,
         device: torch.device | str | None = None,
         precision: str = "float32",
         name: str = "",
     ) -> None:
-        self.dtype = getattr(torch, check_choice(precision, "inferer#precision", PRECISIONS))
-        self.precision, self.name = precision, name
-        if batch_size < 1:
+        check_choice(precision, "inferer#precision", PRECISIONS)
+        batch_size, chosen = (0, True) if batch_size == "auto" else (int(batch_size), False)
+        self.name = name
+        if batch_size < 1 and not chosen:
             raise ConfigError("no slice in a batch", where="inferer#sw_batch_size", expected=">= 1", got=batch_size)
         if not 0.0 <= overlap < 1.0:
             raise ConfigError("overlap out of range", where="inferer#overlap", expected="0 <= overlap < 1", got=overlap)
@@ -78,7 +83,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         self.batch_size, self.overlap = batch_size, overlap
         self.window = None if window is None else (int(window[0]), int(window[1]))
-        self.device = device
+        self.device = network_device(denoiser.network, device)
+        self.precision = resolved_precision(precision, self.device)
         self.multiple = int(getattr(denoiser.network, "multiple", 1))
         self.network_calls = 0
         self.fallbacks: list[str] = []
@@ -89,7 +95,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         return BatchedPlaneDenoiser(
             self.denoiser,
             plane,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size or "auto",
             window=self.window,
             overlap=self.overlap,
             device=self.device,
@@ -126,42 +132,64 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             return torch.complex(self(x.real, sigma), self(x.imag, sigma))
         slices = to_slices(x, self.plane)
         self._slices = len(slices)
+        if not self.batch_size:
+            self._choose_batch_size(slices)
+        self._wanted = self._wanted or self.batch_size  # of a resumed run
         if torch.is_grad_enabled() and x.requires_grad:
-            return from_slices(torch.cat([done for _, done in self._batches(slices, sigma)]), self.plane)
+            cat = torch.cat([done for _, done in self._batches(slices, sigma)])
+            self._check_plane(cat, slices, sigma)
+            return from_slices(cat, self.plane)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         rows = to_slices(out, self.plane)  # a view: one volume in memory instead of two
         ranges = distributed.share(len(slices), self._wanted)
         for start, done in self._batches(slices, sigma, *distributed.own_share(ranges)):
             rows[start : start + len(done)] = done
         distributed.share_rows(rows, ranges)
+        self._check_plane(rows, slices, sigma)
         return out
+
+    def _choose_batch_size(self, slices: Tensor) -> None:
+        height, width = slices.shape[-2:]
+        if self.window is not None:
+            height, width = min(height, self.window[0]), min(width, self.window[1])
+        limit = fitting_slices(self.denoiser.network, self.device, height, width)
+        chosen = chosen_batch_size(self.device, len(slices), height, width, limit)
+        self.batch_size = self._wanted = distributed.from_first(chosen)
 
     def _batches(
         self, slices: Tensor, sigma: float, start: int = 0, end: int | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the first index and the denoised slices (B, C, H, W) of each batch, on the device of ``slices``."""
-        device = torch.device(self.device or slices.device)
         slices = slices[:end]
         while start < len(slices):
             done = None
             try:
-                done = self._checked(slices[start : start + self.batch_size], start, sigma, device)
+                done = self._checked(slices[start : start + self.batch_size], start, sigma)
             except Exception as error:
                 if not (is_out_of_memory(error) and self.halve()):
                     raise
             if done is None:  # here the error, and with it what its traceback kept alive, is gone
-                release_memory(device)
+                release_memory(self.device)
                 continue
             yield start, done
             start += len(done)
 
-    def _checked(self, batch: Tensor, start: int, sigma: float, device: torch.device) -> Tensor:
-        given = batch.to(device).contiguous()
+    def _checked(self, batch: Tensor, start: int, sigma: float) -> Tensor:
+        given = batch.to(self.device).contiguous()
         done = check_like(self._batch(given, sigma), given, self._where)
-        check_network_output(
-            done, given, where=self._where, plane=self.plane, first=start, sigma=sigma, precision=self.precision
-        )
+        if self.device.type == "cpu":
+            self._check(done, given, start, sigma)
         return done.to(batch.device)
+
+    def _check_plane(self, done: Tensor, given: Tensor, sigma: float) -> None:
+        """Check all slices at once, unless each batch was checked."""
+        if self.device.type != "cpu":
+            self._check(done, given, 0, sigma)
+
+    def _check(self, done: Tensor, given: Tensor, first: int, sigma: float) -> None:
+        check_network_output(
+            done, given, where=self._where, plane=self.plane, first=first, sigma=sigma, precision=self.precision
+        )
 
     @property
     def _where(self) -> str:
@@ -186,10 +214,21 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         if any(padding):
             batch = functional.pad(batch, padding, mode="replicate")
-        with torch.autocast(batch.device.type, self.dtype, enabled=self.precision != "float32"):
+        with self._arithmetic():
             denoised = self._differentiable(batch, sigma).to(batch.dtype)
         self.network_calls += 1
         return denoised[..., :height, :width]
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Compute in the precision."""
+        kind, dtype = self.device.type, autocast_dtype(self.precision)
+        with ExitStack() as stack:
+            if self.precision == "tf32":
+                stack.enter_context(tf32(True))
+            if dtype is not None or torch.amp.is_autocast_available(kind):
+                stack.enter_context(torch.autocast(kind, dtype, enabled=dtype is not None))
+            yield
 
     def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:
         if torch.is_grad_enabled() and batch.requires_grad:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from ignite.engine import Events
 from torch import Tensor
 
@@ -184,16 +183,6 @@ class SampleRunner:
             inner = getattr(plane, "inner", plane)
             if plane.plane in self.batch_sizes and hasattr(inner, "batch_size"):
                 inner.batch_size = self.batch_sizes[plane.plane]
-
-
-def circumstances(device: torch.device | str | None, sw_batch_size: int) -> dict[str, Any]:
-    """Return what may change the last bits of a voxel: threads, device, instruction set, slices a network call."""
-    return {
-        "threads": torch.get_num_threads(),
-        "device": str(device or "cpu"),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "sw_batch_size": int(sw_batch_size),
-    }
 
 
 def _batch_sizes(engine: ReconstructionEngine) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from monai_diffrecon.engine.devices.placement import network_device
 from monai_diffrecon.engine.memory.memory_estimate import MemoryEstimate, estimate_memory, network_memory
 from monai_diffrecon.engine.plugin_objects import Spec, described, distributions_of
 from monai_diffrecon.engine.problem.floor_padding import without_padding_of
@@ -70,17 +71,22 @@ class Posed(NamedTuple):
 class PosedCase:
     """A measurement with everything that a run, its checkpoint and its record need.
 
-    Each property is computed once, when first used.
+    Each property is computed once, when first used, on the CPU: the run moves the problem to ``volume_device``.
 
     Args:
         recipe: the recipe of the reconstruction.
         measurement: the measurement, without a batch axis.
         name: name of the case, part of the noise seed.
         network: the primary network; None takes the bundle's.
+
+    Attributes:
+        device: device of the primary network.
+        volume_device: device of operator, measurement and volumes during the run.
     """
 
     def __init__(self, recipe: Recipe, measurement: Tensor, name: str = "", network: nn.Module | None = None) -> None:
-        self.recipe, self.measurement, self.name, self.network = recipe, measurement, name, network
+        self.recipe, self.measurement, self.name, self.network = recipe, on_cpu(measurement), name, network
+        self.device, self.volume_device = recipe.devices(network)
 
     @cached_property
     def said(self) -> Measurement:
@@ -126,6 +132,11 @@ class PosedCase:
         assert self.measured.operator is not None
         return self.recipe.used(self.measured.operator)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that are not plugins."""
+        return self.recipe.settings(self.network)
+
     @cached_property
     def distributions(self) -> set[str]:
         """The distributions whose plugins take part."""
@@ -140,7 +151,7 @@ class PosedCase:
             measurement=self._described(),
             config=described(self.specs),
             **recipe.objects,
-            inferer={k: v for k, v in recipe.settings.items() if k not in ("sw_batch_size", "spacing_tolerance")},
+            inferer={k: v for k, v in self.settings.items() if k not in ("sw_batch_size", "spacing_tolerance")},
             intensity=recipe.score.intensity if recipe.calls_network else None,
             weights=weights_of(scores),
             network=network.state_dict() if network is not None and other else None,
@@ -161,7 +172,7 @@ class PosedCase:
         recipe, measured = self.recipe, self.measured
         spec, geometry, y, noise_std = measured.operator, measured.geometry, measured.data, measured.noise_std
         assert spec is not None
-        own = build_operator(spec, geometry)
+        own = build_operator(spec, geometry).cpu()  # an instance may be elsewhere
         check_fits(y, own, f"operator {spec['name']}")
         operator, hidden, notices = own, None, measured.notices
         if recipe.calls_network:
@@ -194,21 +205,23 @@ class PosedCase:
     def memory(self) -> MemoryEstimate:
         """Rough memory estimate of a reconstruction."""
         recipe, problem = self.recipe, self.posed.problem
-        activations, device = 0, torch.device(recipe.device or "cpu")
+        activations: dict[torch.device, int] = {}
         for score in recipe.scores:
             net = self.network if self.network is not None and score is recipe.score else score.network
+            device = network_device(net, recipe.device)
             size = network_memory(
                 net,
                 problem.operator.volume_shape[1:],
                 batch_size=recipe.sw_batch_size,
                 window=recipe.window if recipe.window is not None else score.window,
                 gradients=recipe.guided,
+                device=device,
             )
-            activations = max(activations, size)
-            if recipe.device is None:
-                device = next((weight.device for weight in net.parameters()), device)
+            activations[device] = max(activations.get(device, 0), size)
         kept = recipe.num_samples if recipe.keep_samples else 0
-        return estimate_memory(problem, activations, samples=recipe.num_samples, kept=kept, device=device.type)
+        return estimate_memory(
+            problem, activations, samples=recipe.num_samples, kept=kept, volume_device=self.volume_device
+        )
 
     def _described(self) -> Mapping[str, Any]:
         """Return the parts of the measurement that determine the voxels and are in no configuration."""
@@ -225,3 +238,9 @@ class PosedCase:
             "gaps": geometry.gaps,
             **({} if padding is None else {"padding": padding.values, "floor": padding.floor}),
         }
+
+
+def on_cpu(measurement: Tensor) -> Tensor:
+    """Return a measurement on the CPU, with its metadata."""
+    measurement = torch.as_tensor(measurement)
+    return measurement if measurement.device.type == "cpu" else measurement.cpu()

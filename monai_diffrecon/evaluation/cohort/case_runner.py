@@ -97,7 +97,7 @@ class CaseRunner:
         image, mask = data["image"], None if case.mask is None else read_mask(case.mask)
         folder = self.output_dir / method.folder
         posed = method.inferer.pose(image, case=case.name)
-        memory = PeakMemory()
+        memory = PeakMemory(posed.device)
 
         def check(truth: Tensor | None) -> None:
             if mask is not None and truth is not None:

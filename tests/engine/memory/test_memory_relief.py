@@ -64,7 +64,7 @@ def test_a_step_is_done_again_after_the_move(monkeypatch: pytest.MonkeyPatch) ->
     done = run.reconstruct(seed=0, case="")
     assert moves == [2]
     assert torch.equal(done.x, whole.x)
-    assert run.relief.notes == ["out of memory: the volume was moved to the CPU"]
+    assert run.relief.notes == ["out of memory: the volume was moved to the CPU for the rest of the sample"]
 
 
 def test_with_nothing_left_to_do_it_says_so() -> None:
