@@ -30,7 +30,7 @@ GPU = torch.device("meta")
 
 _PACKAGES = ("/monai_diffrecon/", "/diffrecon_")
 #: Functions whose reads and uploads are counted apart: conjugate gradients, and what searches with them.
-_SOLVERS = ("conjugate_gradient", "by_discrepancy")
+_SOLVERS = ("conjugate_gradient", "_descend", "by_discrepancy")
 _INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")
 
 

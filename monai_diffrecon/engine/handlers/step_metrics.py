@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from ignite.engine import Events
 
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
 
@@ -23,10 +24,15 @@ class StepMetrics:
     def __init__(self, every: int = 1) -> None:
         self.every = max(int(every), 1)
         self.history: list[dict[str, float]] = []
+        self._size = 1.0
 
     def attach(self, engine: Any) -> None:
         """Attach to a reconstruction engine."""
+        engine.add_event_handler(Events.STARTED, self._measure)
         engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
+
+    def _measure(self, engine: Any) -> None:
+        self._size = max(float(torch.linalg.vector_norm(engine.problem.measurement)), 1e-30)
 
     @torch.no_grad()
     def __call__(self, engine: Any) -> None:
@@ -34,7 +40,6 @@ class StepMetrics:
         recon, problem = engine.state.recon, engine.problem
         if recon.step % self.every and recon.step != len(engine.ladder):
             return
-        misfit = problem.operator.residual_norm(recon.x, problem.measurement)
-        residual = misfit / max(float(torch.linalg.vector_norm(problem.measurement)), 1e-30)
+        residual = problem.operator.residual_norm(recon.x, problem.measurement) / self._size
         engine.state.metrics["residual"] = residual
         self.history.append({"step": recon.step, "sigma": engine.ladder[recon.step - 1], "residual": residual})

@@ -128,8 +128,8 @@ def test_memory_of_the_networks_device_is_apart() -> None:
 
 def test_volumes_on_the_networks_device_take_no_memory_of_the_host() -> None:
     here, there = inferer().memory_estimate(thick()), inferer(Elsewhere()).memory_estimate(thick())
-    assert there.devices == {"meta": there.network + there.volumes + 3 * there.measurement + there.operator}
-    assert here.total - here.base - (there.total - there.base) == here.network + here.volumes + 2 * here.measurement
+    assert there.devices == {"meta": there.network + there.volumes + 2 * there.measurement + there.operator}
+    assert here.total - here.base - (there.total - there.base) == here.network + here.volumes + here.measurement
 
 
 def test_warning_says_what_is_missing() -> None:
