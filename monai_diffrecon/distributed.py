@@ -37,8 +37,8 @@ class _InterruptedError(ResourceError):
 def joined() -> Iterator[None]:
     """Context in which a process that ``torchrun`` started belongs to the group of its run.
 
-    It does nothing for a process started otherwise, or if the caller has set up ``torch.distributed``. Of the first
-    process alone, warnings are logged.
+    It does nothing for a process started otherwise, or if the caller has set up ``torch.distributed``. Only the first
+    process logs warnings.
     """
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     if not started or torch.distributed.is_initialized():
@@ -47,11 +47,13 @@ def joined() -> Iterator[None]:
     hook = sys.excepthook
     _call(idist.initialize, "nccl" if torch.cuda.is_available() else "gloo")
     sys.excepthook = hook  # torch's own swallows a message whose hook also sets the exit code
-    if not is_first():
-        logging.getLogger("monai_diffrecon").setLevel(logging.ERROR)
+    logger = logging.getLogger("monai_diffrecon")
+    level = logger.level
+    logger.setLevel(level if is_first() else logging.ERROR)
     try:
         yield
     finally:
+        logger.setLevel(level)
         idist.finalize()
 
 
@@ -225,7 +227,7 @@ def _call(collective: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """
     try:
         return collective(*args, **kwargs)
-    except (RuntimeError, ValueError) as error:
+    except RuntimeError as error:
         lost = ResourceError(
             "another process of this run has ended or cannot be reached",
             where="processes",

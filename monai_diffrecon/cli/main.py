@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -265,7 +266,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         text = (command.__doc__ or "").strip().splitlines()[0]
         subparser = subparsers.add_parser(name, help=text, description=text)
-        subparser.set_defaults(run=command(subparser))
+        subparser.set_defaults(run=command(subparser), command=name)
     return parser
 
 
@@ -282,10 +283,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _check_launcher(arguments.command)
         return int(arguments.run(arguments))
     except DiffReconError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+
+
+def _check_launcher(command: str) -> None:
+    """Refuse what every process of ``torchrun`` would do all over.
+
+    Raises:
+        ConfigError: a command that reconstructs and does not share out its work.
+    """
+    if command in ("evaluate", "rerun") and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "does not share out its work among processes",
+            where=f"diffrecon {command}",
+            expected="one process",
+            got=f"WORLD_SIZE {os.environ['WORLD_SIZE']}, as set by torchrun",
+            mend="start it without torchrun",
+        )
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def check_sigma_range(sigma_min: object, sigma_max: object, where: str) -> tuple
 
 
 def check_device(device: torch.device | str | None, where: str) -> torch.device | str | None:
-    """Return a device as it was given; None: where the weights are.
+    """Return a device as it was given; None: where the weights are. ``cuda`` is the own GPU of a ``torchrun`` process.
 
     Raises:
         ConfigError: torch knows no such device, or this machine has none.
@@ -142,4 +142,5 @@ def check_device(device: torch.device | str | None, where: str) -> torch.device 
         raise ConfigError(
             "no such device", where=where, expected="cpu, or cuda:0 if CUDA is available", got=repr(device)
         )
-    return device
+    local = os.environ.get("LOCAL_RANK", "")
+    return f"cuda:{local}" if str(device) == "cuda" and local.isdigit() else device

@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run
 
 from diffrecon_ncsnpp.ncsnpp import NCSNpp
 from diffrecon_ncsnpp.ncsnpp_layout import published_shapes
@@ -43,7 +44,7 @@ BASE = (
 
 RECORDER = r"""
 said() { printf '%s\x1f' "$@"; printf '\x1e'; }
-for name in python pip ./scripts/demo.sh ./scripts/test.sh; do
+for name in python torchrun pip ./scripts/demo.sh ./scripts/test.sh; do
     eval "function $name { said $name \"\$@\"; }"
 done
 function diffrecon {
@@ -132,6 +133,10 @@ def execute(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def foresee(words: list[str]) -> None:
     """See that a command exists and has the options that it is given."""
+    if words[0] == "torchrun":
+        launcher = words[1 : words.index("-m")]
+        torch.distributed.run.get_args_parser().parse_args([*launcher, "script"])
+        words = ["python", *words[words.index("-m") :]]
     if words[: len(MONAI)] == MONAI:
         check_arguments(words[len(MONAI) :])
     elif words[0] == "diffrecon":
@@ -211,6 +216,8 @@ def test_options_within_the_text_exist() -> None:
         "python -m monai.bundle run --config_file bundles/none/configs/inference.json",
         "python -m monai.bundle run --config_file bundles/brain_mr_t1_axial/configs/inference.json --imag a.nii",
         "./scripts/demo.sh extra",
+        "torchrun --no-such-flag 2 -m monai.bundle run --config_file bundles/body_ct_axial/configs/inference.json",
+        "torchrun --nproc-per-node 2 -m monai.bundle run --config_file bundles/none/configs/inference.json",
         "./scripts/demo.sh --no-such-flag",
         "pip install -e plugins/none",
         "python scripts/demo.py --no-such-flag",

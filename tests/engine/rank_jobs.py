@@ -26,6 +26,7 @@ from tiny_networks import CORONAL, SCORE
 from torch import Tensor, nn
 
 from monai_diffrecon import distributed
+from monai_diffrecon.engine.cases.evaluator import ReconstructionEvaluator
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
@@ -146,10 +147,31 @@ def resumed(rank: int, folder: Path) -> Any:
     return inferer().reconstruct(thick(), case="a", checkpoint=RunCheckpoint(folder / "run.pt", resume="require"))
 
 
+def cohort(rank: int, folder: Path) -> Any:
+    """Reconstruct three cases by an evaluator: the second is faulty, and at the third the second process fails."""
+    scans = [thick(), thick() * torch.nan, thick() * 2.0]
+    evaluator = ReconstructionEvaluator(
+        "cpu",
+        [{"image": scan[None], "case": [name]} for scan, name in zip(scans, "abc", strict=True)],
+        SCORE.network,
+        failing(1, range(9, 1000), ValueError("broken")),  # the first case takes eight calls at most
+        str(folder / "cohort"),
+        track=False,
+    )
+    evaluator.network = evaluator.inferer.score.network
+    try:
+        evaluator.run()
+    finally:
+        failures = [error.where for error in evaluator.failures]
+        done = [row["case"] for row in evaluator.results]
+        torch.save({"failures": failures, "done": done}, folder / f"cohort_said-2-{rank}.pt")
+
+
 #: (job, number of processes), in order.
 JOBS: tuple[tuple[Job, int], ...] = (
     *((job, count) for job in (real, complex_samples, guided) for count in (1, 2, 3)),
     *((job, 2) for job in (short_of_memory, never_enough_memory, broken_network, broken_handler, other_input)),
+    (cohort, 2),
     (killed, 2),
     (resumed, 3),
 )

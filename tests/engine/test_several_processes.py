@@ -74,6 +74,14 @@ def test_a_failing_handler_of_the_first_process_ends_all(found: Found) -> None:
     assert (second["error"], second["where"]) == ("ResourceError", "process 0")
 
 
+def test_of_a_cohort_the_first_process_writes_each_case_and_all_go_on_after_a_failure(found: Found) -> None:
+    first, second = found("cohort_said", 2)
+    assert first["done"] == ["a"]
+    assert second["done"] == []
+    assert (len(first["failures"]), len(second["failures"])) == (2, 1)
+    assert first["failures"][1] == "process 1"
+
+
 def test_a_killed_process_ends_the_others_and_the_run_resumes_with_another_number(found: Found) -> None:
     first, second = found("killed", 2)
     assert second is None
