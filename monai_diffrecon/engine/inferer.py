@@ -44,6 +44,7 @@ class DiffReconInferer(Inferer):
         sampler: spec of the sampler.
         auxiliaries: networks of other planes.
         noise: spec of the noise source.
+        runtime: spec of what executes the networks.
         sw_batch_size: slices per network call.
         window: largest slice (height, width) processed whole; None takes the bundle's.
         overlap: overlap of windows.
@@ -74,6 +75,7 @@ class DiffReconInferer(Inferer):
         auxiliaries: Sequence[ScoreNetwork] = (),
         *,
         noise: Any = "independent",
+        runtime: Any = "torch",
         sw_batch_size: int = 8,
         window: Sequence[int] | None = None,
         overlap: float = 0.25,
@@ -92,7 +94,14 @@ class DiffReconInferer(Inferer):
         self.recipe = Recipe(
             score,
             tuple(auxiliaries),
-            {"operator": operator, "prior": prior, "consistency": consistency, "sampler": sampler, "noise": noise},
+            {
+                "operator": operator,
+                "prior": prior,
+                "consistency": consistency,
+                "sampler": sampler,
+                "noise": noise,
+                "runtime": runtime,
+            },
             sw_batch_size=sw_batch_size,
             window=window,
             overlap=overlap,

@@ -20,6 +20,7 @@ from monai_diffrecon.errors import ConfigError, PluginError
 #: Kind of plugin -> (the config id that holds one, names of its bases in ``monai_diffrecon.protocols``).
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "denoisers": ("denoiser", ("Denoiser",)),
+    "runtimes": ("runtime", ("Runtime",)),
     "priors": ("prior", ("ScorePrior",)),
     "regularizers": ("regularizer", ("Regularizer",)),
     "operators": ("operator", ("Operator",)),
