@@ -20,7 +20,6 @@ from monai_diffrecon.errors import ConfigError, PluginError
 #: Kind of plugin -> (the config id that holds one, names of its bases in ``monai_diffrecon.protocols``).
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "denoisers": ("denoiser", ("Denoiser",)),
-    "runtimes": ("runtime", ("Runtime",)),
     "priors": ("prior", ("ScorePrior",)),
     "regularizers": ("regularizer", ("Regularizer",)),
     "operators": ("operator", ("Operator",)),
@@ -31,6 +30,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "readers": ("reader", ("MeasurementReader",)),
     "writers": ("output_format", ("VolumeWriter",)),
     "metrics": ("metric", ("Metric",)),
+    "runtimes": ("runtime", ("Runtime",)),
 }
 
 #: Kind of what a package ships as a folder -> what the folder holds. Their entry points name no class.
