@@ -4,8 +4,8 @@
 
     python scripts/pack_training_data.py PREPARED OUT [--mebibytes 40]
 
-PREPARED is what ``prepare_training_data.py`` wrote. OUT holds the middle of every volume, with axes as equal as they can
-be, and a ``datalist.json`` that ``SlicePatches`` reads as it reads the first one.
+PREPARED is what ``prepare_training_data.py`` wrote. OUT holds the middle of every volume, with axes as equal as they
+can be, and a ``datalist.json`` that ``SlicePatches`` reads as it reads the first one.
 """
 
 from __future__ import annotations

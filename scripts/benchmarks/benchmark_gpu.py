@@ -169,7 +169,10 @@ def deepinv_seconds(score: ScoreNetwork, truth: Tensor, device: torch.device, st
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the result as a page."""
-    lines = [f"{result['device']}, torch {result['torch']}; {result['size']} voxels a side, {result['steps']} calls.", ""]
+    lines = [
+        f"{result['device']}, torch {result['torch']}; {result['size']} voxels a side, {result['steps']} calls.",
+        "",
+    ]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in result["rows"]:
         cells = [f"{v:.3g}" if isinstance(v := row[name], float) else "" if v is None else str(v) for name in COLUMNS]
