@@ -145,7 +145,7 @@ def deepinv_seconds(score: ScoreNetwork, truth: Tensor, device: torch.device, st
     """Return the seconds of deepinv's DiffPIR with as many calls of the network for all axial slices, or None."""
     try:
         import deepinv
-    except ImportError:
+    except (ImportError, RuntimeError):  # the latter for a torchvision of another build
         return None
 
     class Denoise(nn.Module):
