@@ -44,6 +44,7 @@ from monai_diffrecon.testing.operator_laws import check_operator
 from monai_diffrecon.testing.prior_laws import check_prior
 from monai_diffrecon.testing.reader_laws import check_reader
 from monai_diffrecon.testing.regularizer_laws import check_regularizer
+from monai_diffrecon.testing.runtime_laws import check_runtime
 from monai_diffrecon.testing.sampler_laws import check_sampler
 from monai_diffrecon.testing.writer_laws import check_writer
 
@@ -62,6 +63,8 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"prediction_type": kind, "data_range": [-1.0, 1.0], "timesteps": timesteps, "sigma_max": 10.0}
         for kind, timesteps in (("epsilon", "nearest"), ("v_prediction", "interpolated"), ("sample", "nearest"))
     ],
+    ("runtimes", "torch"): [{}],
+    ("runtimes", "openvino"): [{}],
     ("priors", "slices"): [{}],
     ("priors", "perpendicular"): [{}, {"K": 3}, {"K": 2.7}, {"K": "average"}],
     ("regularizers", "z_tv"): [{}, {"plane": "coronal", "boundary": "periodic"}],
@@ -217,6 +220,13 @@ def check(kind: str, make: Callable[..., Any], problem: Callable[[], Problem], d
         check_operator(make())
     elif kind == "denoisers":
         check_denoiser(make(network=Network().eval()))
+    elif kind == "runtimes":
+        runtime = make()
+        if type(runtime).__name__ == "OpenVINORuntime" and find_spec("openvino") is None:
+            with pytest.raises(ConfigError):
+                check_runtime(runtime)
+        else:
+            check_runtime(runtime)
     elif kind == "priors":
         check_prior(make)
     elif kind == "regularizers":

@@ -45,6 +45,7 @@ class DiffReconInferer(Inferer):
         sampler: spec of the sampler.
         auxiliaries: networks of other planes.
         noise: spec of the noise source.
+        runtime: spec of what executes the networks.
         sw_batch_size: slices per network call; ``auto`` takes 8 on a CPU, and on a GPU as many as its size asks for and
             its free memory allows.
         window: largest slice (height, width) processed whole; None takes the bundle's.
@@ -80,6 +81,7 @@ class DiffReconInferer(Inferer):
         auxiliaries: Sequence[ScoreNetwork] = (),
         *,
         noise: Any = "independent",
+        runtime: Any = "torch",
         sw_batch_size: int | str = 8,
         window: Sequence[int] | None = None,
         overlap: float = 0.25,
@@ -99,7 +101,14 @@ class DiffReconInferer(Inferer):
         self.recipe = Recipe(
             score,
             tuple(auxiliaries),
-            {"operator": operator, "prior": prior, "consistency": consistency, "sampler": sampler, "noise": noise},
+            {
+                "operator": operator,
+                "prior": prior,
+                "consistency": consistency,
+                "sampler": sampler,
+                "noise": noise,
+                "runtime": runtime,
+            },
             sw_batch_size=sw_batch_size,
             window=window,
             overlap=overlap,

@@ -22,6 +22,7 @@ from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
 from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.engine.planes.complex_plane_denoiser import MODES, planes_for
+from monai_diffrecon.engine.planes.executed_network import build_runtime, check_gradients, executed, is_plain
 from monai_diffrecon.engine.plugin_checks import copied
 from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, object_notice, plugin_of, spec_of
 from monai_diffrecon.engine.posterior.posterior_samples import check_can_sample
@@ -98,6 +99,10 @@ class Recipe:
         one_plane = build_prior(specs["prior"]).max_planes == 1
         consistency, sampler = build_consistency(specs["consistency"]), build_sampler(specs["sampler"])
         noise = build_noise(specs["noise"], checked["seed"], "")
+        guided = type(consistency).guidance is not ConsistencyStep.guidance
+        runtime = build_runtime(specs["runtime"])
+        if guided and sampler.calls_network:
+            check_gradients(runtime)
         check_can_sample(sampler, noise, specs, checked["num_samples"])
         registry.check_options("operators", plugin_of(specs["operator"]), where="operator", context=("geometry",))
         notices = object_notice(specs)
@@ -105,7 +110,7 @@ class Recipe:
             # Those that lie beside the bundle come without being asked for.
             "auxiliaries": () if one_plane else tuple(self.auxiliaries),
             "calls_network": sampler.calls_network,
-            "guided": type(consistency).guidance is not ConsistencyStep.guidance,
+            "guided": guided,
             "resumable": not (notices or (sampler.calls_network and not noise.resumable)),
             "notices": notices,
             "objects": {"objects": uuid4().hex} if notices else {},
@@ -154,12 +159,16 @@ class Recipe:
         }
 
     def used(self, operator: Spec) -> dict[str, Spec]:
-        """Return the plugins that take part: without a network, prior and noise source do not.
+        """Return the plugins that take part: without a network, prior, noise source and runtime do not.
+
+        Records and identities name a runtime only if it is not PyTorch, so that earlier ones stay as they are.
 
         Args:
             operator: the operator of the measurement, complete.
         """
         specs = {**self.specs, "operator": operator}
+        if is_plain(specs["runtime"]):
+            del specs["runtime"]
         return specs if self.calls_network else {kind: specs[kind] for kind in ("operator", "consistency", "sampler")}
 
     def engine(
@@ -204,10 +213,12 @@ class Recipe:
         return engine
 
     def _planes(self, network: nn.Module | None) -> list[BatchedPlaneDenoiser]:
-        planes = []
+        planes, runtime = [], build_runtime(self.specs["runtime"])
         for score in self.scores:
             net = network if network is not None and score is self.score else score.network
             net = net if self.device is None else net.to(self.device)
+            precision = resolved_precision(self.precision, network_device(net, self.device))
+            net = executed(runtime, net, precision=precision, device=self.device)
             where = f"bundle {score.name}, diffrecon#denoiser"
             planes.append(
                 BatchedPlaneDenoiser(
@@ -217,7 +228,7 @@ class Recipe:
                     window=self.window if self.window is not None else score.window,
                     overlap=self.overlap,
                     device=self.device,
-                    precision=self.precision,
+                    precision=precision,
                     name=score.name,
                 )
             )

@@ -3,7 +3,7 @@
 """The abstract base classes of plugins, and the state of a run."""
 
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
-from monai_diffrecon.protocols.denoiser import Denoiser, PlaneDenoiser
+from monai_diffrecon.protocols.denoiser import Denoiser, PlaneDenoiser, Runtime
 from monai_diffrecon.protocols.files import (
     CheckpointImporter,
     ImportedNetwork,
@@ -42,6 +42,7 @@ __all__ = [
     "Plugin",
     "Problem",
     "Regularizer",
+    "Runtime",
     "Sampler",
     "SamplerState",
     "ScorePrior",

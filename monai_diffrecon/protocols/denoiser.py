@@ -1,11 +1,13 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Contract of a slice denoiser."""
+"""Contract of a slice denoiser, and of what executes its network."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,3 +68,33 @@ class PlaneDenoiser(ABC):
     @abstractmethod
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Denoise a volume (C, X, Y, Z) at one noise level; same shape out."""
+
+
+class Runtime(Plugin, ABC):
+    """Executes the 2D network of a denoiser. Every option of the constructor has a default.
+
+    Attributes:
+        differentiable: gradients reach the input, as guided consistency steps need it.
+        devices: types of the devices whose tensors it takes, such as ``cpu``; empty for all.
+        precisions: the values of ``precision`` that it knows.
+    """
+
+    differentiable: ClassVar[bool] = False
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+
+    @abstractmethod
+    def load(self, network: nn.Module, *, precision: str) -> Callable[..., Tensor]:
+        """Return a function that is called as the network is, and returns what the network returns.
+
+        The denoiser gives slices (B, C, H, W) and one level a slice, (B,), the latter by position or by name. Shapes,
+        and the number of threads of torch, may differ from call to call. The network is left as it is, and ``network``
+        itself may be returned. Nothing is computed before the first call.
+
+        Args:
+            network: the network, weights loaded.
+            precision: of its matrix products, one of ``precisions``.
+
+        Raises:
+            ConfigError: what executes the network is not installed.
+        """

@@ -37,6 +37,7 @@ KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("readers", "fastmri"): "diffrecon-mri",
     ("readers", "twix"): "diffrecon-twix",
     ("operators", "cone_beam_ct"): "diffrecon-rtk",
+    ("runtimes", "openvino"): "diffrecon-openvino",
     ("operators", "rotation_ct"): "diffrecon-published",
     ("noises", "sequential"): "diffrecon-published",
     ("samplers", "published_predictor_corrector"): "diffrecon-published",

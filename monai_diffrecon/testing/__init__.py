@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from monai_diffrecon.testing.prior_laws import check_prior
     from monai_diffrecon.testing.reader_laws import check_reader
     from monai_diffrecon.testing.regularizer_laws import check_regularizer
+    from monai_diffrecon.testing.runtime_laws import check_runtime
     from monai_diffrecon.testing.sampler_laws import check_sampler
     from monai_diffrecon.testing.writer_laws import check_writer
 else:

@@ -166,7 +166,8 @@ def _inferer(
     device: torch.device | str | None,
 ) -> DiffReconInferer:
     config = dict(said["config"])
-    specs = {name: config[name] for name in ("operator", "prior", "consistency", "sampler", "noise") if name in config}
+    slots = ("operator", "prior", "consistency", "sampler", "noise", "runtime")
+    specs = {name: config[name] for name in slots if name in config}
     if from_tensor(scan).operator is not None:
         specs["operator"] = specs["operator"]["name"]  # the measurement brings its options, arrays among them
     options = dict(said["inferer"])
