@@ -4,6 +4,7 @@
 
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.denoiser import Denoiser, PlaneDenoiser
+from monai_diffrecon.protocols.executor import Executor
 from monai_diffrecon.protocols.files import (
     CheckpointImporter,
     ImportedNetwork,
@@ -30,6 +31,7 @@ __all__ = [
     "ConsistencyStep",
     "Denoise",
     "Denoiser",
+    "Executor",
     "ImportedNetwork",
     "Measurement",
     "MeasurementReader",

@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "readers": ("reader", ("MeasurementReader",)),
     "writers": ("output_format", ("VolumeWriter",)),
     "metrics": ("metric", ("Metric",)),
+    "executors": ("executor", ("Executor",)),
 }
 
 #: Kind of what a package ships as a folder -> what the folder holds. Their entry points name no class.
