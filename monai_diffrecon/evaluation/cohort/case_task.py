@@ -247,7 +247,7 @@ def failed_row(case: CohortCase, label: str, error: Exception) -> CaseRow:
 
 def _prepare(setup: CohortSetup) -> CaseEvaluation:
     # The names of the cases come with the tasks: the key may be known to the driver alone.
-    spec = read_cohort(setup.cohort, setup.output_dir, setup.default_bundle, key="")
+    spec = read_cohort(setup.cohort, setup.output_dir, setup.default_bundle, key="unused")
     methods = [PreparedMethod(method, spec) for method in spec.methods]
     if methods_sha256(methods) != setup.methods_sha256:
         raise IntegrityError(

@@ -61,7 +61,7 @@ def start_cluster(name: str, workers: int, options: Mapping[str, Any]) -> Any:
         given = {**given, "processes": 1, "worker_extra_args": more}
     try:
         cluster = make(**given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
             "the cluster was refused", where="executor#options", got=str(error), mend="see its class in Dask's manual"
         ) from None

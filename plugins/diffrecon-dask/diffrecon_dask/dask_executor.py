@@ -71,7 +71,7 @@ class DaskExecutor(Executor):
         with self._client() as client:
             futures = client.map(partial(_with_threads, self.threads, function), tasks, pure=False)
             task_of = dict(zip(futures, tasks, strict=True))
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 yield task_of[future], _result(future)
 
     @contextmanager

@@ -4,20 +4,19 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from diffrecon_dask.dask_executor import DaskExecutor
 
+from diffrecon_dask.dask_executor import DaskExecutor
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
-from monai_diffrecon.testing.executor_laws import check_executor
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -55,10 +54,6 @@ def test_an_option_that_the_cluster_does_not_know() -> None:
     assert caught.value.where == "executor#options"
 
 
-def test_laws_with_a_worker_that_is_killed(tmp_path: Path) -> None:
-    check_executor(functools.partial(DaskExecutor, cluster="local", workers=2), tmp_path)
-
-
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffrecon_dask.dask_executor._CONNECTING", 1.0)
     with pytest.raises(ResourceError) as caught:
@@ -75,8 +70,8 @@ def test_a_scheduler_that_is_lost(tmp_path: Path) -> None:
             assert cluster.poll() is None
             time.sleep(0.1)
         results = DaskExecutor(address=said.read_text()).run(_wait, [str(started)])
+        _kill_once(started, cluster)
         with closing(results), pytest.raises(ResourceError) as caught:
-            _killer(started, cluster)
             next(results)
     finally:
         cluster.kill()
@@ -85,9 +80,7 @@ def test_a_scheduler_that_is_lost(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def _killer(started: Path, cluster: subprocess.Popen[bytes]) -> None:
-    import threading
-
+def _kill_once(started: Path, cluster: subprocess.Popen[bytes]) -> None:
     def kill() -> None:
         while not started.exists():
             time.sleep(0.1)
