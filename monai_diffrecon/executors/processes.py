@@ -135,6 +135,7 @@ def _serve(pipe: Connection, device: str | None, threads: int) -> None:
             function, task = pipe.recv()
         except EOFError:
             return
+        found: tuple[Any] | Exception
         try:
             found = (function(task),)
         except Exception as error:

@@ -124,9 +124,10 @@ def test_processes_give_the_tables_of_one(
     assert "b_recon.provenance.json" in {a.path for a in client.list_artifacts(one.info.run_id)}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("executor", [{"name": "processes", "workers": 1}, {"name": "dask", "cluster": "local"}])
 def test_a_killed_worker_loses_nothing(cohort: Cohort, tmp_path: Path, executor: dict[str, Any]) -> None:
-    cohort.write(40)
+    cohort.write(12)
     serial = cohort.evaluate(tmp_path / "serial").output_dir
     folder, killed = cohort.output / "diffusion", list[int]()
 
