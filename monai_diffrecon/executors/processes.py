@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from monai_diffrecon.errors import ConfigError, ResourceError
 from monai_diffrecon.protocols import Executor
-from monai_diffrecon.protocols.executor import Result, Task
+from monai_diffrecon.protocols.evaluation.executor import Result, Task
 
 _CORES = 4  # a process, unless the number of processes is given
 _LONGEST_END = 30.0  # seconds that a process has for its last checkpoint

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 
 from monai_diffrecon.protocols import Executor
-from monai_diffrecon.protocols.executor import Result, Task
+from monai_diffrecon.protocols.evaluation.executor import Result, Task
 
 
 class SerialExecutor(Executor):

@@ -4,7 +4,8 @@
 
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.denoiser import Denoiser, PlaneDenoiser
-from monai_diffrecon.protocols.executor import Executor
+from monai_diffrecon.protocols.evaluation.executor import Executor
+from monai_diffrecon.protocols.evaluation.metric import Metric
 from monai_diffrecon.protocols.files import (
     CheckpointImporter,
     ImportedNetwork,
@@ -14,7 +15,6 @@ from monai_diffrecon.protocols.files import (
 )
 from monai_diffrecon.protocols.geometry import PLANE_AXIS, Padding, Plane, VolumeGeometry
 from monai_diffrecon.protocols.measurement import Measurement
-from monai_diffrecon.protocols.metric import Metric
 from monai_diffrecon.protocols.noise_source import NoiseSource
 from monai_diffrecon.protocols.operator import Operator, Problem
 from monai_diffrecon.protocols.plugin import API_VERSION, Plugin

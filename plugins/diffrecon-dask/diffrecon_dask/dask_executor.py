@@ -18,7 +18,7 @@ from distributed.scheduler import KilledWorker
 from diffrecon_dask.clusters import CLUSTERS, start_cluster, threads_of
 from monai_diffrecon.errors import ConfigError, ResourceError
 from monai_diffrecon.protocols import Executor
-from monai_diffrecon.protocols.executor import Result, Task
+from monai_diffrecon.protocols.evaluation.executor import Result, Task
 
 _CONNECTING = 30.0  # seconds
 _LOST = (CancelledError, FutureCancelledError, CommClosedError, OSError, TimeoutError)
