@@ -8,7 +8,7 @@ setup_environment() {
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
     files=(setup.cfg pyproject.toml constraints.txt)
     plugins=()
-    for plugin in diffrecon-wavelets diffrecon-mri diffrecon-rtk diffrecon-twix diffrecon-published diffrecon-ncsnpp; do
+    for plugin in diffrecon-dask diffrecon-wavelets diffrecon-mri diffrecon-rtk diffrecon-twix diffrecon-published diffrecon-ncsnpp; do
         files+=("plugins/$plugin/setup.cfg" "plugins/$plugin/pyproject.toml")
         plugins+=(-e "plugins/$plugin")
     done

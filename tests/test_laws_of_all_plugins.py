@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.executors import SerialExecutor
 from monai_diffrecon.io.measurement.file import write_measurement
 from monai_diffrecon.io.nifti import write_volume
 from monai_diffrecon.protocols import (
@@ -37,6 +38,7 @@ from monai_diffrecon.protocols import (
 from monai_diffrecon.registry import PluginInfo
 from monai_diffrecon.testing.consistency_laws import check_consistency
 from monai_diffrecon.testing.denoiser_laws import check_denoiser
+from monai_diffrecon.testing.executor_laws import check_executor
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.metric_laws import check_metric
 from monai_diffrecon.testing.noise_laws import check_noise
@@ -134,6 +136,9 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("noises", "independent"): [{}],
     ("noises", "slerp"): [{}, {"plane": "coronal"}],
     ("noises", "sequential"): [{}],
+    ("executors", "serial"): [{}],
+    ("executors", "processes"): [{"workers": 2}],
+    ("executors", "dask"): [{"cluster": "local", "workers": 2}],
     ("samplers", "initial"): [{}],
     ("samplers", "cubic"): [{}],
     ("samplers", "admm_tv"): [{"iterations": 3}, {"iterations": 3, "isotropic": False, "nonnegative": True}],
@@ -248,6 +253,9 @@ def check(kind: str, make: Callable[..., Any], problem: Callable[[], Problem], d
                 check_metric(make)
         else:
             check_metric(make)
+    elif kind == "executors":
+        with TemporaryDirectory() as folder:
+            check_executor(make, None if isinstance(make(), SerialExecutor) else Path(folder))
     elif kind == "readers":
         with TemporaryDirectory() as folder:
             check_reader(make(), Path(folder), scan(make(), Path(folder)))

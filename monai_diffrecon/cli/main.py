@@ -193,6 +193,13 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument(
         "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (default: about 1 % of the time)"
     )
+    parser.add_argument("--executor", default="serial", metavar="NAME", help="what runs the cases (serial)")
+    parser.add_argument(
+        "--executor-option", action="append", default=[], metavar="KEY=VALUE", help="its options (JSON, or a word)"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only the cases of share I from 1 to N; without it once more writes the tables"
+    )
 
     def run(arguments: argparse.Namespace) -> int:
         from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
@@ -206,13 +213,16 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
             tracking_required=arguments.tracking_required,
             resume=arguments.resume,
             checkpoint_every=arguments.checkpoint_every,
+            executor={"name": arguments.executor, **declarations(arguments.executor_option, "--executor-option")},
+            shard=arguments.shard,
         )
         try:
             evaluation.run()
         finally:
-            if evaluation.rows:
+            if evaluation.rows or evaluation.shard is not None:
                 reused = sum(row.status == "reused" for row in evaluation.rows)
-                sys.stdout.write(f"{evaluation.report}: {len(evaluation.rows)} reconstructions, {reused} reused\n")
+                what = evaluation.report if evaluation.shard is None else f"shard {evaluation.shard}"
+                sys.stdout.write(f"{what}: {len(evaluation.rows)} reconstructions, {reused} reused\n")
         return 0
 
     return run
@@ -302,7 +312,7 @@ def _check_launcher(command: str) -> None:
             where=f"diffrecon {command}",
             expected="one process",
             got=f"WORLD_SIZE {os.environ['WORLD_SIZE']}, as set by torchrun",
-            mend="start it without torchrun",
+            mend="start it without torchrun; a cohort has --executor processes",
         )
 
 

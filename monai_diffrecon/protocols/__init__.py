@@ -4,6 +4,8 @@
 
 from monai_diffrecon.protocols.consistency_step import ConsistencyStep
 from monai_diffrecon.protocols.denoiser import Denoiser, PlaneDenoiser, Runtime
+from monai_diffrecon.protocols.evaluation.executor import Executor
+from monai_diffrecon.protocols.evaluation.metric import Metric
 from monai_diffrecon.protocols.files import (
     CheckpointImporter,
     ImportedNetwork,
@@ -13,7 +15,6 @@ from monai_diffrecon.protocols.files import (
 )
 from monai_diffrecon.protocols.geometry import PLANE_AXIS, Padding, Plane, VolumeGeometry
 from monai_diffrecon.protocols.measurement import Measurement
-from monai_diffrecon.protocols.metric import Metric
 from monai_diffrecon.protocols.noise_source import NoiseSource
 from monai_diffrecon.protocols.operator import Operator, Problem
 from monai_diffrecon.protocols.plugin import API_VERSION, Plugin
@@ -30,6 +31,7 @@ __all__ = [
     "ConsistencyStep",
     "Denoise",
     "Denoiser",
+    "Executor",
     "ImportedNetwork",
     "Measurement",
     "MeasurementReader",

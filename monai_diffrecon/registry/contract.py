@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "writers": ("output_format", ("VolumeWriter",)),
     "metrics": ("metric", ("Metric",)),
     "runtimes": ("runtime", ("Runtime",)),
+    "executors": ("executor", ("Executor",)),
 }
 
 #: Kind of what a package ships as a folder -> what the folder holds. Their entry points name no class.

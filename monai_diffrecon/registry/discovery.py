@@ -45,6 +45,7 @@ KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("importers", "ncsnpp"): "diffrecon-ncsnpp",
     ("importers", "guided_diffusion"): "diffrecon-ncsnpp",
     ("importers", "diffusers"): "diffrecon-ncsnpp",
+    ("executors", "dask"): "diffrecon-dask",
 }
 
 

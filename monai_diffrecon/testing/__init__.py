@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from monai_diffrecon.testing.consistency_laws import check_consistency
     from monai_diffrecon.testing.denoiser_laws import check_denoiser
     from monai_diffrecon.testing.dense_operator import DenseOperator
+    from monai_diffrecon.testing.executor_laws import check_executor
     from monai_diffrecon.testing.gaussian_prior import GaussianPrior
     from monai_diffrecon.testing.metric_laws import check_metric
     from monai_diffrecon.testing.noise_laws import check_noise

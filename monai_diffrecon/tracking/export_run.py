@@ -112,6 +112,7 @@ class TrackedRun:
         self._claim = RunClaim(self._claims)
         self._track, self._silent = track, not track
         self._own_error: BaseException | None = None
+        self._failure: str | None = None
         self._metrics: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
 
@@ -139,7 +140,9 @@ class TrackedRun:
         try:
             if not self._silent:
                 fault = _fault_of(self._send)
-            if kind is None and (fault or self.problems):
+            if kind is None and self._failure is not None:
+                status, reason = "FAILED", self._failure
+            elif kind is None and (fault or self.problems):
                 status, reason = "FAILED", _INCOMPLETE
             late = _fault_of(lambda: self._end(status, reason))
             ended, fault = late is None, fault or late
@@ -204,6 +207,10 @@ class TrackedRun:
         source, about = json.dumps({"sha256": digest}), json.dumps(redact(profile))
         data = Dataset(cut(name, MAX_KEY), digest[:32], "sha256", source, profile=about)
         self._ask("log_inputs", [DatasetInput(data)])
+
+    def fail(self, error: str) -> None:
+        """Let the run end FAILED with the tag ``error``, without an exception."""
+        self._failure = error
 
     def _begin(self) -> tuple[str, Any]:
         """Open the run under a claim; return its id and the client."""

@@ -20,7 +20,9 @@ from monai_diffrecon.numerics.hashing import keyed_name
 from monai_diffrecon.presets.overlays import METHOD, TASK, overlay_path
 
 
-def read_cohort(path: str | Path, output_dir: str | Path, default_bundle: str | Path | None = None) -> CohortSpec:
+def read_cohort(
+    path: str | Path, output_dir: str | Path, default_bundle: str | Path | None = None, *, key: str | None = None
+) -> CohortSpec:
     """Read and check a cohort's file; no scan is read and no network loaded.
 
     Paths in it are relative to its folder.
@@ -31,6 +33,7 @@ def read_cohort(path: str | Path, output_dir: str | Path, default_bundle: str | 
             ``resamples``.
         output_dir: folder that keeps the key of the cases' names.
         default_bundle: bundle of methods that do not name one.
+        key: key of the cases' names; None takes that of ``output_dir``.
 
     Raises:
         InputError: no such file, or not JSON.
@@ -59,7 +62,7 @@ def read_cohort(path: str | Path, output_dir: str | Path, default_bundle: str | 
         raise ConfigError("no such method", where="baseline", expected=" or ".join(labels), got=repr(baseline))
     if spec.vif:
         check_available()
-    cases = _placed_cases(spec.cases, scans, case_key(output_dir))
+    cases = _placed_cases(spec.cases, scans, case_key(output_dir) if key is None else key)
     return replace(spec, cases=cases, methods=tuple(methods), baseline=baseline)
 
 

@@ -4,36 +4,38 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Collection
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from torch import Tensor
-
-from monai_diffrecon.comparison.case_metrics import magnitude
-from monai_diffrecon.comparison.montage import montage
-from monai_diffrecon.engine.cases.case_record import comparable
 from monai_diffrecon.engine.cases.termination import stop_on_sigterm
-from monai_diffrecon.errors import ConfigError, DiffReconError, common_kind
+from monai_diffrecon.errors import ConfigError, PluginError, common_kind
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort.case_runner import CaseRunner
-from monai_diffrecon.evaluation.cohort.cases import anonymous, check_case, cohort_digest
-from monai_diffrecon.evaluation.cohort.method import PreparedMethod, digest
-from monai_diffrecon.evaluation.cohort.read import read_cohort, slug
+from monai_diffrecon.evaluation.cohort.case_task import (
+    CaseEvaluation,
+    CaseOutcome,
+    CaseTask,
+    CohortSetup,
+    evaluate_case,
+    failed_row,
+    methods_sha256,
+    prepared,
+)
+from monai_diffrecon.evaluation.cohort.cases import check_case, cohort_digest
+from monai_diffrecon.evaluation.cohort.method import PreparedMethod
+from monai_diffrecon.evaluation.cohort.read import read_cohort
 from monai_diffrecon.evaluation.cohort.report import write_report
-from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortSpec
+from monai_diffrecon.evaluation.cohort.shards import Shard, evaluation_lock
+from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import write_tables
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
-from monai_diffrecon.io.nifti import read_volume
-from monai_diffrecon.privacy.redaction import redact
+from monai_diffrecon.protocols import Executor
+from monai_diffrecon.registry import build
 from monai_diffrecon.tracking.export_run import TrackedRun
-
-logger = logging.getLogger(__name__)
-
-_COLUMN_LETTERS = 22  # above a picture
+from monai_diffrecon.tracking.run_notes import RunNotes, is_server
 
 
 class CohortEvaluation:
@@ -56,6 +58,8 @@ class CohortEvaluation:
         resume: ``auto`` continues an interrupted run and skips completed cases, ``require`` refuses to start a case
             from scratch, ``never`` computes everything again.
         checkpoint_every: steps between checkpoints; None spends about 1 % of the wall time on them.
+        executor: what runs the cases: the name of an executor, ``{"name": ..., options}``, or an object.
+        shard: ``i/n``: only every n-th case from the i-th on, without tables; the same without it writes them.
 
     Raises:
         InputError: a file is missing or cannot be read.
@@ -76,20 +80,40 @@ class CohortEvaluation:
         tracking_required: bool = False,
         resume: str = "auto",
         checkpoint_every: int | None = None,
+        executor: Any = "serial",
+        shard: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir).expanduser()
         self.tracking_required = check_flag(tracking_required, "tracking_required")
         self.track = check_flag(track, "track")
         self.tracking_uri, self.experiment = tracking_uri, experiment
         self.parent_run_id = parent_run_id
+        self.shard = None if shard is None else Shard.read(shard)
+        self.executor: Executor = build("executors", executor)
         self.spec: CohortSpec = read_cohort(cohort, self.output_dir, default_bundle)
         self.methods = [PreparedMethod(method, self.spec) for method in self.spec.methods]
         first = self.methods[0]
+        self.cases = list(self.spec.cases) if self.shard is None else self.shard.of(self.spec.cases)
         self.hashes = {
-            case.name: check_case(case, first.reader, correct_tilt=first.correct_tilt) for case in self.spec.cases
+            case.name: check_case(case, first.reader, correct_tilt=first.correct_tilt) for case in self.cases
         }
         self._check_truths()
-        self._runner = CaseRunner(self.spec, self.output_dir, resume=resume, checkpoint_every=checkpoint_every)
+        if self.shard is not None and not is_server(tracking_uri):
+            self.track = False  # a store that is a file has one writer: the run without a shard
+        setup = CohortSetup(
+            driver=uuid4().hex,
+            cohort=str(Path(cohort).expanduser().resolve()),
+            output_dir=str(self.output_dir.resolve()),
+            default_bundle=None if default_bundle is None else str(Path(default_bundle).resolve()),
+            methods_sha256=methods_sha256(self.methods),
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            track=self.track,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+            tracking_required=self.tracking_required,
+        )
+        self._evaluation = CaseEvaluation(setup, self.spec, self.methods, driver=True)
         self.rows: list[CaseRow] = []
 
     @property
@@ -101,25 +125,29 @@ class CohortEvaluation:
         """Compute what is missing, and write tables and report.
 
         Raises:
+            BusyError: another process evaluates in the same folder.
             DiffReconError: some reconstructions failed, with the failures' class if they share one; the others, the
                 tables and the report are complete.
         """
-        with stop_on_sigterm():
+        self.rows = []
+        make_folder(self.output_dir)
+        with stop_on_sigterm(), evaluation_lock(self.output_dir, self.shard), prepared(self._evaluation):
             return self._run()
 
     def _run(self) -> list[CaseRow]:
-        remove_leftovers(make_folder(self.output_dir))
-        self.rows = []
+        remove_leftovers(self.output_dir)
         data = cohort_digest(list(self.hashes.values()))
-        with self._open("cohort", self.parent_run_id, {"title": self.spec.title}) as parent:
+        tags = {"title": self.spec.title} | ({} if self.shard is None else {"shard": str(self.shard)})
+        with self._open("cohort", self.parent_run_id, tags) as parent:
             described = [method.description for method in self.methods]
             parent.log_params({"seed": self.spec.seed, "baseline": self.spec.baseline, "methods": described})
-            parent.log_dataset("cohort", data, {"cases": len(self.spec.cases)})
-            pictures = {case.name: self._case(case, parent) for case in self.spec.cases}
-            files = write_tables(self.output_dir, self.spec, self.rows, described, data)
-            write_report(self.report, self.spec, self.rows, described, data, pictures)
-            for path in (*files, self.report):
-                parent.log_artifact(path)
+            parent.log_dataset("cohort", data, {"cases": len(self.cases)})
+            pictures = self._evaluate(parent)
+            if self.shard is None:
+                files = write_tables(self.output_dir, self.spec, self.rows, described, data)
+                write_report(self.report, self.spec, self.rows, described, data, pictures)
+                for path in (*files, self.report):
+                    parent.log_artifact(path)
             for method in self.methods:
                 values = [r.value("psnr") for r in self.rows if r.method == method.label and not r.failed]
                 values = [v for v in values if math.isfinite(v)]
@@ -135,10 +163,47 @@ class CohortEvaluation:
                 )
         return self.rows
 
+    def _evaluate(self, parent: Any) -> dict[str, Path | None]:
+        """Fill the rows, in the order of the file; return case -> its picture."""
+        setup, outcomes = self._evaluation.setup, dict[str, CaseOutcome]()
+        tasks = [
+            CaseTask(setup, number, case.name, self.hashes[case.name], parent.run_id)
+            for number, case in enumerate(self.spec.cases)
+            if case.name in self.hashes
+        ]
+        with closing(self.executor.run(evaluate_case, tasks)) as results:
+            for task, found in results:
+                outcome = self._failed(task, found) if isinstance(found, Exception) else found
+                outcomes[task.case] = outcome
+                self.rows += outcome.rows
+                for notes in outcome.notes:
+                    notes.replay(self._open(notes.run_name, parent.run_id, notes.tags))
+        lost = [task.case for task in tasks if task.case not in outcomes]
+        if lost:
+            raise PluginError(
+                "it lost cases",
+                where="executor",
+                got=", ".join(lost[:3]),
+                mend="report it to its author; the serial executor resumes",
+            )
+        self.rows = [row for case in self.cases for row in outcomes[case.name].rows]
+        return {case: outcome.picture for case, outcome in outcomes.items()}
+
+    def _failed(self, task: CaseTask, error: Exception) -> CaseOutcome:
+        """Return the rows of a case that no worker could evaluate, and that no worker has tracked."""
+        case, outcome = self.spec.cases[task.number], CaseOutcome()
+        for method in self.methods:
+            outcome.rows.append(failed_row(case, method.label, error))
+            tags = {"case": case.name, "method": method.label}
+            with suppress(type(error)), RunNotes(f"{case.name} {method.folder}", tags) as notes:
+                outcome.notes.append(notes)
+                raise error
+        return outcome
+
     def _check_truths(self) -> None:
         """Refuse a reference that a simulation would replace by the scan itself."""
         for method in self.methods:
-            for case in self.spec.cases:
+            for case in self.cases:
                 if method.simulates and case.reference is not None and not self.hashes[case.name].measured:
                     raise ConfigError(
                         "a reference for a scan whose measurement is simulated; the scan itself is the reference",
@@ -158,56 +223,3 @@ class CohortEvaluation:
             tags=tags,
             required=self.tracking_required,
         )
-
-    def _case(self, case: CohortCase, parent: Any) -> Path | None:
-        """Reconstruct a case with every method; return the picture of all, or None without a reference."""
-        measured: dict[str, dict[str, Any]] = {}
-        truths: dict[str, Tensor] = {}
-        images: dict[str, Tensor] = {}
-        for method in self.methods:
-            tags = {"case": case.name, "method": method.label}
-            row = CaseRow(case.name, method.label)
-            try:
-                with self._open(f"{case.name} {method.folder}", parent.run_id, tags) as run:
-                    if method.measures not in measured:
-                        measured = {method.measures: method.measure(case)}
-                    data = measured[method.measures]
-                    row = self._runner.row(case, method, data, self.hashes[case.name], run)
-                    run.set_tags({"computed": str(row.status == "computed").lower()})
-                if data.get("reference") is not None:
-                    truths[method.label], images[method.label] = data["reference"], data["image"]
-            except Exception as error:  # the other methods and cases go on
-                ours = isinstance(error, DiffReconError)
-                text = redact(anonymous(error, case)) if ours else type(error).__name__
-                row.status, row.error = "failed", text
-                row.exit_code = error.exit_code if isinstance(error, DiffReconError) else 1
-                logger.error("%s, %s: %s", case.name, method.label, text)
-            self.rows.append(row)
-        return self._picture(case, truths, images)
-
-    def _picture(self, case: CohortCase, truths: dict[str, Tensor], images: dict[str, Tensor]) -> Path | None:
-        """Draw all methods beside the truth, unless the picture exists."""
-        rows = [r for r in self.rows if r.case == case.name and not r.failed and r.method in truths]
-        if not rows:
-            return None
-        truth = magnitude(truths[rows[0].method])
-        rows = [r for r in rows if truths[r.method].shape == truth.shape]
-        name = digest([[r.method, r.record_sha256] for r in rows])[:12]
-        path = self.output_dir / "montages" / f"{case.name}-{name}.png"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            volumes: dict[str, Tensor] = {}
-            spacing = (1.0, 1.0, 1.0)
-            for row in rows:
-                volume, geometry = read_volume(self.output_dir / slug(row.method) / f"{case.name}_recon.nii.gz")
-                volumes[_column(row.method, volumes)] = comparable(volume, geometry, images[row.method])
-                spacing = geometry.spacing
-            metrics = {title: row.metrics for title, row in zip(volumes, rows, strict=True)}
-            montage(volumes, truth, path, spacing=spacing, metrics=metrics)
-        return path
-
-
-def _column(label: str, taken: Collection[str]) -> str:
-    """Return a label that fits above a picture; the truth's column has a name of its own."""
-    short = label if len(label) <= _COLUMN_LETTERS else label[: _COLUMN_LETTERS - 1] + "\u2026"
-    return f"{len(taken) + 1}: {short[: _COLUMN_LETTERS - 3]}" if short in taken or short == "truth" else short
