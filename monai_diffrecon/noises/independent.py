@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics.noise import keyed_normal, keyed_uniform
+from monai_diffrecon.numerics.noise import keyed_uniform, white_noise
 from monai_diffrecon.protocols import NoiseSource
 
 
@@ -23,10 +23,7 @@ class IndependentNoise(NoiseSource):
         self, shape: tuple[int, ...], step: int, *, stream: str = "sampler", dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Return unit-variance noise (C, X, Y, Z); complex noise has unit variance in each component."""
-        slices = torch.empty((shape[-1], *shape[:-1]), dtype=dtype)  # faster than to stack them along the last axis
-        for k in range(shape[-1]):
-            slices[k] = keyed_normal(shape[:-1], dtype, self.seed, self.case, stream, step, k)
-        return slices.movedim(0, -1).contiguous()
+        return white_noise(shape, dtype, self.seed, self.case, stream, step)
 
     def uniform(self, step: int, *, stream: str) -> float:
         """Return one uniform number in [0, 1)."""

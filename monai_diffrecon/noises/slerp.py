@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics.noise import keyed_normal, keyed_uniform, slerp_path
+from monai_diffrecon.numerics.noise import keyed_normal, keyed_uniform, slerp_path, white_noise
 from monai_diffrecon.numerics.planes import check_plane, from_slices
 from monai_diffrecon.protocols import PLANE_AXIS, NoiseSource
 
@@ -36,6 +36,12 @@ class SlerpNoise(NoiseSource):
         slice_shape = tuple(n for i, n in enumerate(shape) if i != axis)
         first, last = (keyed_normal(slice_shape, dtype, self.seed, self.case, stream, step, end) for end in (0, 1))
         return from_slices(slerp_path(first, last, shape[axis]), self.plane)
+
+    def measurement(
+        self, shape: tuple[int, ...], step: int, *, stream: str = "sampler", dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return independent unit-variance noise of any shape."""
+        return white_noise(shape, dtype, self.seed, self.case, stream, step)
 
     def uniform(self, step: int, *, stream: str) -> float:
         """Return one uniform number in [0, 1)."""

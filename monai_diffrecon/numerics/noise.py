@@ -21,6 +21,20 @@ def keyed_normal(shape: tuple[int, ...], dtype: torch.dtype, *key: object) -> Te
     return draw_normal(shape, dtype, torch.Generator().manual_seed(key_seed(*key)))
 
 
+def white_noise(shape: tuple[int, ...], dtype: torch.dtype, *key: object) -> Tensor:
+    """Return standard normal numbers, drawn by key slice by slice along the last axis.
+
+    Args:
+        shape: of the result, one axis or more.
+        dtype: real or complex; complex numbers have unit variance in each component.
+        key: what the numbers are for; the index of the slice is added to it.
+    """
+    slices = torch.empty((shape[-1], *shape[:-1]), dtype=dtype)  # faster than to stack them along the last axis
+    for k in range(shape[-1]):
+        slices[k] = keyed_normal(shape[:-1], dtype, *key, k)
+    return slices.movedim(0, -1).contiguous()
+
+
 def draw_normal(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Return the generator's next standard normal numbers; complex ones have unit variance in each component."""
     real = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32

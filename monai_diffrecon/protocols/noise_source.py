@@ -49,6 +49,16 @@ class NoiseSource(Plugin, ABC):
         Complex noise has unit variance in each component.
         """
 
+    def measurement(
+        self, shape: tuple[int, ...], step: int, *, stream: str = "sampler", dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return independent unit-variance noise in the shape of a measurement, which has any number of axes.
+
+        A source overrides this if its volumes have dependent voxels, or always four axes: detectors and receivers add
+        independent noise whatever the noise of the volume is.
+        """
+        return self.volume(shape, step, stream=stream, dtype=dtype)
+
     @abstractmethod
     def uniform(self, step: int, *, stream: str) -> float:
         """Return one uniform number in [0, 1) for this step and stream."""

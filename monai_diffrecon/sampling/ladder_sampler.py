@@ -178,7 +178,7 @@ class LadderSampler(Sampler, ABC):
             clean = operator(volume)
             if noise_std == 0.0:
                 return clean
-            n = noise.volume(tuple(y.shape), 0, stream="bootstrap", dtype=y.dtype).to(y.device)
+            n = noise.measurement(tuple(y.shape), 0, stream="bootstrap", dtype=y.dtype).to(y.device)
             return clean + noise_std * n
 
         error = self.estimate_factor * bootstrap_error(reconstruct, simulate, x)

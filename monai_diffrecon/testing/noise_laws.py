@@ -22,8 +22,8 @@ def check_noise(make: Callable[..., NoiseSource]) -> None:
 
     Volumes have the shape and type asked for, mean 0 and variance 1 (complex ones in each component), and are finite;
     they depend on seed, case, step and stream, are the same for a second object of the same key, and do not depend on
-    the order of asking. Uniform numbers lie within 0 and 1, spread over that range, and depend on the same. The global
-    generator is left alone.
+    the order of asking. Noise of a measurement has any number of axes, and independent samples. Uniform numbers lie
+    within 0 and 1, spread over that range, and depend on the same. The global generator is left alone.
 
     A source with ``resumable = False`` is excused from the order of asking, and from depending on the case: a second
     object must give the same numbers when it is asked the same in the same order.
@@ -38,6 +38,7 @@ def check_noise(make: Callable[..., NoiseSource]) -> None:
     _check_volumes(make)
     _check_moments(make)
     _check_uniform(make)
+    _check_measurements(make)
     if make(seed=3, case="a").resumable:
         _check_order(make)
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator is used"
@@ -96,6 +97,23 @@ def _check_uniform(make: Callable[..., NoiseSource]) -> None:
         "a uniform number changes when asked again"
     )
     assert source.uniform(7, stream="one") != source.uniform(7, stream="two"), "uniform: does not depend on the stream"
+
+
+def _check_measurements(make: Callable[..., NoiseSource]) -> None:
+    """Measurements have any number of axes, and neighbours on none of them are alike."""
+    for shape, dtype in (((400,), torch.float32), ((9, 8, 7), torch.float32), ((2, 3, 6, 5, 4), torch.complex64)):
+        n = make(seed=3, case="a").measurement(shape, 2, stream="one", dtype=dtype)
+        assert n.shape == torch.Size(shape), f"a measurement's noise has shape {tuple(n.shape)}, asked was {shape}"
+        assert n.dtype == dtype, f"a measurement's noise has type {n.dtype}, asked was {dtype}"
+        again = make(seed=3, case="a").measurement(shape, 2, stream="one", dtype=dtype)
+        assert torch.equal(again, n), "a second object of the same key gives other noise of a measurement"
+        for axis in range(len(shape)):
+            a, b = (
+                _real(part).flatten()
+                for part in (n.narrow(axis, 0, shape[axis] - 1), n.narrow(axis, 1, shape[axis] - 1))
+            )
+            alike = abs(float((a * b).mean()))
+            assert alike < 0.35, f"neighbours on axis {axis} of a measurement's noise are alike: {alike:.2f}"
 
 
 def _check_order(make: Callable[..., NoiseSource]) -> None:

@@ -15,6 +15,7 @@ from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
 from monai_diffrecon.consistency.none import NoConsistency
 from monai_diffrecon.errors import ConfigError, NumericalError, ResumeMismatchError
 from monai_diffrecon.noises.independent import IndependentNoise
+from monai_diffrecon.noises.slerp import SlerpNoise
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
 from monai_diffrecon.protocols import ConsistencyStep, Problem, SamplerState, VolumeGeometry
 from monai_diffrecon.regularizers.z_tv import ZTV
@@ -279,6 +280,16 @@ def test_the_first_level_is_the_estimated_error_of_the_start() -> None:
     assert begin(PnPHQSSampler(4, sigma_end=9.0), p).sigma == pytest.approx(9.0)
     # The bootstrap measures with noise like the real one's.
     assert begin(sampler, Problem(p.operator, p.measurement, 5.0)).sigma > 1.05 * state.sigma
+
+
+def test_a_noisy_sinogram_is_simulated_with_any_noise_source() -> None:
+    p = problem()
+    sampler = PnPHQSSampler(4, estimate_factor=2.0)
+    levels = []
+    for source in (IndependentNoise, SlerpNoise):
+        sampler.prepare(Problem(p.operator, p.measurement, 5.0), sigma_min=1e-3, sigma_max=10.0)
+        levels.append(sampler.begin(source(1, "c"), seed=1, case="c").sigma)
+    assert levels[1] == pytest.approx(levels[0], rel=0.05)  # the detector's noise is independent for both
 
 
 def test_faults() -> None:

@@ -97,4 +97,4 @@ class PublishedDPSStep(DPSStep):
             n = self.noise.volume(shape, state.step, stream=stream, dtype=y.dtype)
             every = tuple(slice(0, (m - 1) * r + 1, r) for m, r in zip(y.shape, ratios, strict=True))
             return n[every].to(y.device)
-        return self.noise.volume(tuple(y.shape), state.step, stream=stream, dtype=y.dtype).to(y.device)
+        return self.noise.measurement(tuple(y.shape), state.step, stream=stream, dtype=y.dtype).to(y.device)
