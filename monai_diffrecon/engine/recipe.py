@@ -216,9 +216,9 @@ class Recipe:
         planes, runtime = [], build_runtime(self.specs["runtime"])
         for score in self.scores:
             net = network if network is not None and score is self.score else score.network
-            net = net if self.device is None else net.to(self.device)
             precision = resolved_precision(self.precision, network_device(net, self.device))
             net = executed(runtime, net, precision=precision, device=self.device)
+            net = net if self.device is None else net.to(self.device)
             where = f"bundle {score.name}, diffrecon#denoiser"
             planes.append(
                 BatchedPlaneDenoiser(

@@ -44,7 +44,7 @@ BASE = (
 
 RECORDER = r"""
 said() { printf '%s\x1f' "$@"; printf '\x1e'; }
-for name in python torchrun pip ./scripts/demo.sh ./scripts/test.sh; do
+for name in python torchrun pip sbatch ./scripts/demo.sh ./scripts/test.sh; do
     eval "function $name { said $name \"\$@\"; }"
 done
 function diffrecon {
@@ -141,6 +141,9 @@ def foresee(words: list[str]) -> None:
         check_arguments(words[len(MONAI) :])
     elif words[0] == "diffrecon":
         cli.build_parser().parse_args(words[1:])
+    elif words[0] == "sbatch":
+        if "--wrap" in words:
+            foresee(words[words.index("--wrap") + 1].split())
     elif words[:2] == ["pip", "install"]:
         for word in words[2:]:
             assert word.startswith("-") or Path(word.partition("[")[0]).exists() or word == ".", words

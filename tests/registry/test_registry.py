@@ -5,6 +5,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 
@@ -315,7 +316,9 @@ def test_an_unknown_name_names_the_package_known_to_provide_it(monkeypatch: pyte
 
 def test_known_providers_are_right() -> None:
     found = {(i.kind, i.name): i.distribution for i in registry.available()}
-    assert {key: found[key] for key in registry.KNOWN_PROVIDERS} == registry.KNOWN_PROVIDERS
+    known = {key: name for key, name in registry.KNOWN_PROVIDERS.items() if find_spec(name.replace("-", "_"))}
+    assert len(known) > 5
+    assert {key: found[key] for key in known} == known
 
 
 def test_one_name_in_two_distributions_needs_the_qualified_name(install: Install, shrink: None) -> None:

@@ -103,6 +103,8 @@ def _result(future: Future) -> Any:
         error = None if future.cancelled() else future.exception()
         if error is None:
             return future.result()
+        if future.cancelled():  # in the meantime; then its error is returned, not raised
+            raise error
     except _LOST as lost:
         raise ResourceError(
             "the scheduler was lost",
