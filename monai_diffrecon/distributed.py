@@ -103,6 +103,60 @@ def share_rows(rows: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
             rows[first:end] = torch.as_tensor(_call(idist.broadcast, part, src=rank))
 
 
+def reduce(value: Tensor, operation: str) -> Tensor:
+    """Return the sum or the maximum over the processes, entry by entry.
+
+    Args:
+        value: of this process.
+        operation: ``SUM`` or ``MAX``.
+
+    Raises:
+        ResourceError: another process failed.
+    """
+    if processes() == 1:
+        return value
+    _meet()
+    return torch.as_tensor(_call(idist.all_reduce, _sendable(value.clone()), operation)).to(value.device)
+
+
+def swap(pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Give each process a tensor, and return what each has for this one.
+
+    Args:
+        pieces: for each process, this one included.
+        shapes: of what each process has for this one; the data type is that of ``pieces``.
+
+    Raises:
+        ResourceError: another process failed.
+    """
+    if processes() == 1:
+        return list(pieces)
+    _meet()
+    me = torch.distributed.get_rank()
+    sent = [_sendable(piece.contiguous()) for piece in pieces]
+    received = [torch.empty(tuple(shape), dtype=sent[0].dtype, device=sent[0].device) for shape in shapes]
+    transfers = [
+        torch.distributed.P2POp(operation, _real(tensors[other]), other)
+        for other in range(processes())
+        for operation, tensors in ((torch.distributed.isend, sent), (torch.distributed.irecv, received))
+        if other != me and tensors[other].numel()
+    ]
+    if transfers:
+        for transfer in _call(torch.distributed.batch_isend_irecv, transfers):
+            _call(transfer.wait)
+    received[me] = pieces[me]
+    return [piece.to(pieces[0].device) for piece in received]
+
+
+def _sendable(x: Tensor) -> Tensor:
+    """Return a tensor where the backend can reach it."""
+    return x.to(idist.device()) if torch.distributed.get_backend() == "nccl" else x
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
 def from_first(value: T) -> T:
     """Return the first process's value in every process.
 

@@ -40,6 +40,7 @@ class ADMMStep(ConsistencyStep):
     """
 
     plugin_options: ClassVar[dict[str, str]] = {"regularizers": "regularizers"}
+    in_slabs = True
 
     def __init__(
         self,

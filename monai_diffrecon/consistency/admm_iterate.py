@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.consistency._regularizers import checked_regularizers, update_duals, with_pull
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
@@ -41,6 +42,7 @@ class ADMMIterateStep(ConsistencyStep):
     """
 
     plugin_options: ClassVar[dict[str, str]] = {"regularizers": "regularizers"}
+    in_slabs = True
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class ADMMIterateStep(ConsistencyStep):
             return x
         operator = self.problem.operator
         weight = self._back(operator(torch.ones_like(x)))
-        seen = weight.abs() > 1e-12 * float(weight.abs().max())
+        seen = weight.abs() > 1e-12 * slabs.largest(float(weight.abs().max()))
         correction = self._back(self.problem.measurement - operator(x))
         return torch.where(seen, x + correction / torch.where(seen, weight, torch.ones_like(weight)), x)
 
@@ -125,4 +127,4 @@ class ADMMIterateStep(ConsistencyStep):
             return 1.0
         y = self.problem.operator(torch.ones(self.problem.operator.volume_shape).to(self._backprojection))
         adjoint = self.problem.operator.adjoint(y)
-        return float(torch.linalg.vector_norm(self._back(y)) / torch.linalg.vector_norm(adjoint))
+        return slabs.norm(self._back(y)) / slabs.norm(adjoint)

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
 from monai_diffrecon.errors.options import check_integer, check_number
 from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix, reach_of
@@ -42,6 +43,7 @@ class ConjugateGradientStep(ConsistencyStep):
     """
 
     reads_iterate = False
+    in_slabs = True
 
     def __init__(
         self,
@@ -65,12 +67,14 @@ class ConjugateGradientStep(ConsistencyStep):
         """Take the inverse problem, and back-project its measurement once for all steps."""
         super().bind(problem, noise)
         backprojection = problem.operator.adjoint(problem.measurement)
-        self._magnitude = float(torch.linalg.vector_norm(backprojection))
+        self._magnitude = slabs.norm(backprojection)
         # Of thick slices it is made anew in each step, which takes next to no time, and is not kept.
         self._backprojection = None if problem.operator.family == "image" else backprojection
         self._filter, self._reach = None, 0
         self._axis = 1 + PLANE_AXIS[self.correlation_plane or problem.operator.thick_plane or "axial"]
         if self.correlation > 0.0:
+            mend = "set consistency#correlation to 0, or reconstruct the volume as a whole"
+            slabs.refuse_across(self._axis, "the correlation", "consistency#correlation_plane", mend)
             geometry, axis = problem.operator.geometry, self._axis - 1
             self._filter = gaussian_matrix(geometry.shape[axis], self.correlation / geometry.spacing[axis])
             self._reach = reach_of(self._filter)
@@ -126,5 +130,5 @@ def measured_entries(problem: Problem) -> int:
     operator, y = problem.operator, problem.measurement
     generator = torch.Generator().manual_seed(0)
     probe = torch.rand(operator.volume_shape, generator=generator).to(operator.volume_dtype)
-    reached = int((operator(probe.to(y.device)) != 0).sum())
+    reached = round(slabs.total(float((operator(probe.to(y.device)) != 0).sum())))
     return 2 * reached if y.is_complex() else reached

@@ -9,3 +9,5 @@ from monai_diffrecon.protocols import ConsistencyStep
 
 class NoConsistency(ConsistencyStep):
     """Leaves the estimate to the prior alone: unconditional sampling, plain denoising."""
+
+    in_slabs = True

@@ -13,7 +13,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from monai_diffrecon import registry
+from monai_diffrecon import registry, slabs
 from monai_diffrecon.bundle.metadata import check_window
 from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.engine.devices.placement import indexed, network_device
@@ -23,14 +23,16 @@ from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
 from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.engine.planes.complex_plane_denoiser import MODES, planes_for
 from monai_diffrecon.engine.planes.executed_network import build_runtime, check_gradients, executed, is_plain
+from monai_diffrecon.engine.planes.slab_plane_denoiser import SlabPlaneDenoiser
 from monai_diffrecon.engine.plugin_checks import copied
 from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, object_notice, plugin_of, spec_of
 from monai_diffrecon.engine.posterior.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
+from monai_diffrecon.engine.slab_problem import NoiseOfSlab, check_in_slabs, measured_axis
 from monai_diffrecon.engine.voxel_size import SpacingMend, check_shared_spacing
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_device, check_flag, check_integer, check_number
-from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, Problem, Sampler, ScorePrior
+from monai_diffrecon.protocols import ConsistencyStep, NoiseSource, PlaneDenoiser, Problem, Sampler, ScorePrior
 
 #: Config id -> kind of the plugin there.
 _KIND_OF = {where: kind for kind, (where, _) in registry.KINDS.items()}
@@ -193,18 +195,25 @@ class Recipe:
             mend: what to do about voxels of another size than the networks'.
             progress: show a progress bar; None shows it on a terminal only.
         """
-        noise = copied(build_noise(self.specs["noise"], self.seed, case))
+        noise, now = copied(build_noise(self.specs["noise"], self.seed, case)), slabs.peers()
+        if now is not None:
+            noise = NoiseOfSlab(noise, now.slab, measured_axis(problem.operator, now.slab))
         prior = None
         if self.calls_network:
             operator = problem.operator
             prior = copied(build_prior(self.specs["prior"]))
             prior.observe(operator)
-            prior.bind(planes_for(operator, self._planes(network), self.scores, self.complex), noise)
+            planes: Sequence[PlaneDenoiser] = self._planes(network)
+            if now is not None:
+                planes = [SlabPlaneDenoiser(plane, now) for plane in planes]
+            prior.bind(planes_for(operator, planes, self.scores, self.complex), noise)
             for plane in prior.planes:
                 check_shared_spacing(
                     self.scores, plane.plane, operator.geometry, self.spacing_tolerance, operator.thick_plane, mend
                 )
         consistency, sampler = build_consistency(self.specs["consistency"]), build_sampler(self.specs["sampler"])
+        if now is not None:
+            check_in_slabs([consistency, sampler, *([] if prior is None else [prior])])
         engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
         label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
         bar = ProgressBar(label, disable=None if progress is None else not progress)

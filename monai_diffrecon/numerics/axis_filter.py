@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
+
 #: What a matrix may lack, relative to its largest entry.
 _NEGLIGIBLE = 1e-20
 
@@ -82,7 +84,12 @@ def gaussian_mean(x: Tensor, width: float, axis: int) -> Tensor:
         width: standard deviation in samples, above 0.
         axis: not negative.
     """
-    size, reach = x.shape[axis], math.ceil(4.0 * width)
+    reach = math.ceil(4.0 * width)
+    return slabs.with_neighbours(lambda whole: _gaussian_mean(whole, width, axis, reach), x, axis, reach, reach)
+
+
+def _gaussian_mean(x: Tensor, width: float, axis: int, reach: int) -> Tensor:
+    size = x.shape[axis]
     n = torch.arange(size, dtype=torch.float64)
     distance = n[:, None] - n[None, :]
     matrix = torch.exp(-0.5 * (distance / width) ** 2) * (distance.abs() <= reach)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.protocols.operator import Operator
 
 #: Parts in which a multiple of a volume is added to another.
@@ -16,10 +17,10 @@ _PARTS = 8
 
 
 def inner(u: Tensor, v: Tensor) -> float:
-    """Return ``Re <u, v>``."""
+    """Return ``Re <u, v>``, for the solution of a linear system."""
     if u.is_complex():
         u, v = torch.view_as_real(u), torch.view_as_real(v)
-    return float(torch.dot(u.reshape(-1), v.reshape(-1)))
+    return slabs.total_of_solve(float(torch.dot(u.reshape(-1), v.reshape(-1))))
 
 
 def conjugate_gradient(

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.errors import ConfigError
 
 
@@ -41,23 +43,37 @@ def forward_difference(x: Tensor, dim: int, boundary: str = "neumann") -> Tensor
     The last entry is 0 (Neumann) or ``x[0] - x[-1]`` (periodic, as DiffusionMBIR's published code has it).
     """
     if boundary == "periodic":
+        _refuse_periodic(dim)
         return torch.roll(x, -1, dim) - x
-    n = x.shape[dim]
-    d = torch.zeros_like(x)
-    d.narrow(dim, 0, n - 1).copy_(x.narrow(dim, 1, n - 1) - x.narrow(dim, 0, n - 1))
-    return d
+
+    def difference(x: Tensor) -> Tensor:
+        n = x.shape[dim]
+        d = torch.zeros_like(x)
+        d.narrow(dim, 0, n - 1).copy_(x.narrow(dim, 1, n - 1) - x.narrow(dim, 0, n - 1))
+        return d
+
+    return slabs.with_neighbours(difference, x, dim, 0, 1)
 
 
 def forward_difference_adjoint(v: Tensor, dim: int, boundary: str = "neumann") -> Tensor:
     """Return ``D^T v`` for the ``D`` of :func:`forward_difference`."""
     if boundary == "periodic":
+        _refuse_periodic(dim)
         return torch.roll(v, 1, dim) - v
-    n = v.shape[dim]
-    x = torch.zeros_like(v)
-    inner = v.narrow(dim, 0, n - 1)
-    x.narrow(dim, 0, n - 1).sub_(inner)
-    x.narrow(dim, 1, n - 1).add_(inner)
-    return x
+
+    def adjoint(v: Tensor) -> Tensor:
+        n = v.shape[dim]
+        x = torch.zeros_like(v)
+        inner = v.narrow(dim, 0, n - 1)
+        x.narrow(dim, 0, n - 1).sub_(inner)
+        x.narrow(dim, 1, n - 1).add_(inner)
+        return x
+
+    return slabs.with_neighbours(adjoint, v, dim, 1, 1)
+
+
+def _refuse_periodic(dim: int) -> None:
+    slabs.refuse_across(dim, "a periodic boundary", "boundary", "set boundary to neumann")
 
 
 def spacing_weights(spacing: Sequence[float]) -> tuple[float, ...]:
@@ -85,15 +101,30 @@ def gradient_normal(x: Tensor, weights: Sequence[float], boundary: str = "neuman
     """
     total = torch.zeros_like(x)
     for axis, weight in enumerate(weights):
-        dim, n = axis + 1, x.shape[axis + 1]
+        dim = axis + 1
         if boundary == "periodic":
             difference = forward_difference(x, dim, boundary)
             total.add_(forward_difference_adjoint(difference, dim, boundary), alpha=weight**2)
+        elif slabs.cut_along(dim):
+            own = partial(_second_differences, dim=dim, weight=weight**2)
+            total.add_(slabs.with_neighbours(own, x, dim, 1, 1))
         else:
-            inner = x.narrow(dim, 1, n - 1) - x.narrow(dim, 0, n - 1)
-            total.narrow(dim, 0, n - 1).sub_(inner, alpha=weight**2)
-            total.narrow(dim, 1, n - 1).add_(inner, alpha=weight**2)
+            _add_second_differences(total, x, dim, weight**2)
     return total
+
+
+def _second_differences(x: Tensor, dim: int, weight: float) -> Tensor:
+    total = torch.zeros_like(x)
+    _add_second_differences(total, x, dim, weight)
+    return total
+
+
+def _add_second_differences(total: Tensor, x: Tensor, dim: int, weight: float) -> None:
+    """Add ``weight D^T D x`` to ``total``."""
+    n = x.shape[dim]
+    inner = x.narrow(dim, 1, n - 1) - x.narrow(dim, 0, n - 1)
+    total.narrow(dim, 0, n - 1).sub_(inner, alpha=weight)
+    total.narrow(dim, 1, n - 1).add_(inner, alpha=weight)
 
 
 def project_dual_(v: Sequence[Tensor], threshold: float, *, isotropic: bool) -> None:
@@ -125,5 +156,5 @@ def total_variation(x: Tensor, weights: Sequence[float], boundary: str = "neuman
     """Return the l2,1 (isotropic) or l1 norm of the gradient of a volume (C, X, Y, Z)."""
     parts = gradient(x, weights, boundary)
     if isotropic:
-        return float(sum(part.abs().square() for part in parts).sqrt().sum())  # type: ignore[union-attr]
-    return float(sum(float(part.abs().sum()) for part in parts))
+        return slabs.total(float(sum(part.abs().square() for part in parts).sqrt().sum()))  # type: ignore[union-attr]
+    return slabs.total(float(sum(float(part.abs().sum()) for part in parts)))

@@ -9,6 +9,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from monai_diffrecon.slabs import Slab
+
 
 def key_seed(*key: object) -> int:
     """Return a 63-bit seed for a key such as (seed, case, stream, step, slice)."""
@@ -21,17 +23,24 @@ def keyed_normal(shape: tuple[int, ...], dtype: torch.dtype, *key: object) -> Te
     return draw_normal(shape, dtype, torch.Generator().manual_seed(key_seed(*key)))
 
 
-def white_noise(shape: tuple[int, ...], dtype: torch.dtype, *key: object) -> Tensor:
+def white_noise(shape: tuple[int, ...], dtype: torch.dtype, *key: object, slab: Slab | None = None) -> Tensor:
     """Return standard normal numbers, drawn by key slice by slice along the last axis.
 
     Args:
         shape: of the result, one axis or more.
         dtype: real or complex; complex numbers have unit variance in each component.
         key: what the numbers are for; the index of the slice is added to it.
+        slab: the part to return; None for all.
     """
-    slices = torch.empty((shape[-1], *shape[:-1]), dtype=dtype)  # faster than to stack them along the last axis
-    for k in range(shape[-1]):
-        slices[k] = keyed_normal(shape[:-1], dtype, *key, k)
+    across = slab is not None and slab.dim == len(shape) - 1
+    first, end = (slab.first, slab.end) if slab is not None and across else (0, shape[-1])
+    part = list(shape[:-1])
+    if slab is not None and not across:
+        part[slab.dim] = len(slab)
+    slices = torch.empty((end - first, *part), dtype=dtype)  # faster than to stack them along the last axis
+    for k in range(first, end):
+        drawn = keyed_normal(shape[:-1], dtype, *key, k)
+        slices[k - first] = drawn if slab is None or across else slab.of(drawn)
     return slices.movedim(0, -1).contiguous()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_flag, check_integer, check_number
 from monai_diffrecon.numerics.mri.coil_maps import check_coil_maps
@@ -129,7 +130,7 @@ class CartesianEncoding(Operator):
             torch.linalg.vector_norm(self._encoded(x, maps).sub_(y[coil : coil + 1]))
             for coil, maps in enumerate(self._maps())
         ]
-        return float(torch.linalg.vector_norm(torch.stack(parts)))
+        return slabs.norm(torch.stack(parts))
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the zero-filled image, or the SENSE adjoint over the sum of squared sensitivities."""
@@ -137,7 +138,8 @@ class CartesianEncoding(Operator):
         if self.coil_maps is None:
             return estimate
         power = _total(maps.abs().square() for maps in self.coil_maps.split(1))
-        return torch.where(power > 1e-6 * power.max(), estimate / power.clamp_min(1e-12), torch.zeros_like(estimate))
+        seen = power > 1e-6 * slabs.largest(power.max())
+        return torch.where(seen, estimate / power.clamp_min(1e-12), torch.zeros_like(estimate))
 
     def norm(self) -> float:
         """Return ||A^T A||: known for a single coil, by power iteration otherwise.
@@ -150,7 +152,7 @@ class CartesianEncoding(Operator):
         weights = torch.fft.ifftshift(self._samples, dim=self._masked).double()
         if not self.complex_volume:
             weights = (weights + weights.flip(self._masked).roll([1] * len(self._masked), self._masked)) / 2
-        return float(weights.max())
+        return slabs.largest(float(weights.max()))
 
 
 def _total(volumes: Iterable[Tensor]) -> Tensor:

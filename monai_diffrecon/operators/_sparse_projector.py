@@ -140,6 +140,10 @@ class SparseProjector(Operator):
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
         return -1 if plane == self.slice_plane else None
 
+    def restricted(self, plane: str, first: int, end: int) -> SparseProjector:
+        """Return the projector of some axial slices, which shares the matrix."""
+        return self.cut(plane, first, end)
+
     def _rebuilt(self, build: Callable[[int, int], csr_array]) -> Iterator[tuple[int, int, csr_array]]:
         """Yield views and their matrix, part by part; one part exists at a time."""
         for first, last in self._parts:

@@ -69,3 +69,12 @@ class CartesianMRI(CartesianEncoding):
     def slice_axis(self, plane: str) -> int | None:
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
         return -1 if plane == self.slice_plane else None
+
+    def restricted(self, plane: str, first: int, end: int) -> CartesianMRI:
+        """Return the operator of some axial slices."""
+        part = self.cut(plane, first, end)
+        for name in ("mask", "coil_maps"):
+            kept = getattr(self, name)
+            if kept is not None and kept.ndim > 2:  # of each slice
+                setattr(part, name, kept[..., first:end])
+        return part

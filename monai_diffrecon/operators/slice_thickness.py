@@ -208,6 +208,10 @@ class SliceThickness(Operator):
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
         return 1 + PLANE_AXIS[plane] if PLANE_AXIS[plane] != self.axis else None
 
+    def restricted(self, plane: str, first: int, end: int) -> SliceThickness:
+        """Return the operator of some slices of a plane across the thick ones."""
+        return self.cut(plane, first, end)
+
     def _forward(self, x: Tensor) -> Tensor:
         return along_axis(self.weights, x, 1 + self.axis)
 

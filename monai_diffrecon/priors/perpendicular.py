@@ -33,6 +33,7 @@ class PerpendicularPrior(ScorePrior):
         ConfigError: another K, or no such plane.
     """
 
+    in_slabs = True
     min_planes = 2
     max_planes = 3
     former_options: ClassVar[dict[str, str]] = {"borrow": "share"}

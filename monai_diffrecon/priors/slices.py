@@ -16,6 +16,7 @@ class SlicesPrior(ScorePrior):
     The slices are independent: couple them by the data consistency step (``z_tv``) or by a second plane.
     """
 
+    in_slabs = True
     min_planes = 1
     max_planes = 1
 

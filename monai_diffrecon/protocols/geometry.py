@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -49,3 +49,12 @@ class VolumeGeometry:
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     affine: tuple[tuple[float, ...], ...] | None = None
     gaps: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def part(self, axis: int, first: int, end: int) -> VolumeGeometry:
+        """Return the geometry of the slices ``first`` to before ``end`` along an axis (0, 1, 2)."""
+        shape = [*self.shape]
+        shape[axis] = end - first
+        affine = self.affine
+        if affine is not None:
+            affine = tuple((*row[:3], row[3] + first * row[axis]) if i < 3 else row for i, row in enumerate(affine))
+        return replace(self, shape=(shape[0], shape[1], shape[2]), affine=affine)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.protocols.plugin import Plugin
+from monai_diffrecon.slabs import Slab
 
 
 class NoiseSource(Plugin, ABC):
@@ -48,6 +49,26 @@ class NoiseSource(Plugin, ABC):
 
         Complex noise has unit variance in each component.
         """
+
+    def slab(
+        self,
+        shape: tuple[int, ...],
+        step: int,
+        slab: Slab,
+        *,
+        stream: str = "sampler",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Return a slab of :meth:`volume`; overridden where the volume need not be drawn for it.
+
+        Args:
+            shape: shape (C, X, Y, Z) of the whole volume.
+            step: the step.
+            slab: the slab.
+            stream: what the noise is for.
+            dtype: real or complex.
+        """
+        return slab.of(self.volume(shape, step, stream=stream, dtype=dtype)).clone()
 
     def measurement(
         self, shape: tuple[int, ...], step: int, *, stream: str = "sampler", dtype: torch.dtype = torch.float32

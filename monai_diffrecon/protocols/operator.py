@@ -4,21 +4,26 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from monai_diffrecon.errors import DiffReconError, InputError, PluginError
-from monai_diffrecon.protocols.geometry import VolumeGeometry
+from monai_diffrecon import slabs
+from monai_diffrecon.errors import ConfigError, DiffReconError, InputError, PluginError
+from monai_diffrecon.protocols.geometry import PLANE_AXIS, VolumeGeometry
 from monai_diffrecon.protocols.plugin import Plugin
 
 #: What operators measure: projections, k-space, images, nothing at all.
 FAMILIES = ("ct", "mri", "image", "none")
+
+
+Part = TypeVar("Part", bound="Operator")
 
 
 class _Linear(torch.autograd.Function):
@@ -136,6 +141,39 @@ class Operator(Plugin, nn.Module, ABC):
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None if A mixes them."""
         return None
 
+    def restricted(self, plane: str, first: int, end: int) -> Operator:
+        """Return the operator of the slices ``first`` to before ``end`` of a plane that A leaves apart.
+
+        It measures the entries of the same indices along :meth:`slice_axis`.
+
+        Args:
+            plane: a plane with a ``slice_axis``.
+            first: first slice.
+            end: slice after the last.
+
+        Raises:
+            ConfigError: this operator cannot be restricted.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot be restricted to a part of the volume",
+            where="operator",
+            expected="an operator that measures the slices of a plane one by one",
+            mend="reconstruct the volume as a whole",
+        )
+
+    def cut(self: Part, plane: str, first: int, end: int) -> Part:
+        """Return a copy for :meth:`restricted`, with shapes and geometry of the part; buffers are the same."""
+        axis, dim = self.slice_axis(plane), PLANE_AXIS[plane]
+        assert axis is not None
+        part = copy.copy(self)
+        part._buffers, part._modules, part._norm = dict(self._buffers), dict(self._modules), None
+        part.geometry = self.geometry.part(dim, first, end)
+        part.volume_shape = (1, *part.geometry.shape)
+        shape = list(self.measurement_shape)
+        shape[axis] = end - first
+        part.measurement_shape = tuple(shape)
+        return part
+
     def measured_geometry(self) -> VolumeGeometry:
         """Return the geometry of a measurement that is an image; that of the volume unless overridden."""
         return self.geometry
@@ -170,25 +208,41 @@ class Operator(Plugin, nn.Module, ABC):
 
     def residual_norm(self, x: Tensor, y: Tensor) -> float:
         """Return ``||A x - y||``; overridden where it needs less memory than A x."""
-        return float(torch.linalg.vector_norm(self(x) - y))
+        return slabs.norm(self(x) - y)
 
     def norm(self) -> float:
         """Return ||A^T A||, the largest eigenvalue, by 20 power iterations from a fixed start; cached."""
         if self._norm is None:
-            generator = torch.Generator().manual_seed(0)
-            x = torch.rand(self.volume_shape, generator=generator).to(self.volume_dtype)
+            x = self._start().to(self.volume_dtype)
             buffer = next(self.buffers(), None)
             x = x if buffer is None else x.to(buffer.device)
             value = 1.0
             with torch.no_grad():
                 for _ in range(20):
-                    value = float(torch.linalg.vector_norm(x))
+                    value = slabs.norm(x)
                     if value == 0.0:
                         break
                     x = self.normal(x / value)
-                value = float(torch.linalg.vector_norm(x))
+                value = slabs.norm(x)
             self._norm = value
         return self._norm
+
+    def _start(self) -> Tensor:
+        """Return random numbers, of a slab those that it has in the whole volume."""
+        generator = torch.Generator().manual_seed(0)
+        now = slabs.peers()
+        if now is None:
+            return torch.rand(self.volume_shape, generator=generator)
+        shape = list(self.volume_shape)
+        shape[now.slab.dim] = now.slab.count
+        planes = []
+        for index in range(shape[1]):  # in the order of a volume, never all of it
+            plane = torch.rand((shape[0], 1, *shape[2:]), generator=generator)
+            if now.slab.dim != 1:
+                planes.append(now.slab.of(plane))
+            elif now.slab.first <= index < now.slab.end:
+                planes.append(plane)
+        return torch.cat(planes, dim=1)
 
     @property
     def volume_dtype(self) -> torch.dtype:

@@ -35,6 +35,8 @@ class ZTV(Regularizer):
         ConfigError: an option out of its range.
     """
 
+    in_slabs = True
+
     def __init__(self, threshold: float = 0.004, *, plane: str = "axial", boundary: str = "neumann") -> None:
         self.threshold = check_number(threshold, "z_tv#threshold", low=0.0)
         self.plane = check_plane(plane, "z_tv#plane")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from monai_diffrecon.errors.options import check_choice, check_number
 from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, SamplerState
@@ -28,6 +29,8 @@ class DDIMSampler(LadderSampler):
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
     """
+
+    in_slabs: ClassVar[bool] = True
 
     eta: float = 0.85
     direction: str = "network"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,8 @@ class HeunSampler(LadderSampler):
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
     """
+
+    in_slabs: ClassVar[bool] = True
 
     S_churn: float = 0.0
     S_tmin: float = 0.0

@@ -31,6 +31,8 @@ class PnPHQSSampler(LadderSampler):
         ConfigError: an option out of its range, or options that contradict each other.
     """
 
+    in_slabs: ClassVar[bool] = True
+
     renoises: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False  # type: ignore[misc]
 

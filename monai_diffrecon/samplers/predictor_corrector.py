@@ -9,11 +9,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
 from monai_diffrecon.numerics.planes import from_slices, slice_norms, to_slices
-from monai_diffrecon.protocols import ConsistencyStep, Denoise, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
+from monai_diffrecon.protocols import (
+    PLANE_AXIS,
+    ConsistencyStep,
+    Denoise,
+    NoiseSource,
+    Problem,
+    Sampler,
+    SamplerState,
+    ScorePrior,
+)
 from monai_diffrecon.sampling import corrected_estimate, fresh
 
 ORDERS = ("predictor_corrector", "corrector_predictor")
@@ -42,6 +52,8 @@ class PredictorCorrectorSampler(Sampler):
     Raises:
         ConfigError: an option out of its range.
     """
+
+    in_slabs = True
 
     def __init__(
         self,
@@ -138,6 +150,12 @@ class PredictorCorrectorSampler(Sampler):
 
     def _langevin_step(self, score: Tensor, n: Tensor, plane: str) -> Tensor:
         """Return the step size e of every voxel, one value a slice."""
-        of_noise, of_score = self.norms(to_slices(n, plane)), self.norms(to_slices(score, plane))
+        of_noise, of_score = self._norms(n, plane), self._norms(score, plane)
         e = 2.0 * (self.snr * of_noise / of_score.clamp_min(1e-30)) ** 2
         return from_slices(e.reshape(-1, 1, 1, 1), plane)
+
+    def _norms(self, x: Tensor, plane: str) -> Tensor:
+        of_slices = self.norms(to_slices(x, plane))
+        if slabs.peers() is None or slabs.cut_along(1 + PLANE_AXIS[plane]):
+            return of_slices
+        return slabs.total(of_slices.square()).sqrt()  # each slab has a part of every slice

@@ -3,7 +3,7 @@
 """Building blocks of samplers, for built-in and third-party samplers alike."""
 
 from monai_diffrecon.protocols import ClassicalSampler
-from monai_diffrecon.sampling.corrected_estimate import corrected_estimate, fresh
 from monai_diffrecon.sampling.ladder_sampler import LadderSampler
+from monai_diffrecon.sampling.step_parts import corrected_estimate, fresh
 
 __all__ = ["ClassicalSampler", "LadderSampler", "corrected_estimate", "fresh"]

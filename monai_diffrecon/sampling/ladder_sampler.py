@@ -16,6 +16,7 @@ from monai_diffrecon.errors import ConfigError, DiffReconError, NumericalError, 
 from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.ladders import LADDERS, ladder
 from monai_diffrecon.protocols import ClassicalSampler, NoiseSource, Problem, Sampler, SamplerState, ScorePrior
+from monai_diffrecon.slabs import largest, mean, peers
 
 
 def bootstrap_error(
@@ -40,9 +41,10 @@ def bootstrap_error(
     again = reconstruct(simulate(estimate))
     squares = (again - estimate).abs().square()
     foreground = estimate.abs() > background
-    if bool(foreground.any()):
+    if largest(float(foreground.any())):
         squares = squares[foreground]
-    return float(squares.mean().sqrt()) / (2.0**0.5 if again.is_complex() else 1.0)
+    error = float(squares.mean().sqrt()) if peers() is None else mean(squares) ** 0.5
+    return error / (2.0**0.5 if again.is_complex() else 1.0)
 
 
 #: Noise levels of a configuration file are rounded; those of a network are not.

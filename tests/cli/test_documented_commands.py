@@ -43,7 +43,8 @@ BASE = (
 )
 
 RECORDER = r"""
-said() { printf '%s\x1f' "$@"; printf '\x1e'; }
+exec 3>&1; SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=20
+said() { printf '%s\x1f' "$@" >&3; printf '\x1e' >&3; }
 for name in python torchrun pip sbatch ./scripts/demo.sh ./scripts/test.sh; do
     eval "function $name { said $name \"\$@\"; }"
 done

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from monai_diffrecon import distributed
+from monai_diffrecon import distributed, slabs
 from monai_diffrecon.engine.devices.placement import network_device
 from monai_diffrecon.engine.devices.precision import PRECISIONS, autocast_dtype, resolved_precision, tf32
 from monai_diffrecon.engine.memory.batch_size import chosen_batch_size
@@ -141,10 +141,12 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             return from_slices(cat, self.plane)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         rows = to_slices(out, self.plane)  # a view: one volume in memory instead of two
-        ranges = distributed.share(len(slices), self._wanted)
-        for start, done in self._batches(slices, sigma, *distributed.own_share(ranges)):
+        alone = slabs.peers() is not None  # each process has slices of its own
+        ranges = [(0, len(slices))] if alone else distributed.share(len(slices), self._wanted)
+        for start, done in self._batches(slices, sigma, *(ranges[0] if alone else distributed.own_share(ranges))):
             rows[start : start + len(done)] = done
-        distributed.share_rows(rows, ranges)
+        if not alone:
+            distributed.share_rows(rows, ranges)
         self._check_plane(rows, slices, sigma)
         return out
 
@@ -154,7 +156,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             height, width = min(height, self.window[0]), min(width, self.window[1])
         limit = fitting_slices(self.denoiser.network, self.device, height, width)
         chosen = chosen_batch_size(self.device, len(slices), height, width, limit)
-        self.batch_size = self._wanted = distributed.from_first(chosen)
+        self.batch_size = self._wanted = chosen if slabs.peers() is not None else distributed.from_first(chosen)
 
     def _batches(
         self, slices: Tensor, sigma: float, start: int = 0, end: int | None = None

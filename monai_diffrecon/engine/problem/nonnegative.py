@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.engine.problem.network_units import measures_image
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.protocols import Problem
@@ -47,22 +48,24 @@ def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         ``||A x - y|| / ||y||`` before and after.
     """
     operator, y = problem.operator, problem.measurement
-    negative = float((x < 0.0).float().mean())
+    negative = slabs.mean((x < 0.0).float())
     if not negative:
         return x, {}
     if not y.numel():
         return x.clamp(min=0.0), {"negative_voxels": negative}
     with torch.no_grad():
-        size = float(torch.linalg.vector_norm(y)) or 1.0
-        before = float(torch.linalg.vector_norm(operator(x) - y))
+        size, residual = slabs.norm(y) or 1.0, operator(x) - y
+        before, goal = slabs.norm(residual), slabs.norm_of_solve(residual)
+        exact = _EXACT * (slabs.norm_of_solve(y) or 1.0)
         step, x, t = 1.0 / (operator.norm() or 1.0), x.clamp(min=0.0), 1.0
         last = x
         for iteration in range(_ITERATIONS + 1):
-            after = float(torch.linalg.vector_norm(operator(x) - y))
-            if after <= max(before, _EXACT * size) or iteration == _ITERATIONS:
+            residual = operator(x) - y
+            if slabs.norm_of_solve(residual) <= max(goal, exact) or iteration == _ITERATIONS:
                 break
             following = (1.0 + math.sqrt(1.0 + 4.0 * t * t)) / 2.0
             ahead = x + (t - 1.0) / following * (x - last)
             last, t = x, following
             x = (ahead - step * operator.adjoint(operator(ahead) - y)).clamp_(min=0.0)
+    after = slabs.norm(residual)
     return x, {"negative_voxels": negative, "residual_before": before / size, "residual_after": after / size}

@@ -69,6 +69,14 @@ class WhitenedOperator(Operator):
         """Return the axis of the measurement that counts the slices of ``plane``, or None."""
         return self.operator.slice_axis(plane)
 
+    def restricted(self, plane: str, first: int, end: int) -> WhitenedOperator:
+        """Return the operator of some slices of a plane that are apart."""
+        part, axis = self.cut(plane, first, end), self.slice_axis(plane)
+        assert axis is not None
+        part.operator = self.operator.restricted(plane, first, end)
+        part.root = self.root.narrow(axis, first, end - first)
+        return part
+
     def measured_geometry(self) -> VolumeGeometry:
         """Return the geometry of a measurement that is an image."""
         return self.operator.measured_geometry()

@@ -56,6 +56,8 @@ class ADMMTV(ClassicalSampler):
         ConfigError: an option out of its range.
     """
 
+    in_slabs = True
+
     def __init__(
         self,
         threshold: float = 0.01,

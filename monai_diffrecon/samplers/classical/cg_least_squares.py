@@ -27,6 +27,8 @@ class CGLeastSquares(ClassicalSampler):
         ConfigError: an option out of its range.
     """
 
+    in_slabs = True
+
     def __init__(self, iterations: int = 15, *, weight: float = 0.0, tolerance: float = 1e-6) -> None:
         self.iterations = check_integer(iterations, "sampler#iterations", low=1)
         self.weight = check_number(weight, "sampler#weight", low=0.0)

@@ -21,6 +21,8 @@ class InitialEstimate(ClassicalSampler):
         ConfigError: the kind is not a word.
     """
 
+    in_slabs = True
+
     def __init__(self, kind: str | None = None) -> None:
         if kind is not None and not isinstance(kind, str):
             raise ConfigError(
@@ -52,6 +54,8 @@ class InitialEstimate(ClassicalSampler):
 
 class CubicInterpolation(InitialEstimate):
     """The operator's interpolation, for operators whose measurement is an image, such as ``slice_thickness``."""
+
+    in_slabs = True
 
     def __init__(self) -> None:
         super().__init__("interpolation")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_flag, check_integer, check_number
 from monai_diffrecon.protocols import (
@@ -40,6 +41,8 @@ class SIRT(ClassicalSampler):
     Raises:
         ConfigError: an option out of its range.
     """
+
+    in_slabs = True
 
     def __init__(self, iterations: int = 50, *, relaxation: float = 1.0, nonnegative: bool = False) -> None:
         self.iterations = check_integer(iterations, "sampler#iterations", low=1)
@@ -94,8 +97,8 @@ def _inverse(sums: Tensor, operator: object) -> Tensor:
     Raises:
         ConfigError: some are negative.
     """
-    largest = float(sums.abs().max()) if sums.numel() else 0.0
-    if bool((sums < -_EMPTY * largest).any()):
+    largest = slabs.largest(float(sums.abs().max()) if sums.numel() else 0.0)
+    if slabs.largest(float((sums < -_EMPTY * largest).any())):
         raise _refusal(operator, "sums that are negative")
     seen = sums > _EMPTY * largest
     return torch.where(seen, 1.0 / torch.where(seen, sums, torch.ones_like(sums)), torch.zeros_like(sums))

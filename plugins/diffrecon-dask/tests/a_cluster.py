@@ -9,7 +9,8 @@ from pathlib import Path
 from distributed import LocalCluster
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
+    # The tasks are unpickled here, by the name under which pytest imported their module.
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
     ) as cluster:
