@@ -46,7 +46,9 @@ class ThreadPeers(Peers):
         return torch.stack(self._table.exchanged(self.index, value)).amax(dim=0)
 
     def swap(self, pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        received = [given[self.index] for given in self._table.exchanged(self.index, list(pieces))]
+        received = [
+            given[self.index] for given in self._table.exchanged(self.index, [piece.clone() for piece in pieces])
+        ]
         assert [tuple(piece.shape) for piece in received] == [tuple(shape) for shape in shapes]
         return received
 
