@@ -111,9 +111,7 @@ class ReconstructionEngine(Engine):
         remaining = list(range(self.recon.step, len(self.ladder)))
         if remaining:
             self.run(remaining, max_epochs=1, epoch_length=len(remaining))
-        if self.ladder:
-            self.recon = self._with_relief(self._finish)
-        return self.recon
+        return self._with_relief(self._finish) if self.ladder else self.recon
 
     def prepare(self) -> None:
         """Let the plugins check the problem, without running a step."""
