@@ -60,6 +60,8 @@ def joined(shared: str = "slices") -> Iterator[None]:
     if shared == "slices":
         _call(idist.initialize, "nccl" if torch.cuda.is_available() else "gloo")
     else:
+        if torch.cuda.is_available():  # as ignite does for nccl
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         _call(idist.initialize, "gloo", timeout=_PATIENCE)
     sys.excepthook = hook  # torch's own swallows a message whose hook also sets the exit code
     logger = logging.getLogger("monai_diffrecon")

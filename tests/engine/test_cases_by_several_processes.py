@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from monai.data import DataLoader, Dataset, IterableDataset
 
+from monai_diffrecon import distributed
+from monai_diffrecon.engine.cases.loaded_cases import LoadedCases
 from monai_diffrecon.errors import InputError, ResourceError
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
@@ -84,3 +87,27 @@ def test_the_others_finish_their_cases_after_a_process_died_and_the_same_command
     for said in found("continued_said", 2):
         assert equal(said["results"], alone["results"])
     assert voxels(folder / "dead") == voxels(folder / "by1")
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [{"case": i} for i in range(5)],
+        DataLoader(Dataset([{"case": i} for i in range(5)]), batch_size=1),
+        DataLoader(Dataset([{"case": i} for i in range(5)]), batch_size=None, collate_fn=lambda item: item),
+        DataLoader(IterableDataset([{"case": i} for i in range(5)]), batch_size=1),
+    ],
+    ids=["list", "batches", "no batches", "iterable"],
+)
+@pytest.mark.parametrize("turn", [0, 1, 2])
+def test_every_kind_of_loader_is_dealt_out(loader: Any, turn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = LoadedCases(loader)
+    assert [int(batch["case"]) for batch in cases] == list(range(5))
+    monkeypatch.setattr(distributed, "processes", lambda: 3)
+    monkeypatch.setattr(distributed, "rank", lambda: turn)
+    monkeypatch.setattr(distributed, "from_first", lambda value: value)
+    cases.apart = True
+    batches = [batch for batch, _ in zip(cases, range(5), strict=False)]
+    assert [None if batch is None else int(batch["case"]) for batch in batches] == [
+        i if i % 3 == turn else None for i in range(5)
+    ]

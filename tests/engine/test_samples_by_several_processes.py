@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from monai_diffrecon.errors import PluginError, ResourceError
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.errors import ConfigError, PluginError, ResourceError
 
+from ..raising import raises
 from .started_jobs import Found, started
+from .tiny_networks import SCORE
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 def same(result: dict[str, Any], alone: dict[str, Any]) -> bool:
-    """Say whether mean, spread and every sample have the same bits."""
+    """Say whether mean, spread and samples have the same bits."""
 
     def tensors(of: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         spread = of["spread"]
@@ -73,3 +76,8 @@ def test_a_killed_run_resumes_with_another_number_of_processes(
         assert same(result, alone)
         assert result["execution"]["resumed"] == 1
         assert result["report"].network_calls == alone["report"].network_calls
+
+
+def test_something_else_to_share_out_is_refused() -> None:
+    with raises(ConfigError, where="inferer#share", got="'rows'"):
+        DiffReconInferer(SCORE, "slice_thickness", share="rows")
