@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,20 @@ def broken_sample(rank: int, folder: Path) -> Any:
     return sampling(score=score).reconstruct(thick("cartesian_mri"), case="a")
 
 
+def real_samples(rank: int, folder: Path, handlers: Sequence[Any] = (), checkpoint: RunCheckpoint | None = None) -> Any:
+    """Draw real samples, whose last state is corrected once to make the result."""
+    consistency = {"name": "admm_iterate", "final_sirt": True}
+    drawing = inferer(sampler=DDIM, consistency=consistency, num_samples=4, keep_samples=True, share="samples")
+    return drawing.reconstruct(thick(), case="a", handlers=handlers, checkpoint=checkpoint)
+
+
 def second_killed(rank: int, folder: Path) -> Any:
     """Lose the second process in the first round; the first has drawn its sample."""
-    checkpoint = RunCheckpoint(folder / "second.pt", every=0)
-    act = [At(2, kill)] if rank == 1 else []
-    return sampling().reconstruct(thick("cartesian_mri"), case="a", handlers=act, checkpoint=checkpoint)
+    return real_samples(rank, folder, [At(2, kill)] if rank == 1 else [], RunCheckpoint(folder / "second.pt", every=0))
 
 
 def after_second(rank: int, folder: Path) -> Any:
-    checkpoint = RunCheckpoint(folder / "second.pt", resume="require")
-    return sampling().reconstruct(thick("cartesian_mri"), case="a", checkpoint=checkpoint)
+    return real_samples(rank, folder, checkpoint=RunCheckpoint(folder / "second.pt", resume="require"))
 
 
 class InSecondRound(At):
@@ -84,6 +89,7 @@ def after_first(rank: int, folder: Path) -> Any:
 
 JOBS: tuple[tuple[Job, int], ...] = (
     *((samples, count) for count in (1, 2, 3)),
+    *((real_samples, count) for count in (1, 2)),
     (few_samples, 3),
     (broken_sample, 2),
     (second_killed, 2),

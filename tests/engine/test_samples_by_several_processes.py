@@ -33,14 +33,17 @@ def same(result: dict[str, Any], alone: dict[str, Any]) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_any_number_of_processes_gives_the_same_samples_mean_and_spread(found: Found) -> None:
-    (alone,) = found("samples", 1)
-    assert alone["volume"].is_complex()
+@pytest.mark.parametrize(("job", "counts"), [("samples", (2, 3)), ("real_samples", (2,))])
+def test_any_number_of_processes_gives_the_same_samples_mean_and_spread(
+    found: Found, job: str, counts: tuple[int, ...]
+) -> None:
+    (alone,) = found(job, 1)
+    assert alone["volume"].is_complex() == (job == "samples")
     assert len(alone["spread"].samples) == 4
-    for count in (2, 3):
-        for result in found("samples", count):
+    for count in counts:
+        for result in found(job, count):
             assert same(result, alone)
-            assert result["execution"]["processes"] == count
+            assert result["execution"] == {**alone["execution"], "processes": count}
             for name in ("denoiser_calls", "network_calls", "ladder", "steps", "fallbacks"):
                 assert getattr(result["report"], name) == getattr(alone["report"], name), name
 
@@ -64,14 +67,16 @@ def test_a_sample_that_fails_in_one_process_ends_all(found: Found) -> None:
     assert first["exit_code"] == second["exit_code"] == PluginError.exit_code
 
 
-@pytest.mark.parametrize(("killed", "rank", "resumed", "count"), [("second", 1, 1, 1), ("first", 0, 3, 3)])
+@pytest.mark.parametrize(
+    ("killed", "rank", "count", "job"), [("second", 1, 1, "real_samples"), ("first", 0, 3, "samples")]
+)
 def test_a_killed_run_resumes_with_another_number_of_processes(
-    found: Found, killed: str, rank: int, resumed: int, count: int
+    found: Found, killed: str, rank: int, count: int, job: str
 ) -> None:
     results = found(f"{killed}_killed", 2)
     assert results.pop(rank) is None
     assert results[0]["exit_code"] == ResourceError.exit_code
-    (alone,) = found("samples", 1)
+    (alone,) = found(job, 1)
     for result in found(f"after_{killed}", count):
         assert same(result, alone)
         assert result["execution"]["resumed"] == 1

@@ -183,7 +183,7 @@ class SampleRunner:
 
     def _keep(self, engine: ReconstructionEngine, index: int, metrics: StepMetrics, *, only_if_due: bool) -> None:
         """Write the checkpoint if it is due, or in any case during an exception."""
-        recon, checkpoint = engine.recon, self.checkpoint
+        recon, checkpoint = engine.last_step or engine.recon, self.checkpoint
         assert recon is not None
         assert checkpoint is not None
         if only_if_due and not checkpoint.due(recon.step, _bytes(recon)):
