@@ -4,16 +4,20 @@
 
 Every process holds the volume and computes the same; only slices are shared out (:func:`share_rows`). A failure in one
 process must not leave the others waiting, so every collective starts with the question whether all are well, and
-:func:`agree` brings the processes back to the same place. In a single process all functions are trivial.
+:func:`agree` brings the processes back to the same place. In a single process all functions are trivial. Processes may
+also compute samples or cases of their own (:func:`alone`), and exchange what came of them (:func:`in_turn`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -27,6 +31,11 @@ T = TypeVar("T")
 
 #: Attribute of an exception that all processes know of.
 _KNOWN = "known_to_all_processes"
+#: What processes that hold the same volume share out, or what each of them computes by itself.
+SHARES = ("slices", "samples", "cases")
+#: How long a process waits for another one that is computing by itself; a lost connection is noticed at once.
+_PATIENCE = timedelta(days=7)
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 class _InterruptedError(ResourceError):
@@ -34,22 +43,30 @@ class _InterruptedError(ResourceError):
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(shared: str = "slices") -> Iterator[None]:
     """Context in which a process that ``torchrun`` started belongs to the group of its run.
 
     It does nothing for a process started otherwise, or if the caller has set up ``torch.distributed``. Only the first
-    process logs warnings.
+    process logs warnings, unless each has cases of its own.
+
+    Args:
+        shared: one of ``SHARES``. Samples and cases are exchanged by the host, which waits as long as it takes.
     """
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
     if not started or torch.distributed.is_initialized():
         yield
         return
     hook = sys.excepthook
-    _call(idist.initialize, "nccl" if torch.cuda.is_available() else "gloo")
+    if shared == "slices":
+        _call(idist.initialize, "nccl" if torch.cuda.is_available() else "gloo")
+    else:
+        if torch.cuda.is_available():  # as ignite does for nccl
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        _call(idist.initialize, "gloo", timeout=_PATIENCE)
     sys.excepthook = hook  # torch's own swallows a message whose hook also sets the exit code
     logger = logging.getLogger("monai_diffrecon")
     level = logger.level
-    logger.setLevel(level if is_first() else logging.ERROR)
+    logger.setLevel(level if is_first() or shared == "cases" else logging.ERROR)
     try:
         yield
     finally:
@@ -64,7 +81,22 @@ def processes() -> int:
 
 def is_first() -> bool:
     """Return whether this process is the first of its group, which alone writes and logs."""
-    return not _grouped() or torch.distributed.get_rank() == 0
+    return not _grouped() or rank() == 0
+
+
+def rank() -> int:
+    """Return the number of this process in its group, from 0, also while it is alone; 0 without a group."""
+    return int(torch.distributed.get_rank()) if _started() else 0
+
+
+@contextmanager
+def alone(apart: bool = True) -> Iterator[None]:
+    """Context in which this process computes as if there were no group; it does nothing unless ``apart``."""
+    before = _ALONE.set(apart or _ALONE.get())
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
 
 
 def share(count: int, unit: int) -> list[tuple[int, int]]:
@@ -75,13 +107,13 @@ def share(count: int, unit: int) -> list[tuple[int, int]]:
         unit: items that stay together, so that a batch has the same items for any number of processes.
     """
     batches, size = -(-count // unit), processes()
-    cuts = [min(batches * rank // size * unit, count) for rank in range(size + 1)]
+    cuts = [min(batches * number // size * unit, count) for number in range(size + 1)]
     return list(pairwise(cuts))
 
 
 def own_share(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Return the range of this process."""
-    return ranges[torch.distributed.get_rank() if _grouped() else 0]
+    return ranges[rank() if _grouped() else 0]
 
 
 def share_rows(rows: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
@@ -97,10 +129,10 @@ def share_rows(rows: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
     if processes() == 1:
         return
     _meet()
-    for rank, (first, end) in enumerate(ranges):
+    for source, (first, end) in enumerate(ranges):
         if end > first:
             part = rows[first:end].contiguous()
-            rows[first:end] = torch.as_tensor(_call(idist.broadcast, part, src=rank))
+            rows[first:end] = torch.as_tensor(_call(idist.broadcast, part, src=source))
 
 
 def reduce(value: Tensor, operation: str) -> Tensor:
@@ -169,6 +201,25 @@ def from_first(value: T) -> T:
     box: list[Any] = [value]
     _call(torch.distributed.broadcast_object_list, box, src=0)
     return box[0]
+
+
+def in_turn(value: T) -> Iterator[T]:
+    """Yield the value of each process, in the order of the processes; one of them is in memory at a time.
+
+    Tensors keep their strides, on which the last bit of a sum depends.
+
+    Raises:
+        ResourceError: another process failed.
+    """
+    if processes() == 1:
+        yield value
+        return
+    sent = pickle.dumps(value)  # before the others wait for it
+    for source in range(processes()):
+        _meet()
+        box = [sent if source == rank() else b""]
+        _call(torch.distributed.broadcast_object_list, box, src=source)
+        yield pickle.loads(box[0])
 
 
 @contextmanager
@@ -252,14 +303,14 @@ def agree(error: Exception | None, may_retry: Callable[[Exception], bool] | None
     if mine is not None and error is not None:
         setattr(error, _KNOWN, True)
         raise error
-    raise _of_peer([(rank, *report) for rank, (report, _) in enumerate(reports) if report is not None])
+    raise _of_peer([(number, *report) for number, (report, _) in enumerate(reports) if report is not None])
 
 
 def _of_peer(reports: list[tuple[int, str, int | None]]) -> DiffReconError:
     """Return the error of a process for the failures of others."""
-    rank, text, code = reports[0]
+    number, text, code = reports[0]
     kind = ResourceError if code is None else common_kind([code])
-    error = kind("another process of this run failed", where=f"process {rank}", got=text.splitlines()[0][:200])
+    error = kind("another process of this run failed", where=f"process {number}", got=text.splitlines()[0][:200])
     setattr(error, _KNOWN, True)
     return error
 
@@ -292,4 +343,8 @@ def _call(collective: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def _grouped() -> bool:
+    return _started() and not _ALONE.get()
+
+
+def _started() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -64,6 +64,9 @@ class DiffReconInferer(Inferer):
         num_samples: number of posterior samples, drawn one after the other; with 2 or more the result is their mean and
             spread. The first sample equals the volume of a single-sample run.
         keep_samples: also return every sample.
+        share: what the processes of ``torchrun`` share out: the ``slices`` of a volume, its ``samples``, or ``cases``,
+            which :class:`~monai_diffrecon.engine.cases.evaluator.ReconstructionEvaluator` does: then each call here
+            computes its volume by itself. Voxels are the same, and so is everything in a single process.
         progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 
@@ -94,6 +97,7 @@ class DiffReconInferer(Inferer):
         complex: str = "phase",
         num_samples: int = 1,
         keep_samples: bool = False,
+        share: str = "slices",
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -121,6 +125,7 @@ class DiffReconInferer(Inferer):
             complex=complex,
             num_samples=num_samples,
             keep_samples=keep_samples,
+            share=share,
         )
         self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)
@@ -204,7 +209,7 @@ class DiffReconInferer(Inferer):
             ResumeMismatchError: the checkpoint belongs to another run.
         """
         posed = measurement if isinstance(measurement, PosedCase) else self.pose(measurement, network, case=case)
-        with distributed.together():
+        with distributed.alone(self.share == "cases"), distributed.together():
             return reconstruct_posed(
                 posed,
                 handlers=(*self.handlers, *handlers),

@@ -13,7 +13,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from monai_diffrecon import registry, slabs
+from monai_diffrecon import distributed, registry, slabs
 from monai_diffrecon.bundle.metadata import check_window
 from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.engine.devices.placement import indexed, network_device
@@ -73,6 +73,7 @@ class Recipe:
     complex: str = "phase"
     num_samples: int = 1
     keep_samples: bool = False
+    share: str = "slices"
     calls_network: bool = field(init=False)
     guided: bool = field(init=False)
     resumable: bool = field(init=False)
@@ -96,6 +97,7 @@ class Recipe:
             "complex": check_choice(self.complex, "inferer#complex", MODES),
             "num_samples": check_integer(self.num_samples, "inferer#num_samples", low=1),
             "keep_samples": check_flag(self.keep_samples, "inferer#keep_samples"),
+            "share": check_choice(self.share, "inferer#share", distributed.SHARES),
         }
         # Report mistyped options now, not after the scan was read.
         one_plane = build_prior(specs["prior"]).max_planes == 1

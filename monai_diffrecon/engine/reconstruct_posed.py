@@ -55,8 +55,8 @@ def reconstruct_posed(
         ResumeMismatchError: the checkpoint belongs to another run.
     """
     started = time.perf_counter()
-    if not distributed.is_first():
-        checkpoint, progress = None, False
+    checkpoint = checkpoint if distributed.is_first() else None
+    progress = progress if distributed.rank() == 0 else False
     recipe, measured, posed, memory = case.recipe, case.measured, case.posed, case.memory
     notices: list[str] = []
 
@@ -69,6 +69,10 @@ def reconstruct_posed(
         notices.extend(lines)
 
     warn(memory.check())
+    count = distributed.processes()
+    apart = recipe.share == "samples" and recipe.num_samples >= count > 1
+    if recipe.share == "samples" and not apart and count > 1:
+        warn([f"num_samples is {recipe.num_samples} for {count} processes: they share out slices instead of samples"])
     tell(posed.notices)
 
     def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
@@ -86,15 +90,13 @@ def reconstruct_posed(
             tell(plane_notices(engine))
         return engine
 
-    constraint: dict[str, float] = {}
-
-    def finish(x: Tensor) -> Tensor:
+    def finish(x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        found: dict[str, float] = {}
         if recipe.calls_network and is_magnitude(posed.problem, posed.acted):
             x, found = nonnegative(problem_on(posed.problem, x.device), x)
-            constraint.update(found)
         x = x.cpu()
         posed.problem.operator.cpu()  # samples are compared on the CPU
-        return x if posed.hidden is None else x + posed.hidden / posed.acted.scale
+        return x if posed.hidden is None else x + posed.hidden / posed.acted.scale, found
 
     runner = SampleRunner(
         build,
@@ -106,6 +108,7 @@ def reconstruct_posed(
         checkpoint=checkpoint,
         run_id=run_id,
         finish=finish,
+        apart=apart,
     )
     point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
     point = _shared(case, point)
@@ -140,7 +143,13 @@ def reconstruct_posed(
         source_sha256=measured.source_sha256,
         fallbacks=runner.fallbacks,
         inferer=case.settings,
-        execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint, **_processes()},
+        execution={
+            **where,
+            "batch_sizes": runner.batch_sizes,
+            "resumed": runner.resumed,
+            **runner.found,
+            **_processes(),
+        },
         notices=tuple(notices),
         phase=posed.phase,
         resumed_from=runner.resumed_from,

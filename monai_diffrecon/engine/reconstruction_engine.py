@@ -64,6 +64,7 @@ class ReconstructionEngine(Engine):
 
     Attributes:
         memory_needed: estimated memory of the run, as text, for the out-of-memory message.
+        last_step: the state after the last step, from which the result was made; None until then.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ReconstructionEngine(Engine):
         self.relief = MemoryRelief()
         self.memory_needed: str | None = None
         self.recon: SamplerState | None = None
+        self.last_step: SamplerState | None = None
         self._in_handler = False
 
     @property
@@ -111,6 +113,7 @@ class ReconstructionEngine(Engine):
         remaining = list(range(self.recon.step, len(self.ladder)))
         if remaining:
             self.run(remaining, max_epochs=1, epoch_length=len(remaining))
+        self.last_step = self.recon
         if self.ladder:
             self.recon = self._with_relief(self._finish)
         return self.recon

@@ -5,7 +5,7 @@
     python rank_jobs.py FOLDER
 
 Everything is imported once; each group is forked from this process. A process saves
-``FOLDER/<job>-<processes>-<rank>.pt``: ``{"volume", "execution", "steps"}`` or
+``FOLDER/<job>-<processes>-<rank>.pt``: ``{"volume", "execution", "steps", "report", "spread"}`` or
 ``{"error", "where", "exit_code", "seconds"}``. One that is killed saves nothing.
 """
 
@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,16 +187,17 @@ def work(job: Job, rank: int, count: int, port: int, folder: Path) -> None:
         try:
             done = job(rank, folder)
             found = {"volume": done.volume, "execution": done.report.execution, "steps": done.report.steps}
+            found |= {"report": done.report, "spread": done.spread}
         except Exception as error:
             found = {"error": type(error).__name__, "where": getattr(error, "where", None)}
             found |= {"exit_code": getattr(error, "exit_code", None), "seconds": time.monotonic() - started}
         torch.save(found, target)
 
 
-def main(folder: Path) -> None:
-    """Run all jobs."""
+def main(folder: Path, jobs: Sequence[tuple[Job, int]]) -> None:
+    """Run jobs, each with a number of processes."""
     torch.set_num_threads(1)
-    for job, count in JOBS:
+    for job, count in jobs:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -214,4 +215,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), JOBS)

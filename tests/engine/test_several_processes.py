@@ -4,12 +4,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,25 +12,12 @@ import torch
 from monai_diffrecon import distributed
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError, ResourceError
 
-JOBS = Path(__file__).with_name("rank_jobs.py")
-
-Found = Callable[[str, int], list[Any]]
+from .started_jobs import Found, started
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """Return what returns the results of each process, by job and number of processes; None of a killed one."""
-    folder = tmp_path_factory.mktemp("ranks")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(JOBS), str(folder)], capture_output=True, text=True, timeout=110
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-    def results(job: str, count: int) -> list[Any]:
-        files = [folder / f"{job}-{count}-{rank}.pt" for rank in range(count)]
-        return [torch.load(file, weights_only=False) if file.exists() else None for file in files]
-
-    return results
+    return started("rank_jobs.py", tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("job", ["real", "complex_samples", "guided"])

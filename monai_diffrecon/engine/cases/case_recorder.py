@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from monai_diffrecon import distributed
 from monai_diffrecon.comparison.volume_metrics import default_data_range
 from monai_diffrecon.engine.cases.case_lock import case_lock
 from monai_diffrecon.engine.cases.case_record import CaseRecord, checkpoint_path, magnitude_of
@@ -21,6 +22,7 @@ from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.tracking.export_run import TrackedRun
+from monai_diffrecon.tracking.run_notes import RunNotes, is_server
 
 
 class CaseRecorder:
@@ -38,6 +40,9 @@ class CaseRecorder:
             computed again even if its record verifies.
         checkpoint_every: steps between checkpoints, see there.
         anatomy: the anatomy the network was trained on, for the notice that a volume may show a face.
+
+    Attributes:
+        notes: what the first process of a run has to log for this one, if the store is a file.
     """
 
     def __init__(
@@ -61,26 +66,40 @@ class CaseRecorder:
         RunCheckpoint(output_dir / "checkpoint.pt", resume=resume, every=checkpoint_every)  # checks the options now
         self.writers = output_writers(output_format)
         self.unit, self.anatomy = "HU" if hounsfield else "arbitrary", anatomy
-        self._parent: Any = None
+        self.notes: list[RunNotes] = []
+        self._parent: str | None = None
+        self._first = True
 
-    def _run(self, name: str, parent: str | None) -> TrackedRun:
+    def _run(self, name: str) -> TrackedRun:
         return TrackedRun(
             self.output_dir,
             name,
             track=self.track,
             experiment=self.experiment,
             tracking_uri=self.tracking_uri,
-            parent_run_id=parent,
+            parent_run_id=self._parent,
             required=self.tracking_required,
         )
 
     @contextmanager
     def cohort(self) -> Iterator[None]:
-        """Open the run of the cohort."""
+        """Open the run of the cohort, in the first of the processes that take part."""
         make_folder(self.output_dir)
-        with self._run("cohort", None) as self._parent:
+        self.notes, self._parent, self._first = [], None, distributed.is_first()
+        with self._run("cohort") if self._first else nullcontext() as run:
+            self._parent = distributed.from_first(None if run is None else run.run_id)
             yield
         self._parent = None
+
+    def log(self, notes: RunNotes) -> None:
+        """Log what another process has noted, in a run below that of the cohort."""
+        notes.replay(self._run(notes.run_name))
+
+    def _run_of_case(self, name: str) -> TrackedRun | RunNotes:
+        if self._first or not self.track or is_server(self.tracking_uri):
+            return self._run(name)
+        self.notes.append(RunNotes(name, {}))
+        return self.notes[-1]
 
     @contextmanager
     def case(self, name: str, run: Any = None) -> Iterator[CaseRecord]:
@@ -95,7 +114,7 @@ class CaseRecorder:
             if run is not None:
                 yield self._record(name, run)
                 return
-            with self._run(name, None if self._parent is None else self._parent.run_id) as own:
+            with self._run_of_case(name) as own:
                 yield self._record(name, own)
 
     def _record(self, name: str, run: Any) -> CaseRecord:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import torch
 from monai.data import MetaTensor
@@ -31,6 +32,7 @@ from monai_diffrecon.errors.options import check_device, check_flag, check_integ
 from monai_diffrecon.io.measurement.metatensor import affine_of
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class ReconstructionEvaluator(Evaluator):
@@ -41,6 +43,9 @@ class ReconstructionEvaluator(Evaluator):
     tracked and recorded by :func:`~monai_diffrecon.engine.cases.run_case.run_case`. A failed case does not stop
     the others: ``failures`` keeps its error, and ``state.output`` then holds ``pred`` None and ``error``.
     ``engine.state.metrics`` holds the latest case's metrics and, at the end of the epoch, their means, as in MONAI.
+
+    With the inferer's ``share: cases`` each process of ``torchrun`` takes every n-th case, writes and records it;
+    ``state.output`` then holds ``pred`` None for the others' cases. At the end every process knows all results.
 
     Args:
         device: device of the networks.
@@ -96,7 +101,7 @@ class ReconstructionEvaluator(Evaluator):
         super().__init__(
             device=torch.device(check_device(device, "device") or "cpu"),
             val_data_loader=val_data_loader,
-            val_handlers=[MetricsOfCases(), *(val_handlers or ())],
+            val_handlers=[MetricsOfCases(self._of_all), *(val_handlers or ())],
             decollate=False,
         )
         self.network, self.inferer = network, inferer
@@ -119,6 +124,7 @@ class ReconstructionEvaluator(Evaluator):
         self.data_loader = LoadedCases(val_data_loader)
         self.results: list[dict[str, Any]] = []
         self.failures: list[DiffReconError] = []
+        self._outcomes: list[dict[str, Any] | DiffReconError] = []
 
     def run(self, global_epoch: int = 1) -> None:
         """Reconstruct all cases that are not done yet, within one MLflow run for the cohort.
@@ -130,17 +136,58 @@ class ReconstructionEvaluator(Evaluator):
         """
         if self.state.epoch_length == 0:
             raise nothing_to_reconstruct("neither")
-        self.failures, before = [], len(self.results)
-        with stop_on_sigterm(), distributed.joined(), self._tracked():
+        self.failures, self._outcomes, before = [], [], len(self.results)
+        with stop_on_sigterm(), self._joined(), self.recorder.cohort():
             super().run(global_epoch)
-            for done in self.results[before:]:
+            if self._apart:
+                self._gather(before)
+            for done in self.results[before:] if distributed.is_first() else ():
                 logger.info("case %s: %s", done["case"], _summary(done))
             raise_for(self.failures, len(self.failures) + len(self.results) - before)
 
-    def _tracked(self) -> AbstractContextManager[None]:
-        return self.recorder.cohort() if distributed.is_first() else nullcontext()
+    @property
+    def _apart(self) -> bool:
+        """Whether each process has cases of its own."""
+        return self.data_loader.apart
 
-    def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        """Context in which this process takes part in the run of its group."""
+        share, cases = self.inferer.share, self.state.epoch_length
+        with distributed.joined(share):
+            self.data_loader.apart = share == "cases" and distributed.processes() > 1
+            with distributed.together() if self._apart else nullcontext():
+                if self._apart and distributed.from_first(cases) != cases:
+                    raise ConfigError("the processes of this run do not see the same cases", where="cases", got=cases)
+                if self._apart and cases is not None and cases < distributed.processes() and distributed.is_first():
+                    logger.warning("%d cases for %d processes: some compute nothing", cases, distributed.processes())
+                yield
+
+    def _of_all(self, mine: list[T]) -> list[T]:
+        """Return the entries of all processes, in the order of the loader, given those of the cases of this one."""
+        if not self._apart:
+            return mine
+        # Boxed, since an entry may be None.
+        turns = zip_longest(*distributed.in_turn([(entry,) for entry in mine]))
+        return [box[0] for turn in turns for box in turn if box is not None]
+
+    def _gather(self, before: int) -> None:
+        """Know what became of the cases of all processes, and let the first track them."""
+        outcomes = self._of_all(self._outcomes)
+        self.results[before:] = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+        self.failures[:] = [outcome for outcome in outcomes if isinstance(outcome, DiffReconError)]
+        for notes in distributed.in_turn(self.recorder.notes):
+            for note in notes if distributed.is_first() else ():
+                self.recorder.log(note)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any] | DiffReconError | None) -> dict[str, Any]:
+        if batchdata is not None:
+            with distributed.alone(self._apart):
+                return self._case(engine, batchdata)
+        engine.state.output = {CommonKeys.PRED: None}
+        return engine.state.output
+
+    def _case(self, engine: Any, batchdata: dict[str, Any] | DiffReconError) -> dict[str, Any]:
         try:
             if not distributed.is_first():
                 return self._help(engine, batchdata)
@@ -155,6 +202,7 @@ class ReconstructionEvaluator(Evaluator):
                 raise
             logger.error("%s", error)
             self.failures.append(error)
+            self._outcomes.append(error)
         engine.state.output = {CommonKeys.PRED: None, "error": str(self.failures[-1])}
         return engine.state.output
 
@@ -188,6 +236,7 @@ class ReconstructionEvaluator(Evaluator):
         output = {CommonKeys.PRED: pred, "case": name, "metrics": done.metrics}
         output |= {"report": done.report, "spread": done.spread}
         self.results.append({"case": name, "metrics": done.metrics, "output": str(done.output)})
+        self._outcomes.append(self.results[-1])
         engine.state.output = output
         return output
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,9 +18,13 @@ class MetricsOfCases:
     ``engine.state.metrics`` holds those of the latest case (none if it failed or has no reference) and, at the end of
     the epoch, the means over the cases that have them. ``engine.state.metric_details`` holds (cases, 1), with NaN for
     missing values. Entries of other handlers are kept.
+
+    Args:
+        of_all: returns the rows of the cases of all processes, given those of this one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_all: Callable[[list[dict[str, float]]], list[dict[str, float]]] = list) -> None:
+        self.of_all = of_all
         self._rows: list[dict[str, float]] = []
 
     def attach(self, engine: Any) -> None:
@@ -35,9 +40,10 @@ class MetricsOfCases:
     def _case(self, engine: Any) -> None:
         row = dict(engine.state.output.get("metrics") or {})
         self._show(engine, row)
-        self._rows.append(row)
+        self._rows += [row] if engine.state.batch is not None else []  # otherwise another process has the case
 
     def _end(self, engine: Any) -> None:
+        self._rows = self.of_all(self._rows)
         means, details = {}, {}
         for name in dict.fromkeys(name for row in self._rows for name in row):
             values = [row.get(name, math.nan) for row in self._rows]

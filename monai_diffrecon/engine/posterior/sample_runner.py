@@ -7,12 +7,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ignite.engine import Events
 from torch import Tensor
 
+from monai_diffrecon import distributed
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
 from monai_diffrecon.engine.posterior.posterior_samples import sample_case
 from monai_diffrecon.engine.posterior.sample_accumulator import SampleAccumulator
@@ -29,8 +30,29 @@ logger = logging.getLogger(__name__)
 Build = Callable[[str, int, StepMetrics], ReconstructionEngine]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A sample.
+
+    Attributes:
+        x: (C, X, Y, Z).
+        totals: what it cost.
+        notes: fallbacks used, as text.
+        found: what its final processing found.
+    """
+
+    x: Tensor
+    totals: RunTotals
+    notes: list[str]
+    found: dict[str, float]
+
+
 class SampleRunner:
     """Draws the samples of one case.
+
+    With ``apart`` each process draws samples of its own, at a time one each. They are taken in their order by all
+    processes, so mean and spread have the same bits as in one process. Between two such rounds the first process is
+    about to draw the next sample, so its checkpoint is that of a single process.
 
     Args:
         build: builds the engine of a sample.
@@ -41,10 +63,12 @@ class SampleRunner:
         case: name of the case.
         checkpoint: stores the state of the run, or None.
         run_id: its MLflow run, or None.
-        finish: final processing of each sample, or None.
+        finish: final processing of each sample, or None; also returns what it found.
+        apart: each process draws samples of its own.
 
     Attributes:
         totals: accumulated cost of the run.
+        found: what the final processing found.
         fallbacks: fallbacks used, as text.
         batch_sizes: plane -> slices per network call.
         seconds: wall time of the interrupted runs before this one.
@@ -63,14 +87,16 @@ class SampleRunner:
         case: str,
         checkpoint: RunCheckpoint | None = None,
         run_id: str | None = None,
-        finish: Callable[[Tensor], Tensor] | None = None,
+        finish: Callable[[Tensor], tuple[Tensor, dict[str, float]]] | None = None,
+        apart: bool = False,
     ) -> None:
-        self.finish = finish
+        self.finish, self.apart = finish, apart
         self.build, self.count, self.seed, self.case = build, count, seed, case
         self.checkpoint, self.run_id = checkpoint, run_id
         self.samples = SampleAccumulator(operator, keep=keep)
         self.totals = RunTotals()
         self.fallbacks: list[str] = []
+        self.found: dict[str, float] = {}
         self.batch_sizes: dict[str, int] = {}
         self.runs: list[str] = []
         self.seconds, self.resumed = 0.0, 0
@@ -92,9 +118,28 @@ class SampleRunner:
         self._circumstances = dict(circumstances)
         if point is not None:
             self._restore(point)
-        for index in range(self.samples.count, self.count):
-            self.samples.add(self._sample(index, point if point is not None and point.sample == index else None))
+        while self.samples.count < self.count:
+            index = self.samples.count + (distributed.rank() if self.apart else 0)
+            mine: Drawn | None = None
+            if index < self.count:
+                mine = self._sample(index, point if point is not None and point.sample == index else None)
+            else:  # nothing is left for this process
+                distributed.agree(None)
+            for drawn in distributed.in_turn(mine) if self.apart else (mine,):
+                if drawn is not None:
+                    self._take(drawn)
         return self.samples.result()
+
+    @property
+    def _before(self) -> RunTotals:
+        """The totals before the next sample; sigma schedule and steps are those of the first, which is yet to end."""
+        return self.totals if self.samples.count else replace(self.totals, ladder=(), steps=[])
+
+    def _take(self, drawn: Drawn) -> None:
+        self.totals = self._before + drawn.totals
+        self.fallbacks += drawn.notes
+        self.found |= drawn.found
+        self.samples.add(drawn.x)
 
     def _restore(self, point: RunPoint) -> None:
         if point.samples:
@@ -109,36 +154,36 @@ class SampleRunner:
                 note = f"resumed with {name} {now} instead of {was}: the last bits of the voxels may differ"
                 self.fallbacks.append(note)
 
-    def _sample(self, index: int, point: RunPoint | None) -> Tensor:
-        """Run the engine for one sample and return it (C, X, Y, Z)."""
+    def _sample(self, index: int, point: RunPoint | None) -> Drawn:
+        """Run the engine for one sample."""
         metrics = StepMetrics()
         engine = self.build(sample_case(self.case, index), index, metrics)
         if point is not None:
             metrics.history = list(point.steps)
         self._limit_batches(engine)
-        # Sigma schedule and steps are those of the first sample, which is yet to end.
-        before = self.totals if index else replace(self.totals, ladder=(), steps=[])
         if self.checkpoint is not None:
             engine.add_event_handler(
-                Events.ITERATION_COMPLETED, lambda e: self._keep(e, index, before, metrics, only_if_due=True)
+                Events.ITERATION_COMPLETED, lambda e: self._keep(e, index, metrics, only_if_due=True)
             )
         resume: SamplerState | None = None if point is None else point.state
+        found: dict[str, float] = {}
         try:
-            x = engine.reconstruct(seed=self.seed, case=sample_case(self.case, index), resume=resume).x
+            with distributed.alone(self.apart):
+                x = engine.reconstruct(seed=self.seed, case=sample_case(self.case, index), resume=resume).x
+            if self.finish is not None:
+                x, found = self.finish(x)
+            if self.apart:
+                distributed.agree(None)  # the sample is not lost if another process has failed
         except BaseException:
             if self.checkpoint is not None and engine.recon is not None:
-                self._keep(engine, index, before, metrics, only_if_due=False)
+                self._keep(engine, index, metrics, only_if_due=False)
             raise
-        self.totals = self._totals(before, engine, metrics)
-        self.fallbacks += _notes(engine)
         self.batch_sizes = _batch_sizes(engine)
-        return x if self.finish is None else self.finish(x)
+        return Drawn(x, _totals(engine, metrics), _notes(engine), found)
 
-    def _keep(
-        self, engine: ReconstructionEngine, index: int, before: RunTotals, metrics: StepMetrics, *, only_if_due: bool
-    ) -> None:
+    def _keep(self, engine: ReconstructionEngine, index: int, metrics: StepMetrics, *, only_if_due: bool) -> None:
         """Write the checkpoint if it is due, or in any case during an exception."""
-        recon, checkpoint = engine.recon, self.checkpoint
+        recon, checkpoint = engine.last_step or engine.recon, self.checkpoint
         assert recon is not None
         assert checkpoint is not None
         if only_if_due and not checkpoint.due(recon.step, _bytes(recon)):
@@ -147,7 +192,7 @@ class SampleRunner:
             state=recon,
             sample=index,
             samples=self.samples.state_dict() if self.samples.count else {},
-            totals=self._totals(before, engine, metrics),
+            totals=self._before + _totals(engine, metrics),
             steps=[row for row in metrics.history if row["step"] <= recon.step],
             seconds=self.seconds + time.perf_counter() - self._started,
             batch_sizes=_batch_sizes(engine),
@@ -165,18 +210,6 @@ class SampleRunner:
             logger.warning("no checkpoint after step %d: %s", recon.step, error.what)
             self.fallbacks.append(f"no checkpoint after step {recon.step}: {error.what}")
 
-    @staticmethod
-    def _totals(before: RunTotals, engine: ReconstructionEngine, metrics: StepMetrics) -> RunTotals:
-        planes = engine.prior.planes if engine.prior is not None else ()
-        return before + RunTotals(
-            engine.start_seconds,
-            engine.denoiser_seconds,
-            engine.denoiser_calls,
-            sum(getattr(plane, "network_calls", 0) for plane in planes),
-            engine.ladder,
-            metrics.history,
-        )
-
     def _limit_batches(self, engine: ReconstructionEngine) -> None:
         """Keep the batch sizes of the sample before or of the interrupted run."""
         for plane in engine.prior.planes if engine.prior is not None else ():
@@ -189,6 +222,18 @@ def _batch_sizes(engine: ReconstructionEngine) -> dict[str, int]:
     planes = engine.prior.planes if engine.prior is not None else ()
     sizes = {plane.plane: getattr(plane, "batch_size", None) for plane in planes}
     return {plane: int(size) for plane, size in sizes.items() if size is not None}
+
+
+def _totals(engine: ReconstructionEngine, metrics: StepMetrics) -> RunTotals:
+    planes = engine.prior.planes if engine.prior is not None else ()
+    return RunTotals(
+        engine.start_seconds,
+        engine.denoiser_seconds,
+        engine.denoiser_calls,
+        sum(getattr(plane, "network_calls", 0) for plane in planes),
+        engine.ladder,
+        metrics.history,
+    )
 
 
 def _notes(engine: ReconstructionEngine) -> list[str]:
