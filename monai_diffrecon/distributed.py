@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 #: Attribute of an exception that all processes know of.
 _KNOWN = "known_to_all_processes"
-#: What processes that hold the same volume share out, or what each of them computes by itself.
-SHARES = ("slices", "samples", "cases")
+#: What processes share out: slices of the same volume or the volume itself, or what each computes by itself.
+SHARES = ("slices", "slabs", "samples", "cases")
 #: How long a process waits for another one that is computing by itself; a lost connection is noticed at once.
 _PATIENCE = timedelta(days=7)
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
@@ -57,7 +57,7 @@ def joined(shared: str = "slices") -> Iterator[None]:
         yield
         return
     hook = sys.excepthook
-    if shared == "slices":
+    if shared in ("slices", "slabs"):
         _call(idist.initialize, "nccl" if torch.cuda.is_available() else "gloo")
     else:
         if torch.cuda.is_available():  # as ignite does for nccl

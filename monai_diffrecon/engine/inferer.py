@@ -64,9 +64,11 @@ class DiffReconInferer(Inferer):
         num_samples: number of posterior samples, drawn one after the other; with 2 or more the result is their mean and
             spread. The first sample equals the volume of a single-sample run.
         keep_samples: also return every sample.
-        share: what the processes of ``torchrun`` share out: the ``slices`` of a volume, its ``samples``, or ``cases``,
-            which :class:`~monai_diffrecon.engine.cases.evaluator.ReconstructionEvaluator` does: then each call here
-            computes its volume by itself. Voxels are the same, and so is everything in a single process.
+        share: what the processes of ``torchrun`` share out. ``slices``: each holds the volume, and denoises some of its
+            slices. ``slabs``: each holds a part of the volume, and the first returns the whole. ``samples``: each draws
+            some of the samples. ``cases``: each has cases of its own, by
+            :class:`~monai_diffrecon.engine.cases.evaluator.ReconstructionEvaluator`, and computes what it is given here
+            by itself. Voxels are the same, those of slabs within rounding; in a single process it has no effect.
         progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monai_diffrecon import distributed
+from monai_diffrecon import distributed, slabs
 from monai_diffrecon.engine.devices.placement import device_facts, problem_on
 from monai_diffrecon.engine.devices.precision import tf32
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
@@ -27,9 +28,13 @@ from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.resume.run_identity import differences
 from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.engine.slab_problem import problem_of, slab_plane, slab_state
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.numerics.padding import with_padding
+from monai_diffrecon.protocols import PLANE_AXIS
+from monai_diffrecon.slabs import cut
+from monai_diffrecon.slabs.processes import ProcessPeers
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +62,10 @@ def reconstruct_posed(
     started = time.perf_counter()
     checkpoint = checkpoint if distributed.is_first() else None
     progress = progress if distributed.rank() == 0 else False
-    recipe, measured, posed, memory = case.recipe, case.measured, case.posed, case.memory
+    recipe, measured, posed = case.recipe, case.measured, case.posed
+    part = _slabs(case)
+    problem = posed.problem if part is None else problem_of(posed.problem, part.slab)
+    memory = case.memory if part is None else case.memory_of(problem)
     notices: list[str] = []
 
     def warn(lines: Sequence[str]) -> None:
@@ -69,7 +77,7 @@ def reconstruct_posed(
         notices.extend(lines)
 
     warn(memory.check())
-    count = distributed.processes()
+    count, whole = distributed.processes(), part is None or distributed.is_first()
     apart = recipe.share == "samples" and recipe.num_samples >= count > 1
     if recipe.share == "samples" and not apart and count > 1:
         warn([f"num_samples is {recipe.num_samples} for {count} processes: they share out slices instead of samples"])
@@ -77,7 +85,7 @@ def reconstruct_posed(
 
     def build(sample: str, index: int, metrics: StepMetrics) -> ReconstructionEngine:
         engine = recipe.engine(
-            problem_on(posed.problem, case.volume_device),  # again, if the last sample ended on the CPU
+            problem_on(problem, case.volume_device),  # again, if the last sample ended on the CPU
             case.network,
             sample,
             index,
@@ -93,10 +101,10 @@ def reconstruct_posed(
     def finish(x: Tensor) -> tuple[Tensor, dict[str, float]]:
         found: dict[str, float] = {}
         if recipe.calls_network and is_magnitude(posed.problem, posed.acted):
-            x, found = nonnegative(problem_on(posed.problem, x.device), x)
-        x = x.cpu()
-        posed.problem.operator.cpu()  # samples are compared on the CPU
-        return x if posed.hidden is None else x + posed.hidden / posed.acted.scale, found
+            x, found = nonnegative(problem_on(problem, x.device), x)
+        x = slabs.gathered(x.cpu())
+        problem.operator.cpu()  # samples are compared on the CPU
+        return x if posed.hidden is None or not whole else x + posed.hidden / posed.acted.scale, found
 
     runner = SampleRunner(
         build,
@@ -113,14 +121,19 @@ def reconstruct_posed(
     point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
     point = _shared(case, point)
     where = circumstances(case)
+    if part is not None:
+        where["slabs"] = count
+        point = None if point is None else replace(point, state=slab_state(point.state, part.slab))
     try:
-        with tf32(False):  # float32 is float32 on a GPU too
+        with slabs.within(part), tf32(False):  # float32 is float32 on a GPU too
             x, spread = runner.run(point, where)
     finally:
-        posed.problem.operator.cpu()
+        problem.operator.cpu()
     totals = runner.totals
 
     def finished(x: Tensor) -> Tensor:
+        if not whole:  # the slab of another process than the first
+            return posed.intensity.to_physical(x)
         return with_padding(posed.intensity.to_physical(x), affine_of(measured.geometry), measured.padding)
 
     if spread is not None:
@@ -155,6 +168,29 @@ def reconstruct_posed(
         resumed_from=runner.resumed_from,
     )
     return Reconstruction(finished(x), measured.geometry, report, spread)
+
+
+def _slabs(case: PosedCase) -> ProcessPeers | None:
+    """Return the slabs in which the processes of a run hold the volume; None if each holds all of it.
+
+    Raises:
+        ConfigError: it cannot be cut into so many slabs, or several samples are to be drawn.
+    """
+    count, recipe = distributed.processes(), case.recipe
+    if recipe.share != "slabs" or count == 1:
+        return None
+    operator = case.posed.problem.operator
+    dim = 1 + PLANE_AXIS[slab_plane(operator, recipe.score.plane)]
+    slices = operator.volume_shape[dim]
+    if slices < count or recipe.num_samples > 1:
+        raise ConfigError(
+            "fewer slices than processes" if slices < count else "one sample at a time is drawn in slabs",
+            where="inferer#share",
+            expected=f"at most {slices} processes" if slices < count else "num_samples 1",
+            got=count if slices < count else recipe.num_samples,
+            mend=f'set share to "{"slices" if slices < count else "samples"}"',
+        )
+    return ProcessPeers(cut(dim, slices, count), distributed.rank())
 
 
 def _shared(case: PosedCase, point: RunPoint | None) -> RunPoint | None:

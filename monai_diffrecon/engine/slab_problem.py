@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Operator, Plugin, Problem
-from monai_diffrecon.slabs import Slab
+from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Operator, Plugin, Problem, SamplerState
+from monai_diffrecon.slabs import Slab, gathered
 
 
 def slab_plane(operator: Operator, primary: str) -> str:
@@ -57,6 +57,24 @@ def problem_of(problem: Problem, slab: Slab) -> Problem:
     plane = next(plane for plane, along in PLANE_AXIS.items() if along + 1 == slab.dim)
     operator = problem.operator.restricted(plane, slab.first, slab.end)
     return replace(problem, operator=operator, measurement=slab.of(problem.measurement, axis).contiguous())
+
+
+def slab_state(state: SamplerState, slab: Slab) -> SamplerState:
+    """Return a slab's part of the state of a run: of its iterate, and of what is remembered in its shape."""
+    return _each_volume(state, slab.of)
+
+
+def whole_state(state: SamplerState) -> SamplerState:
+    """Return the state of the whole run at the first slab, and of this slab at the others."""
+    return _each_volume(state, gathered)
+
+
+def _each_volume(state: SamplerState, change: Callable[[Tensor], Tensor]) -> SamplerState:
+    memory = {
+        key: {name: change(value) if value.shape == state.x.shape else value for name, value in sorted(kept.items())}
+        for key, kept in sorted(state.memory.items())
+    }
+    return replace(state, x=change(state.x), memory=memory)
 
 
 def check_in_slabs(plugins: Sequence[Plugin]) -> None:

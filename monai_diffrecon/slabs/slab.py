@@ -192,6 +192,20 @@ def cut_along(dim: int) -> bool:
     return now is not None and now.slab.dim == dim
 
 
+def gathered(x: Tensor) -> Tensor:
+    """Return the whole tensor at the first slab, and ``x`` itself at the others."""
+    now = _PEERS.get()
+    if now is None or len(now.slabs) == 1:
+        return x
+    dim, first = now.slab.dim, now.index == 0
+    nothing = x.narrow(dim, 0, 0)
+    sizes = [len(slab) if first and slab is not now.slab else 0 for slab in now.slabs]
+    shapes = [(*x.shape[:dim], size, *x.shape[dim + 1 :]) for size in sizes]
+    pieces = [x if index == 0 and not first else nothing for index in range(len(now.slabs))]
+    received = now.swap(pieces, shapes)
+    return torch.cat([x, *received[1:]], dim=dim) if first else x
+
+
 def refuse_across(dim: int, what: str, where: str, mend: str) -> None:
     """Refuse what cannot be computed slab by slab if the volume is cut along ``dim``.
 

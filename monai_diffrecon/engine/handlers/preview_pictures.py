@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from monai_diffrecon import slabs
 from monai_diffrecon.comparison.montage import preview
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_integer, path_option
 
 
@@ -28,7 +30,18 @@ class PreviewPictures:
         self.every = check_integer(every, "preview_every", low=1)
 
     def attach(self, engine: Any) -> None:
-        """Attach to a reconstruction engine."""
+        """Attach to a reconstruction engine.
+
+        Raises:
+            ConfigError: this process holds a part of the volume only.
+        """
+        if slabs.peers() is not None:
+            raise ConfigError(
+                "a process with a part of the volume draws no pictures",
+                where="preview_every",
+                expected="0 with slabs",
+                got=self.every,
+            )
         engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ignite.engine import Events
 from torch import Tensor
 
-from monai_diffrecon import distributed
+from monai_diffrecon import distributed, slabs
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
 from monai_diffrecon.engine.posterior.posterior_samples import sample_case
 from monai_diffrecon.engine.posterior.sample_accumulator import SampleAccumulator
@@ -21,6 +21,7 @@ from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.run_report import PosteriorSpread, RunTotals
+from monai_diffrecon.engine.slab_problem import whole_state
 from monai_diffrecon.errors import ResourceError
 from monai_diffrecon.protocols import Operator, SamplerState
 
@@ -161,7 +162,7 @@ class SampleRunner:
         if point is not None:
             metrics.history = list(point.steps)
         self._limit_batches(engine)
-        if self.checkpoint is not None:
+        if self.checkpoint is not None or slabs.peers() is not None:
             engine.add_event_handler(
                 Events.ITERATION_COMPLETED, lambda e: self._keep(e, index, metrics, only_if_due=True)
             )
@@ -175,7 +176,8 @@ class SampleRunner:
             if self.apart:
                 distributed.agree(None)  # the sample is not lost if another process has failed
         except BaseException:
-            if self.checkpoint is not None and engine.recon is not None:
+            # The whole state cannot be had from processes that have stopped.
+            if self.checkpoint is not None and engine.recon is not None and slabs.peers() is None:
                 self._keep(engine, index, metrics, only_if_due=False)
             raise
         self.batch_sizes = _batch_sizes(engine)
@@ -185,8 +187,12 @@ class SampleRunner:
         """Write the checkpoint if it is due, or in any case during an exception."""
         recon, checkpoint = engine.last_step or engine.recon, self.checkpoint
         assert recon is not None
-        assert checkpoint is not None
-        if only_if_due and not checkpoint.due(recon.step, _bytes(recon)):
+        if only_if_due:
+            due = checkpoint is not None and checkpoint.due(recon.step, _bytes(recon))
+            if not (due if slabs.peers() is None else distributed.from_first(due)):
+                return
+        recon = recon if slabs.peers() is None else whole_state(recon)
+        if checkpoint is None:  # of another process
             return
         point = RunPoint(
             state=recon,
@@ -213,7 +219,9 @@ class SampleRunner:
     def _limit_batches(self, engine: ReconstructionEngine) -> None:
         """Keep the batch sizes of the sample before or of the interrupted run."""
         for plane in engine.prior.planes if engine.prior is not None else ():
-            inner = getattr(plane, "inner", plane)
+            inner: Any = plane
+            while hasattr(inner, "inner"):
+                inner = inner.inner
             if plane.plane in self.batch_sizes and hasattr(inner, "batch_size"):
                 inner.batch_size = self.batch_sizes[plane.plane]
 

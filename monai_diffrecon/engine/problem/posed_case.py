@@ -204,7 +204,11 @@ class PosedCase:
     @cached_property
     def memory(self) -> MemoryEstimate:
         """Rough memory estimate of a reconstruction."""
-        recipe, problem = self.recipe, self.posed.problem
+        return self.memory_of(self.posed.problem)
+
+    def memory_of(self, problem: Problem) -> MemoryEstimate:
+        """Return a rough memory estimate of the reconstruction of a problem, the whole one or that of a slab."""
+        recipe = self.recipe
         activations: dict[torch.device, int] = {}
         for score in recipe.scores:
             net = self.network if self.network is not None and score is recipe.score else score.network
