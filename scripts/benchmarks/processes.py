@@ -130,10 +130,10 @@ def main() -> None:
     text = f"""# One volume by several processes
 
 The middle {args.depth} mm of the example head at 1 mm by the default method, by processes of one thread each on a CPU
-with {cores} cores, started by `torchrun`. Efficiency is the time of one process over that of all of them together; where
-there are more processes than cores it is left out. Memory is what a process needed at most beyond what it held before the
-reconstruction, its libraries and the scan. The first process holds the whole result in the end. The difference is the
-largest of all voxels to the volume of one process, relative to the largest voxel.
+with {cores} cores, started by `torchrun`. Efficiency is the time of one process over that of all of them together, and
+left out where there are more processes than cores. Memory is what a process needed at most beyond what it held before
+the reconstruction, its libraries and the scan. The first process holds the whole result in the end. The difference is
+the largest of all voxels to the volume of one process, relative to the largest voxel.
 
 {chr(10).join(table(args.depth))}
 

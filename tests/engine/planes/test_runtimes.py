@@ -158,3 +158,35 @@ def test_the_laws_can_fail() -> None:
     for runtime, word in ((Overwriting(), "earlier"), (Coarse(), "differ"), (Attached(), "differentiable")):
         with pytest.raises(AssertionError, match=word):
             check_runtime(runtime)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own compiler uses what torch has deprecated
+def test_a_compiled_network_computes_the_same() -> None:
+    plain = inferer(sw_batch_size=12).reconstruct(measurement(), case="a").volume
+    compiled = inferer(sw_batch_size=12, runtime={"name": "torch", "compile": True})  # one shape
+    done = compiled.reconstruct(measurement(), case="a")
+    assert float((done.volume - plain).abs().max()) < 1e-4 * float(plain.abs().max())
+    assert done.report.options["runtime"]["compile"] is True
+    assert "config.runtime.compile" in compiled.identity(measurement(), "a")
+
+
+def test_a_network_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*inputs: Tensor, **named: Tensor) -> Tensor:
+        raise torch._dynamo.exc.BackendCompilerFailed("inductor", RuntimeError("no C++ compiler"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compiled)
+    with pytest.raises(ConfigError) as caught:
+        inferer(runtime={"name": "torch", "compile": True}).reconstruct(measurement(), case="a")
+    assert caught.value.where == "runtime#compile"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_compiled_network_has_no_gradients() -> None:
+    sampler = {"name": "ddim", "steps": 1}
+    with pytest.raises(ConfigError) as caught:
+        inferer(runtime={"name": "torch", "compile": True}, consistency="dps", sampler=sampler)
+    assert caught.value.where == "runtime"
+    with pytest.raises(ConfigError) as caught:
+        TorchRuntime(compile="yes")  # type: ignore[arg-type]
+    assert caught.value.where == "runtime#compile"
