@@ -16,16 +16,14 @@ from torch import Tensor, nn
 
 from monai_diffrecon.bundle.config import content_of, merged_config
 from monai_diffrecon.bundle.score_network import ScoreNetwork, load_score_network
+from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.problem.simulation import Simulation, simulate
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement.metatensor import to_tensor
 from monai_diffrecon.numerics.intensity import IntensityMap
-from monai_diffrecon.numerics.planes import PLANE_AXIS
-from monai_diffrecon.protocols import VolumeGeometry
+from monai_diffrecon.protocols import PLANE_AXIS, VolumeGeometry
 from monai_diffrecon.training.slice_patches import PreparedVolume
-
-#: Voxel sizes do not matter to a network of any pixel size.
-_ANY = 1e6
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class LoopCase:
         truth: the measured volume (1, X, Y, Z) in network units.
     """
 
-    inferer: Any
-    posed: Any
+    inferer: DiffReconInferer
+    posed: PosedCase
     truth: Tensor
 
     def reconstruct(self, *handlers: Any) -> Tensor:
@@ -95,13 +93,12 @@ class LoopTasks:
         kind = dict(self.score.intensity)
         if kind.pop("map") == "window":
             x, unit = IntensityMap.window(**kind).to_physical(x), "HU"
-        x_, y_, z_ = (int(n) for n in x.shape[1:])
         seed = 0 if rng is None else int(rng.integers(2**31))
         how = Simulation(config["operator"], config["simulate_noise"], seed=seed)
-        measured, operator = simulate(x, VolumeGeometry((x_, y_, z_), spacing), how, unit=unit)
+        measured, operator = simulate(x, VolumeGeometry(tuple(x.shape[1:]), spacing), how, unit=unit)
         tensor = to_tensor(replace(measured, simulated=True), image=operator.measured_geometry())
         scores = {"score": self._score("axial", spacing), "auxiliaries": (self._score("coronal", spacing),)}
-        inferer = content_of(ConfigParser({**config, **scores, "seed": seed}), "inferer")
+        inferer: DiffReconInferer = content_of(ConfigParser({**config, **scores, "seed": seed}), "inferer")
         inferer.progress = False
         posed = inferer.pose(tensor, case=name)
         return LoopCase(inferer, posed, posed.posed.intensity.to_network(x))
@@ -110,7 +107,8 @@ class LoopTasks:
         task = self.tasks[name]
         if unknown := set(task) - {"task", "overrides", "draw"}:
             raise ConfigError("not a key of a task", where=f"loop task {name}", got=", ".join(sorted(unknown)))
-        overrides = {**task.get("overrides", {}), **drawn, "precision": self.precision, "device": "cpu"}
+        device = str(next(self.network.parameters()).device)
+        overrides = {**task.get("overrides", {}), **drawn, "precision": self.precision, "device": device}
         return merged_config(self.bundle, task=task["task"], overrides=overrides, where=f"loop task {name}").get()
 
     def _score(self, plane: str, spacing: Sequence[float]) -> ScoreNetwork:
