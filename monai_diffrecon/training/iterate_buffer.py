@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,7 @@ class IterateCollector:
             count = (epoch - 1) * self.rounds + i
             path = self.folder / f"{count:08d}.pt"
             if not path.exists():
-                content = self._collected(names[count % len(names)], count).content()
-                atomic_write(path, lambda path, content=content: torch.save(content, path))
+                atomic_write(path, partial(torch.save, self._collected(names[count % len(names)], count).content()))
         kept = 0
         for path in sorted(self.folder.glob("*.pt"), reverse=True):
             kept += path.stat().st_size

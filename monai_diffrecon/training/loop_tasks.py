@@ -20,9 +20,8 @@ from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.problem.simulation import Simulation, simulate
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.measurement.metatensor import to_tensor
+from monai_diffrecon.io.measurement.metatensor import geometry_of, to_tensor
 from monai_diffrecon.numerics.intensity import IntensityMap
-from monai_diffrecon.protocols import PLANE_AXIS, VolumeGeometry
 from monai_diffrecon.training.slice_patches import PreparedVolume
 
 
@@ -73,7 +72,7 @@ class LoopTasks:
     ) -> None:
         self.bundle, self.network, self.tasks = Path(bundle), network, dict(tasks)
         self.size, self.precision = tuple(size), precision
-        self.spacing = None if spacing is None else tuple(float(s) for s in spacing)
+        self.spacing = spacing
         self.score = replace(load_score_network(self.bundle), network=network, name="network in training")
         for name in self.tasks:
             self._config(name, {})
@@ -86,18 +85,21 @@ class LoopTasks:
             volume: the volume.
             rng: draws the sub-volume, the settings and the noise; None takes the middle and the task as it is.
         """
-        drawn = {} if rng is None else self.tasks[name].get("draw", {})
-        config = self._config(name, {key: values[rng.integers(len(values))] for key, values in drawn.items()})
-        voxels, spacing = _part(volume.voxels, self.size, rng), self.spacing or tuple(volume.spacing)
-        x, unit = torch.from_numpy(voxels.astype(np.float32))[None], "arbitrary"
+        drawn, seed = {}, 0
+        if rng is not None:
+            choices = self.tasks[name].get("draw", {}).items()
+            drawn, seed = {key: values[rng.integers(len(values))] for key, values in choices}, int(rng.integers(2**31))
+        config = self._config(name, drawn)
+        x, unit = torch.from_numpy(_part(volume.voxels, self.size, rng).astype(np.float32))[None], "arbitrary"
         kind = dict(self.score.intensity)
         if kind.pop("map") == "window":
             x, unit = IntensityMap.window(**kind).to_physical(x), "HU"
-        seed = 0 if rng is None else int(rng.integers(2**31))
+        a, b, c = (float(s) for s in self.spacing or volume.spacing)
         how = Simulation(config["operator"], config["simulate_noise"], seed=seed)
-        measured, operator = simulate(x, VolumeGeometry(tuple(x.shape[1:]), spacing), how, unit=unit)
+        geometry = geometry_of(x.shape[1:], np.diag([a, b, c, 1.0]))
+        measured, operator = simulate(x, geometry, how, unit=unit)
         tensor = to_tensor(replace(measured, simulated=True), image=operator.measured_geometry())
-        scores = {"score": self._score("axial", spacing), "auxiliaries": (self._score("coronal", spacing),)}
+        scores = {"score": self._score("axial", (a, b)), "auxiliaries": (self._score("coronal", (a, c)),)}
         inferer: DiffReconInferer = content_of(ConfigParser({**config, **scores, "seed": seed}), "inferer")
         inferer.progress = False
         posed = inferer.pose(tensor, case=name)
@@ -111,9 +113,8 @@ class LoopTasks:
         overrides = {**task.get("overrides", {}), **drawn, "precision": self.precision, "device": device}
         return merged_config(self.bundle, task=task["task"], overrides=overrides, where=f"loop task {name}").get()
 
-    def _score(self, plane: str, spacing: Sequence[float]) -> ScoreNetwork:
-        within = tuple(float(s) for axis, s in enumerate(spacing) if axis != PLANE_AXIS[plane])
-        return replace(self.score, plane=plane, spacing=within, name=f"{plane} network in training")
+    def _score(self, plane: str, spacing: tuple[float, float]) -> ScoreNetwork:
+        return replace(self.score, plane=plane, spacing=spacing, name=f"{plane} network in training")
 
 
 def _part(voxels: np.ndarray, size: Sequence[int], rng: np.random.Generator | None) -> np.ndarray:
