@@ -49,7 +49,7 @@ class LoopTasks:
     """The tasks of a bundle, as they are run by default, with one network for all planes.
 
     Args:
-        bundle: root of the bundle whose tasks and intensities are used; its network must be that in training.
+        bundle: root of the bundle whose tasks, denoiser and intensities are used, not its network.
         network: the network, the moving average for instance.
         tasks: name -> ``{"task": task of the bundle, "overrides": {id: value}, "draw": {id: [values]}}``. Of ``draw``,
             training takes one value each at random; validation takes none.
