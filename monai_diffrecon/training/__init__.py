@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from monai_diffrecon.training.denoising_batch import DenoisingBatch
     from monai_diffrecon.training.denoising_loss import DenoisingLoss
     from monai_diffrecon.training.handlers import EpochCounter, GradientClip, MovingAverage, TrapezoidSchedule
+    from monai_diffrecon.training.iterate_buffer import IterateBatch, IterateCollector
+    from monai_diffrecon.training.loop_report import LoopReport
+    from monai_diffrecon.training.loop_tasks import LoopTasks
     from monai_diffrecon.training.noise_level_report import NoiseLevelReport
     from monai_diffrecon.training.resumable_checkpoint import ResumableCheckpoint
     from monai_diffrecon.training.slice_patches import SlicePatches

@@ -63,6 +63,7 @@ class SlicePatches(Dataset):
         warp: float = 0.0,
         spacing_range: Sequence[float] | None = None,
     ) -> None:
+        self.section = section
         self.planes = tuple(PLANE_AXIS) if plane == "any" else (check_plane(plane, "dataset#plane"),)
         if spacing_range is not None and not 0 < spacing_range[0] < spacing_range[1]:
             raise ConfigError("not a range", where="dataset#spacing_range", expected="low < high", got=spacing_range)
@@ -92,8 +93,20 @@ class SlicePatches(Dataset):
         self.contrast, self.warp = contrast, warp
         self.epoch = 0
 
-    def _load(self, folder: Path, row: dict[str, Any]) -> _Volume:
-        return _Volume(
+    def whole(self) -> tuple[list[PreparedVolume], np.ndarray]:
+        """Return the images that have slices of all planes, and the probabilities that they are drawn with.
+
+        Raises:
+            InputError: there are none.
+        """
+        found = [(v, w) for v, w in zip(self.images, self.weights, strict=True) if set(v.planes) == set(PLANE_AXIS)]
+        if not found:
+            raise InputError("no volume with slices of all planes", where="dataset#datalist", got=self.section)
+        weights = np.array([w for _, w in found])
+        return [v for v, _ in found], weights / weights.sum()
+
+    def _load(self, folder: Path, row: dict[str, Any]) -> PreparedVolume:
+        return PreparedVolume(
             np.load(folder / row["file"], mmap_mode="r"),
             tuple(p for p in self.planes if p in row["planes"]),
             row.get("spacing", (1.0, 1.0, 1.0)),
@@ -136,11 +149,20 @@ class SlicePatches(Dataset):
             patch = plane[top : top + size[0], left : left + size[1]]
             if attempt == 7 or np.count_nonzero(patch > 0.02) >= self.foreground * size[0] * size[1]:
                 break
-        return _pad(np.asarray(patch), size)
+        return padded(np.asarray(patch), size)
 
 
 @dataclass(frozen=True)
-class _Volume:
+class PreparedVolume:
+    """A volume of a data list.
+
+    Attributes:
+        voxels: (X, Y, Z) in network units, or the indices of labels.
+        planes: the planes of its slices.
+        spacing: voxel size along X, Y, Z in mm.
+        labels: the labels of a label map; empty for an image.
+    """
+
     voxels: np.ndarray
     planes: tuple[str, ...]
     spacing: Sequence[float]
@@ -165,7 +187,8 @@ def _resampled(patch: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return F.interpolate(tensor, size=shape, mode="bicubic", antialias=True, align_corners=False)[0, 0].numpy()
 
 
-def _pad(patch: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def padded(patch: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return a patch in the middle of zeros."""
     missing = [n - m for n, m in zip(shape, patch.shape, strict=True)]
     return np.pad(patch, [(m // 2, m - m // 2) for m in missing]) if any(missing) else patch
 
