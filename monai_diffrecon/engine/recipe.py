@@ -205,9 +205,10 @@ class Recipe:
             operator = problem.operator
             prior = copied(build_prior(self.specs["prior"]))
             prior.observe(operator)
-            planes: Sequence[PlaneDenoiser] = self._planes(network)
+            whole = self._planes(network)
+            planes: Sequence[PlaneDenoiser] = whole
             if now is not None:
-                planes = [SlabPlaneDenoiser(plane, now) for plane in planes]
+                planes = [SlabPlaneDenoiser(plane, now) for plane in whole]
             prior.bind(planes_for(operator, planes, self.scores, self.complex), noise)
             for plane in prior.planes:
                 check_shared_spacing(

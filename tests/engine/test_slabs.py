@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.denoisers.direct import DirectDenoiser
 from monai_diffrecon.engine.inferer import DiffReconInferer
+from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
+from monai_diffrecon.engine.planes.slab_plane_denoiser import SlabPlaneDenoiser
 from monai_diffrecon.engine.slab_problem import problem_of, slab_plane
-from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors import ConfigError, NumericalError
 from monai_diffrecon.operators import CartesianMRI, FanCT, ParallelCT, SliceThickness
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, Problem, VolumeGeometry
-from monai_diffrecon.slabs import Slab, cut
+from monai_diffrecon.slabs import Slab, cut, peers
 
 from ..raising import raises
 from . import tiny_networks
@@ -137,3 +140,25 @@ def test_a_periodic_boundary_is_refused_across_slabs() -> None:
         in_slabs(problem("parallel"), 2, sampler={"name": "ddim", "steps": 1}, consistency=periodic)
     along = in_slabs(problem("thick"), 2, sampler={"name": "ddim", "steps": 1}, consistency=periodic)
     assert bool(torch.isfinite(along).all())
+
+
+class Marked(nn.Module):
+    """Fails for slices with a value above 5."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.where(x.amax(dim=(1, 2, 3), keepdim=True) > 5.0, torch.nan, x)
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("axial", 3), ("coronal", 2)])
+def test_an_error_counts_slices_of_the_whole_volume(plane: str, axis: int) -> None:
+    x = torch.zeros(1, 6, 7, 9)
+    x.select(axis, 5).fill_(9.0)
+
+    def denoised(slab: Slab) -> Tensor:
+        now = peers()
+        assert now is not None
+        inner = BatchedPlaneDenoiser(DirectDenoiser(Marked()), plane)
+        return SlabPlaneDenoiser(inner, now)(slab.of(x).contiguous(), 0.1)
+
+    with pytest.raises(NumericalError, match=rf"{plane} slice 5\b"):
+        run_in_threads(denoised, cut(3, 9, 3))

@@ -54,6 +54,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
     Attributes:
         batch_size: current number of slices per network call; 0 until ``auto`` has chosen it at the first call.
         fallbacks: fallbacks used for lack of memory, as text.
+        first_slice: index in the whole volume of the first slice, for messages.
         network_calls: batches of slices or windows passed through the network so far.
     """
 
@@ -89,6 +90,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.network_calls = 0
         self.fallbacks: list[str] = []
         self._wanted, self._slices = batch_size, batch_size
+        self.first_slice = 0
 
     def for_plane(self, plane: str) -> BatchedPlaneDenoiser:
         """Return a denoiser of another plane that uses the same network and counts its own calls."""
@@ -190,7 +192,13 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 
     def _check(self, done: Tensor, given: Tensor, first: int, sigma: float) -> None:
         check_network_output(
-            done, given, where=self._where, plane=self.plane, first=first, sigma=sigma, precision=self.precision
+            done,
+            given,
+            where=self._where,
+            plane=self.plane,
+            first=self.first_slice + first,
+            sigma=sigma,
+            precision=self.precision,
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.protocols import PLANE_AXIS, PlaneDenoiser
 from monai_diffrecon.slabs import Peers, cut
 
@@ -24,7 +25,7 @@ class SlabPlaneDenoiser(PlaneDenoiser):
         peers: the slabs, in processes.
     """
 
-    def __init__(self, inner: PlaneDenoiser, peers: Peers) -> None:
+    def __init__(self, inner: BatchedPlaneDenoiser, peers: Peers) -> None:
         self.inner, self.peers = inner, peers
         self.plane, self.sigma_min, self.sigma_max = inner.plane, inner.sigma_min, inner.sigma_max
 
@@ -42,9 +43,11 @@ class SlabPlaneDenoiser(PlaneDenoiser):
         """Denoise this slab (C, X, Y, Z) of a volume at noise level ``sigma``; same shape and type out."""
         slab, dim = self.peers.slab, 1 + PLANE_AXIS[self.plane]
         if slab.dim == dim:
+            self.inner.first_slice = slab.first
             return self.inner(x, sigma)
         slabs, me = self.peers.slabs, self.peers.index
         rows = cut(dim, x.shape[dim], len(slabs))
+        self.inner.first_slice = rows[me].first
         shapes = [_resized(x, {slab.dim: len(other), dim: len(rows[me])}) for other in slabs]
         whole = torch.cat(self.peers.swap([row.of(x) for row in rows], shapes), dim=slab.dim)
         done = self.inner(whole, sigma) if len(rows[me]) else whole

@@ -215,7 +215,7 @@ class PosedCase:
             device = network_device(net, recipe.device)
             size = network_memory(
                 net,
-                problem.operator.volume_shape[1:],
+                self.posed.problem.operator.volume_shape[1:],  # slices are whole
                 batch_size=recipe.sw_batch_size,
                 window=recipe.window if recipe.window is not None else score.window,
                 gradients=recipe.guided,
