@@ -19,10 +19,10 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.operators import CartesianMRI, FanCT, ParallelCT, SliceThickness
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, Problem, VolumeGeometry
 from monai_diffrecon.slabs import Slab, cut
+from monai_diffrecon.testing.execution.slabs_in_threads import run_in_threads
 
 from ..raising import raises
 from . import tiny_networks
-from .slabs_in_threads import run_in_threads
 
 
 def calm(score: ScoreNetwork) -> ScoreNetwork:

@@ -54,18 +54,20 @@ def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     if not y.numel():
         return x.clamp(min=0.0), {"negative_voxels": negative}
     with torch.no_grad():
-        size, residual = slabs.norm(y) or 1.0, operator(x) - y
-        before, goal = slabs.norm(residual), slabs.norm_of_solve(residual)
-        exact = _EXACT * (slabs.norm_of_solve(y) or 1.0)
+        # Where slabs add up, each has all of the residual.
+        norm_of_solve = operator.measured_norm if operator.slabs_add_up else slabs.norm_of_solve
+        size, residual = operator.measured_norm(y) or 1.0, operator(x) - y
+        before, goal = operator.measured_norm(residual), norm_of_solve(residual)
+        exact = _EXACT * (norm_of_solve(y) or 1.0)
         step, x, t = 1.0 / (operator.norm() or 1.0), x.clamp(min=0.0), 1.0
         last = x
         for iteration in range(_ITERATIONS + 1):
             residual = operator(x) - y
-            if slabs.norm_of_solve(residual) <= max(goal, exact) or iteration == _ITERATIONS:
+            if norm_of_solve(residual) <= max(goal, exact) or iteration == _ITERATIONS:
                 break
             following = (1.0 + math.sqrt(1.0 + 4.0 * t * t)) / 2.0
             ahead = x + (t - 1.0) / following * (x - last)
             last, t = x, following
             x = (ahead - step * operator.adjoint(operator(ahead) - y)).clamp_(min=0.0)
-    after = slabs.norm(residual)
+    after = operator.measured_norm(residual)
     return x, {"negative_voxels": negative, "residual_before": before / size, "residual_after": after / size}

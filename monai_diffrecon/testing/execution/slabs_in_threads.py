@@ -35,17 +35,22 @@ class _Table:
 
 
 class ThreadPeers(Peers):
+    """Slabs of which each thread has one."""
+
     def __init__(self, slabs: Sequence[Slab], index: int, table: _Table) -> None:
         super().__init__(slabs, index)
         self._table = table
 
     def total(self, value: Tensor) -> Tensor:
+        """Return the sum over the threads."""
         return torch.stack(self._table.exchanged(self.index, value)).sum(dim=0)
 
     def largest(self, value: Tensor) -> Tensor:
+        """Return the maximum over the threads."""
         return torch.stack(self._table.exchanged(self.index, value)).amax(dim=0)
 
     def swap(self, pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Give each thread a tensor, and return what each has for this one."""
         received = [
             given[self.index] for given in self._table.exchanged(self.index, [piece.clone() for piece in pieces])
         ]
