@@ -53,7 +53,8 @@ def check(of: Problem, method: dict[str, Any]) -> None:
     try:
         parts = in_slabs(of, 3, **method)
     except ConfigError as error:
-        assert error.where in ACROSS, method
+        if error.where not in ACROSS:
+            raise
         return
     error = float((parts - whole).abs().max()) / float(whole.abs().max())
     assert error <= 1e-5, f"{method}: off by {error:.3g}"

@@ -23,8 +23,9 @@ def check_noise(make: Callable[..., NoiseSource]) -> None:
 
     Volumes have the shape and type asked for, mean 0 and variance 1 (complex ones in each component), and are finite;
     they depend on seed, case, step and stream, are the same for a second object of the same key, and do not depend on
-    the order of asking. A slab has the numbers that it has in the volume. Noise of a measurement has any number of axes, and independent samples. Uniform numbers lie
-    within 0 and 1, spread over that range, and depend on the same. The global generator is left alone.
+    the order of asking. A slab has the numbers that it has in the volume. Noise of a measurement has any number of
+    axes, and independent samples. Uniform numbers lie within 0 and 1, spread over that range, and depend on the same.
+    The global generator is left alone.
 
     A source with ``resumable = False`` is excused from the order of asking, and from depending on the case: a second
     object must give the same numbers when it is asked the same in the same order.
