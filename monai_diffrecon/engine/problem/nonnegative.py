@@ -54,16 +54,14 @@ def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     if not y.numel():
         return x.clamp(min=0.0), {"negative_voxels": negative}
     with torch.no_grad():
-        # Where slabs add up, each has all of the residual.
-        norm_of_solve = operator.measured_norm if operator.slabs_add_up else slabs.norm_of_solve
         size, residual = operator.measured_norm(y) or 1.0, operator(x) - y
-        before, goal = operator.measured_norm(residual), norm_of_solve(residual)
-        exact = _EXACT * (norm_of_solve(y) or 1.0)
+        before, goal = operator.measured_norm(residual), slabs.norm_of_solve(residual)
+        exact = _EXACT * (slabs.norm_of_solve(y) or 1.0)
         step, x, t = 1.0 / (operator.norm() or 1.0), x.clamp(min=0.0), 1.0
         last = x
         for iteration in range(_ITERATIONS + 1):
             residual = operator(x) - y
-            if norm_of_solve(residual) <= max(goal, exact) or iteration == _ITERATIONS:
+            if slabs.norm_of_solve(residual) <= max(goal, exact) or iteration == _ITERATIONS:
                 break
             following = (1.0 + math.sqrt(1.0 + 4.0 * t * t)) / 2.0
             ahead = x + (t - 1.0) / following * (x - last)
