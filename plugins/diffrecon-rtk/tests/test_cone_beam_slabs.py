@@ -74,6 +74,8 @@ def test_the_same_volume_in_slabs(count: int, weighted: bool) -> None:
     for plugins in (
         {"sampler": "initial"},
         {"sampler": {"name": "cg_least_squares", "iterations": 5}},
+        {"sampler": {"name": "sirt", "iterations": 3}},
+        {"sampler": {"name": "admm_tv", "iterations": 2}},
         {
             "sampler": {"name": "ddim", "steps": 3},
             "consistency": {"name": "conjugate_gradient", "gamma": "discrepancy"},
