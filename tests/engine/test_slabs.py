@@ -16,7 +16,7 @@ from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.slab_problem import problem_of, slab_plane
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.operators import CartesianMRI, FanCT, ParallelCT, SliceThickness
+from monai_diffrecon.operators import CartesianMRI, CartesianMRI3D, FanCT, ParallelCT, SliceThickness
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, Problem, VolumeGeometry
 from monai_diffrecon.slabs import Slab, cut
 from monai_diffrecon.testing.execution.slabs_in_threads import run_in_threads
@@ -117,6 +117,8 @@ def test_cuts() -> None:
     assert slab_plane(OPERATORS["thick"], "axial") == "coronal"
     assert slab_plane(OPERATORS["thick"], "sagittal") == "sagittal"
     assert slab_plane(OPERATORS["parallel"], "coronal") == "axial"
+    with raises(ConfigError, where="inferer#share", got="CartesianMRI3D"):
+        slab_plane(CartesianMRI3D(GEOMETRY, acceleration=2.0), "axial")
 
 
 @pytest.mark.parametrize(

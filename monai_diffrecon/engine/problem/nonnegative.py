@@ -29,7 +29,9 @@ def is_magnitude(problem: Problem, intensity: IntensityMap) -> bool:
     operator, y = problem.operator, problem.measurement
     if operator.complex_volume or intensity.offset != 0.0:
         return False
-    return operator.complex_measurement or not y.numel() or (measures_image(operator) and bool((y >= 0.0).all()))
+    if operator.complex_measurement or not y.numel():
+        return True
+    return measures_image(operator) and not slabs.largest(float(not bool((y >= 0.0).all())))  # the same in all slabs
 
 
 def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
