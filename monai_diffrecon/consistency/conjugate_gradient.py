@@ -130,5 +130,6 @@ def measured_entries(problem: Problem) -> int:
     operator, y = problem.operator, problem.measurement
     generator = torch.Generator().manual_seed(0)
     probe = torch.rand(operator.volume_shape, generator=generator).to(operator.volume_dtype)
-    reached = round(slabs.total(float((operator(probe.to(y.device)) != 0).sum())))
+    here = float((operator(probe.to(y.device)) != 0).sum())
+    reached = round(here if operator.slabs_add_up else slabs.total(here))
     return 2 * reached if y.is_complex() else reached

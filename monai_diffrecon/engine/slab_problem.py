@@ -18,12 +18,15 @@ from monai_diffrecon.slabs import Slab, gathered
 def slab_plane(operator: Operator, primary: str) -> str:
     """Return the plane whose slices the operator leaves apart, for the cuts of a volume.
 
-    That of the primary network is preferred, since its slices stay whole; otherwise the one with most slices.
+    That of the primary network is preferred, since its slices stay whole; otherwise the one with most slices. Axial
+    where the measurements of axial slabs add up.
 
     Raises:
         ConfigError: there is none.
     """
     planes = [plane for plane in PLANE_AXIS if operator.slice_axis(plane) is not None]
+    if not planes and operator.slabs_add_up:
+        return "axial"
     if not planes:
         raise ConfigError(
             "the operator couples the slices of every plane",
@@ -38,7 +41,7 @@ def slab_plane(operator: Operator, primary: str) -> str:
 
 
 def measured_axis(operator: Operator, slab: Slab) -> int | None:
-    """Return the axis of the measurement along which it is cut with the volume."""
+    """Return the axis of the measurement along which it is cut with the volume; None where slabs keep all of it."""
     return operator.slice_axis(next(plane for plane, axis in PLANE_AXIS.items() if axis + 1 == slab.dim))
 
 
@@ -52,11 +55,10 @@ def problem_of(problem: Problem, slab: Slab) -> Problem:
     Raises:
         ConfigError: the operator cannot be restricted.
     """
-    axis = measured_axis(problem.operator, slab)
-    assert axis is not None
+    axis, y = measured_axis(problem.operator, slab), problem.measurement
     plane = next(plane for plane, along in PLANE_AXIS.items() if along + 1 == slab.dim)
     operator = problem.operator.restricted(plane, slab.first, slab.end)
-    return replace(problem, operator=operator, measurement=slab.of(problem.measurement, axis).contiguous())
+    return replace(problem, operator=operator, measurement=y if axis is None else slab.of(y, axis).contiguous())
 
 
 def slab_state(state: SamplerState, slab: Slab) -> SamplerState:
@@ -105,7 +107,7 @@ class NoiseOfSlab(NoiseSource):
     Args:
         source: the noise source.
         slab: the slab.
-        axis: axis of the measurement along which it is cut; None where there is no measurement.
+        axis: axis of the measurement along which it is cut; None where it is whole, or empty.
     """
 
     def __init__(self, source: NoiseSource, slab: Slab, axis: int | None) -> None:

@@ -37,6 +37,8 @@ class NoiseSource(Plugin, ABC):
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("ordered"):  # what it was called before
             cls.resumable = False
+        if "volume" in cls.__dict__ and "slab" not in cls.__dict__:
+            cls.slab = NoiseSource.slab  # type: ignore[method-assign]  # a short cut of other volumes
 
     def __init__(self, seed: int = 0, case: str = "") -> None:
         self.seed, self.case = int(seed), case

@@ -24,6 +24,7 @@ FAMILIES = ("ct", "mri", "image", "none")
 
 
 Part = TypeVar("Part", bound="Operator")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class _Linear(torch.autograd.Function):
@@ -74,8 +75,12 @@ class Operator(Plugin, nn.Module, ABC):
         initial_kind: what ``initial`` computes, for methods that are called by its name: ``fbp`` (filtered
             back-projection), ``fdk``, ``interpolation``, ``zero_filled``; None when it is none of these.
         measurement_axes: names of the axes of the measurement, for messages; may be empty.
+        slabs_add_up: A mixes the slices of every plane, but the measurement is the sum of those of axial slabs:
+            ``restricted("axial", ...)`` keeps all of the measurement, and its ``_forward`` ends with
+            ``monai_diffrecon.slabs.sum_of_measurements``. ``_adjoint`` and ``initial`` return the slab.
     """
 
+    slabs_add_up: bool = False
     family: ClassVar[str | None] = None
     slice_plane: ClassVar[str | None] = None
     thick_plane: str | None = None
@@ -144,10 +149,10 @@ class Operator(Plugin, nn.Module, ABC):
     def restricted(self, plane: str, first: int, end: int) -> Operator:
         """Return the operator of the slices ``first`` to before ``end`` of a plane that A leaves apart.
 
-        It measures the entries of the same indices along :meth:`slice_axis`.
+        It measures the entries of the same indices along :meth:`slice_axis`, or all of them with ``slabs_add_up``.
 
         Args:
-            plane: a plane with a ``slice_axis``.
+            plane: a plane with a ``slice_axis``; ``axial`` with ``slabs_add_up``.
             first: first slice.
             end: slice after the last.
 
@@ -162,16 +167,15 @@ class Operator(Plugin, nn.Module, ABC):
         )
 
     def cut(self: Part, plane: str, first: int, end: int) -> Part:
-        """Return a copy for :meth:`restricted`, with shapes and geometry of the part; buffers are the same."""
-        axis, dim = self.slice_axis(plane), PLANE_AXIS[plane]
-        assert axis is not None
-        part = copy.copy(self)
-        part._buffers, part._modules, part._norm = dict(self._buffers), dict(self._modules), None
-        part.geometry = self.geometry.part(dim, first, end)
+        """Return a copy for :meth:`restricted`, with shapes and geometry of the part; it shares the tensors."""
+        part, axis = _copied(self), self.slice_axis(plane)
+        part._norm = None
+        part.geometry = self.geometry.part(PLANE_AXIS[plane], first, end)
         part.volume_shape = (1, *part.geometry.shape)
-        shape = list(self.measurement_shape)
-        shape[axis] = end - first
-        part.measurement_shape = tuple(shape)
+        if axis is not None:
+            shape = list(self.measurement_shape)
+            shape[axis] = end - first
+            part.measurement_shape = tuple(shape)
         return part
 
     def measured_geometry(self) -> VolumeGeometry:
@@ -208,7 +212,11 @@ class Operator(Plugin, nn.Module, ABC):
 
     def residual_norm(self, x: Tensor, y: Tensor) -> float:
         """Return ``||A x - y||``; overridden where it needs less memory than A x."""
-        return slabs.norm(self(x) - y)
+        return self.measured_norm(self(x) - y)
+
+    def measured_norm(self, y: Tensor) -> float:
+        """Return the norm of the whole measurement, of which ``y`` is what this slab keeps."""
+        return float(torch.linalg.vector_norm(y)) if self.slabs_add_up else slabs.norm(y)
 
     def norm(self) -> float:
         """Return ||A^T A||, the largest eigenvalue, by 20 power iterations from a fixed start; cached."""
@@ -262,6 +270,14 @@ class Operator(Plugin, nn.Module, ABC):
         if x.is_complex() != is_complex:
             kind, got = "complex" if is_complex else "real", str(x.dtype).removeprefix("torch.")
             raise error(f"{what} has the wrong type", where=where, expected=f"{kind} numbers", got=got)
+
+
+def _copied(module: Module) -> Module:
+    """Return a copy that shares the tensors, and can be moved without the original."""
+    made = copy.copy(module)
+    made._parameters, made._buffers = dict(module._parameters), dict(module._buffers)
+    made._modules = {name: None if inner is None else _copied(inner) for name, inner in module._modules.items()}
+    return made
 
 
 @dataclass(frozen=True)

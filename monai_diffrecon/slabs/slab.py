@@ -152,6 +152,23 @@ def total_of_solve(value: float) -> float:
     return value if now is None or not now.solves_together else _asked(now.total, value)
 
 
+def sum_of_measurements(y: Tensor) -> Tensor:
+    """Return the measurement of the whole volume from that of this slab (``Operator.slabs_add_up``).
+
+    Raises:
+        ConfigError: each slab solves its linear systems by itself.
+    """
+    now = _PEERS.get()
+    if now is not None and not now.solves_together:
+        raise ConfigError(
+            "the operator mixes the slices of every plane",
+            where="operator",
+            expected="an operator that leaves the slices of a plane apart",
+            mend="reconstruct the volume as a whole, or its slabs in as many processes",
+        )
+    return total(y)
+
+
 def with_neighbours(function: Callable[[Tensor], Tensor], x: Tensor, dim: int, before: int, after: int) -> Tensor:
     """Return this slab's part of ``function`` of the volume, of which a slice needs a few neighbours only.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.protocols import NoiseSource
+from monai_diffrecon.slabs import cut
 
 _SHAPE = (1, 6, 5, 8)
 
@@ -22,8 +23,9 @@ def check_noise(make: Callable[..., NoiseSource]) -> None:
 
     Volumes have the shape and type asked for, mean 0 and variance 1 (complex ones in each component), and are finite;
     they depend on seed, case, step and stream, are the same for a second object of the same key, and do not depend on
-    the order of asking. Noise of a measurement has any number of axes, and independent samples. Uniform numbers lie
-    within 0 and 1, spread over that range, and depend on the same. The global generator is left alone.
+    the order of asking. A slab has the numbers that it has in the volume. Noise of a measurement has any number of
+    axes, and independent samples. Uniform numbers lie within 0 and 1, spread over that range, and depend on the same.
+    The global generator is left alone.
 
     A source with ``resumable = False`` is excused from the order of asking, and from depending on the case: a second
     object must give the same numbers when it is asked the same in the same order.
@@ -39,6 +41,7 @@ def check_noise(make: Callable[..., NoiseSource]) -> None:
     _check_moments(make)
     _check_uniform(make)
     _check_measurements(make)
+    _check_slabs(make)
     if make(seed=3, case="a").resumable:
         _check_order(make)
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator is used"
@@ -114,6 +117,16 @@ def _check_measurements(make: Callable[..., NoiseSource]) -> None:
             )
             alike = abs(float((a * b).mean()))
             assert alike < 0.35, f"neighbours on axis {axis} of a measurement's noise are alike: {alike:.2f}"
+
+
+def _check_slabs(make: Callable[..., NoiseSource]) -> None:
+    for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        n = make(seed=3, case="a").volume(_SHAPE, 2, stream="one", dtype=dtype)
+        for dim in (1, 2, 3):
+            for slab in cut(dim, _SHAPE[dim], 3):
+                got = make(seed=3, case="a").slab(_SHAPE, 2, slab, stream="one", dtype=dtype)
+                same = got.dtype == dtype and torch.equal(got, slab.of(n))
+                assert same, f"slices {slab.first} to {slab.end - 1} along axis {dim} are not those of the volume"
 
 
 def _check_order(make: Callable[..., NoiseSource]) -> None:

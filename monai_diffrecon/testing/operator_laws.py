@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from monai_diffrecon.errors import InputError, PluginError
+from monai_diffrecon.errors import ConfigError, InputError, PluginError
 from monai_diffrecon.numerics.conjugate_gradient import inner
 from monai_diffrecon.protocols import PLANE_AXIS, Operator
+from monai_diffrecon.slabs import Slab
+from monai_diffrecon.testing.execution.slabs_in_threads import run_in_threads
 
 _DENSE_LIMIT = 512
 
@@ -152,6 +155,61 @@ class OperatorLaws:
                 spread = operator(alone)
                 spread.select(axis, index).zero_()
                 assert not bool(spread.any()), f"{plane} slice {index} reaches other indices along slice_axis {axis}"
+
+    def test_slabs(self, operator: Operator) -> None:
+        """What ``restricted`` returns for slabs does together what the operator does, and leaves it alone.
+
+        An operator that cannot be restricted (a ConfigError) is excused.
+        """
+        x, y = _volume(operator), _measurement(operator)
+        before = operator(x), operator.adjoint(y)
+        for plane, index in PLANE_AXIS.items():
+            axis, dim, count = operator.slice_axis(plane), 1 + index, operator.geometry.shape[index]
+            if count < 2 or (axis is None and not (operator.slabs_add_up and plane == "axial")):
+                continue
+            slabs = [Slab(dim, a, b, count) for a, b in pairwise(sorted({0, 1, 1 + count // 2, count}))]
+            try:
+                parts = {slab: operator.restricted(plane, slab.first, slab.end) for slab in slabs}
+            except ConfigError:
+                continue
+            for slab, part in parts.items():
+                assert part.volume_shape == (1, *part.geometry.shape) == tuple(slab.of(x).shape), (
+                    f"restricted({plane!r}, {slab.first}, {slab.end}) is of a volume of {part.volume_shape}"
+                )
+            if self.supports_double:
+                _check_slabs(copy.deepcopy(operator).double(), plane, axis, slabs, torch.float64)
+            else:
+                _check_slabs(operator, plane, axis, slabs, torch.float32)
+            for part in parts.values():
+                part.to("meta")
+            same = all(buffer.device.type != "meta" for buffer in operator.buffers())
+            same = same and all(map(torch.equal, (operator(x), operator.adjoint(y)), before))
+            assert same, "what is done to a restricted operator changes the whole one"
+
+
+def _check_slabs(operator: Operator, plane: str, axis: int | None, slabs: list[Slab], dtype: torch.dtype) -> None:
+    x, y = _volume(operator, dtype=dtype), _measurement(operator, dtype=dtype)
+
+    def done(slab: Slab | None) -> dict[str, Tensor]:
+        on = operator if slab is None else operator.restricted(plane, slab.first, slab.end)
+        of_x = x if slab is None else slab.of(x)
+        of_y = y if slab is None or axis is None else slab.of(y, axis)
+        numbers = {"norm": on.norm(), "residual_norm": on.residual_norm(of_x, of_y)}
+        return {
+            "forward": on(of_x),
+            "adjoint": on.adjoint(of_y),
+            "normal": on.normal(of_x),
+            "initial": on.initial(of_y),
+            **{name: torch.tensor([number]) for name, number in numbers.items()},
+        }
+
+    whole, parts = done(None), run_in_threads(done, slabs)
+    for name, expected in whole.items():
+        along = axis if name == "forward" else slabs[0].dim
+        given = [part[name] for part in parts]
+        together = torch.cat(given, dim=along) if expected.ndim > 1 and along is not None else None
+        for got in given if together is None else [together]:
+            _close(got, expected, f"{name} of the {plane} slabs {[len(slab) for slab in slabs]}")
 
 
 def _draw(shape: tuple[int, ...], *, is_complex: bool, seed: int, dtype: torch.dtype) -> Tensor:

@@ -19,13 +19,13 @@ from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDen
 from monai_diffrecon.engine.planes.slab_plane_denoiser import SlabPlaneDenoiser
 from monai_diffrecon.engine.slab_problem import problem_of, slab_plane
 from monai_diffrecon.errors import ConfigError, NumericalError
-from monai_diffrecon.operators import CartesianMRI, FanCT, ParallelCT, SliceThickness
+from monai_diffrecon.operators import CartesianMRI, CartesianMRI3D, FanCT, ParallelCT, SliceThickness
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, Problem, VolumeGeometry
 from monai_diffrecon.slabs import Slab, cut, peers
+from monai_diffrecon.testing.execution.slabs_in_threads import run_in_threads
 
 from ..raising import raises
 from . import tiny_networks
-from .slabs_in_threads import run_in_threads
 
 
 def calm(score: ScoreNetwork) -> ScoreNetwork:
@@ -120,6 +120,8 @@ def test_cuts() -> None:
     assert slab_plane(OPERATORS["thick"], "axial") == "coronal"
     assert slab_plane(OPERATORS["thick"], "sagittal") == "sagittal"
     assert slab_plane(OPERATORS["parallel"], "coronal") == "axial"
+    with raises(ConfigError, where="inferer#share", got="CartesianMRI3D"):
+        slab_plane(CartesianMRI3D(GEOMETRY, acceleration=2.0), "axial")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,18 @@ def _scales_in_place(self: SliceThickness, x: Tensor) -> Tensor:
     return SliceThickness._forward(self, x.mul_(2.0))
 
 
+def _other_weights(self: SliceThickness, plane: str, first: int, end: int) -> Operator:
+    part = SliceThickness.restricted(self, plane, first, end)
+    part.weights = self.weights * (1.0 + 0.01 * first)
+    return part
+
+
+def _of_one_memory(self: SliceThickness, plane: str, first: int, end: int) -> Operator:
+    part = SliceThickness.restricted(self, plane, first, end)
+    part._buffers = self._buffers
+    return part
+
+
 def _along_y(self: SliceThickness, x: Tensor) -> Tensor:
     return SliceThickness._forward(self, x).roll(1, 2)
 
@@ -52,6 +64,9 @@ def _along_y(self: SliceThickness, x: Tensor) -> Tensor:
         ("test_slice_by_slice", {"slice_plane": "axial"}, "reaches other slices"),
         ("test_slice_axis", {"slice_axis": lambda s, plane: -1}, "slice_axis.'sagittal'. is -1, of length 4"),
         ("test_slice_axis", {"_forward": _along_y}, "coronal slice 0 reaches other indices along slice_axis 2"),
+        ("test_slabs", {"restricted": _other_weights}, "forward of the sagittal slabs .1, 2, 2.: off by"),
+        ("test_slabs", {"restricted": _of_one_memory}, "changes the whole one"),
+        ("test_slabs", {"restricted": lambda s, *a: s}, "forward|wrong shape|of a volume of"),
     ],
 )
 def test_a_broken_operator_is_found(law: str, methods: dict, message: str) -> None:

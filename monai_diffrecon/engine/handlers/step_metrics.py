@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
-from monai_diffrecon import slabs
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
 
 
@@ -33,7 +32,7 @@ class StepMetrics:
         engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
 
     def _measure(self, engine: Any) -> None:
-        self._size = max(slabs.norm(engine.problem.measurement), 1e-30)
+        self._size = max(engine.problem.operator.measured_norm(engine.problem.measurement), 1e-30)
 
     @torch.no_grad()
     def __call__(self, engine: Any) -> None:

@@ -29,7 +29,9 @@ def is_magnitude(problem: Problem, intensity: IntensityMap) -> bool:
     operator, y = problem.operator, problem.measurement
     if operator.complex_volume or intensity.offset != 0.0:
         return False
-    return operator.complex_measurement or not y.numel() or (measures_image(operator) and bool((y >= 0.0).all()))
+    if operator.complex_measurement or not y.numel():
+        return True
+    return measures_image(operator) and not slabs.largest(float(not bool((y >= 0.0).all())))  # the same in all slabs
 
 
 def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -54,8 +56,8 @@ def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     if not y.numel():
         return x.clamp(min=0.0), {"negative_voxels": negative}
     with torch.no_grad():
-        size, residual = slabs.norm(y) or 1.0, operator(x) - y
-        before, goal = slabs.norm(residual), slabs.norm_of_solve(residual)
+        size, residual = operator.measured_norm(y) or 1.0, operator(x) - y
+        before, goal = operator.measured_norm(residual), slabs.norm_of_solve(residual)
         exact = _EXACT * (slabs.norm_of_solve(y) or 1.0)
         step, x, t = 1.0 / (operator.norm() or 1.0), x.clamp(min=0.0), 1.0
         last = x
@@ -67,5 +69,5 @@ def nonnegative(problem: Problem, x: Tensor) -> tuple[Tensor, dict[str, float]]:
             ahead = x + (t - 1.0) / following * (x - last)
             last, t = x, following
             x = (ahead - step * operator.adjoint(operator(ahead) - y)).clamp_(min=0.0)
-    after = slabs.norm(residual)
+    after = operator.measured_norm(residual)
     return x, {"negative_voxels": negative, "residual_before": before / size, "residual_after": after / size}

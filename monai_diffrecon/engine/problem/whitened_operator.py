@@ -50,6 +50,7 @@ class WhitenedOperator(Operator):
         self.register_buffer("root", (w / self.mean_weight).sqrt().to(torch.float32), persistent=False)
         self.family, self.slice_plane = operator.family, operator.slice_plane  # type: ignore[misc]
         self.initial_kind, self.thick_plane = operator.initial_kind, operator.thick_plane
+        self.slabs_add_up = operator.slabs_add_up
 
     @property
     def volume_dtype(self) -> torch.dtype:
@@ -72,9 +73,8 @@ class WhitenedOperator(Operator):
     def restricted(self, plane: str, first: int, end: int) -> WhitenedOperator:
         """Return the operator of some slices of a plane that are apart."""
         part, axis = self.cut(plane, first, end), self.slice_axis(plane)
-        assert axis is not None
         part.operator = self.operator.restricted(plane, first, end)
-        part.root = self.root.narrow(axis, first, end - first)
+        part.root = self.root if axis is None else self.root.narrow(axis, first, end - first)
         return part
 
     def measured_geometry(self) -> VolumeGeometry:

@@ -20,6 +20,7 @@ from monai_diffrecon.errors.options import check_choice, check_integer, check_nu
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
 from monai_diffrecon.numerics.ct.scan_angles import scan_distances
 from monai_diffrecon.protocols import Operator, VolumeGeometry
+from monai_diffrecon.slabs import sum_of_measurements
 
 _WHERE = "operator cone_beam_ct"
 #: Zeros around the volume: RTK's volume ends at the centres of its outermost voxels, and a ray's first step in it has
@@ -63,6 +64,7 @@ class ConeBeamCT(Operator):
     """
 
     family = "ct"
+    slabs_add_up = True
 
     def __init__(
         self,
@@ -123,23 +125,34 @@ class ConeBeamCT(Operator):
         self.filter, self.initial_iterations = window, iterations
         self.fdk_weighting = fdk_weighting(scan, panel, radius_of(geometry))
         self.initial_kind = None if self.fdk_weighting is None else "fdk"
+        self._height = 0.0
+
+    def restricted(self, plane: str, first: int, end: int) -> ConeBeamCT:
+        """Return the operator of some axial slices, where they are.
+
+        Raises:
+            ConfigError: slices of another plane.
+        """
+        if plane != "axial":
+            super().restricted(plane, first, end)
+        part = self.cut(plane, first, end)
+        part._height = self._height + (first + end - self.geometry.shape[2]) / 2 * self.geometry.spacing[2]
+        return part
 
     def _forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x[0], (_MARGIN,) * 6)
-        return _on_arrays(
-            lambda a: project(a, self.geometry.spacing, self.trajectory, self.detector, torch.get_num_threads()), padded
-        )
+        return sum_of_measurements(_on_arrays(lambda a: project(a, self.geometry.spacing, *self._setting), padded))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         nx, ny, nz = (n + 2 * _MARGIN for n in self.geometry.shape)
-        padded = _on_arrays(
-            lambda a: back_project(
-                a, (nx, ny, nz), self.geometry.spacing, self.trajectory, self.detector, torch.get_num_threads()
-            ),
-            y,
-        )
+        padded = _on_arrays(lambda a: back_project(a, (nx, ny, nz), self.geometry.spacing, *self._setting), y)
         kept = slice(_MARGIN, -_MARGIN)
         return padded[None, kept, kept, kept].contiguous()
+
+    @property
+    def _setting(self) -> tuple[Trajectory, Detector, int, float]:
+        """Scan, detector, threads, and the height of the volume's centre."""
+        return self.trajectory, self.detector, torch.get_num_threads(), self._height
 
     def initial(self, y: Tensor) -> Tensor:
         """Return the classical estimate (1, X, Y, Z).
@@ -160,9 +173,7 @@ class ConeBeamCT(Operator):
                 a,
                 self.geometry.shape,
                 self.geometry.spacing,
-                self.trajectory,
-                self.detector,
-                torch.get_num_threads(),
+                *self._setting,
                 weighting=weighting,
                 hann=self.filter == "hann",
             ),

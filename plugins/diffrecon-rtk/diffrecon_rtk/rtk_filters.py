@@ -79,7 +79,12 @@ def projection_matrices(trajectory: Trajectory) -> np.ndarray:
 
 
 def project(
-    x: np.ndarray, spacing: Sequence[float], trajectory: Trajectory, detector: Detector, threads: int
+    x: np.ndarray,
+    spacing: Sequence[float],
+    trajectory: Trajectory,
+    detector: Detector,
+    threads: int,
+    height: float = 0.0,
 ) -> np.ndarray:
     """Return the line integrals (views, nu, nv) in mm of a volume (X, Y, Z) by Joseph's method (1982).
 
@@ -91,10 +96,11 @@ def project(
         trajectory: the scan.
         detector: its detector.
         threads: threads to use.
+        height: of the volume's centre above the isocentre in mm.
     """
     _, rtk = load_rtk()
     y = np.zeros((len(trajectory.views), *detector.pixels), x.dtype)
-    volume, projections = _volume(x, spacing), _projections(y, detector)
+    volume, projections = _volume(x, spacing, height), _projections(y, detector)
     joseph = rtk.JosephForwardProjectionImageFilter[type(projections), type(volume)].New()
     joseph.SetInput(0, projections)
     joseph.SetInput(1, volume)
@@ -108,11 +114,12 @@ def back_project(
     trajectory: Trajectory,
     detector: Detector,
     threads: int,
+    height: float = 0.0,
 ) -> np.ndarray:
     """Return the volume (X, Y, Z) that is the exact adjoint of :func:`project` of projections (views, nu, nv)."""
     _, rtk = load_rtk()
     x = np.zeros(shape, y.dtype)
-    volume, projections = _volume(x, spacing), _projections(y, detector)
+    volume, projections = _volume(x, spacing, height), _projections(y, detector)
     joseph = rtk.JosephBackProjectionImageFilter[type(volume), type(projections)].New()
     joseph.SetInput(0, volume)
     joseph.SetInput(1, projections)
@@ -126,6 +133,7 @@ def fdk(
     trajectory: Trajectory,
     detector: Detector,
     threads: int,
+    height: float = 0.0,
     *,
     weighting: str = "full",
     hann: bool = False,
@@ -139,6 +147,7 @@ def fdk(
         trajectory: a circular scan.
         detector: its detector.
         threads: threads to use.
+        height: of the volume's centre above the isocentre in mm.
         weighting: ``full``; ``short`` weights after Parker, ``displaced`` after Wang (2002).
         hann: apodize the ramp filter by a Hann window that ends at the Nyquist frequency.
     """
@@ -159,7 +168,7 @@ def fdk(
         source = weights.GetOutput()
     x = np.zeros(shape, y.dtype)
     filter_ = rtk.FDKConeBeamReconstructionFilter[kind].New()
-    filter_.SetInput(0, _volume(x, spacing))
+    filter_.SetInput(0, _volume(x, spacing, height))
     filter_.SetInput(1, source)
     filter_.GetRampFilter().SetHannCutFrequency(1.0 if hann else 0.0)
     for part in (filter_.GetWeightFilter(), filter_.GetRampFilter(), filter_.GetBackProjectionFilter()):
@@ -167,10 +176,10 @@ def fdk(
     return _run(filter_, x, trajectory, threads)
 
 
-def _volume(x: np.ndarray, spacing: Sequence[float]) -> Any:
-    """Return an ITK image on the memory of a volume (X, Y, Z), centred on the isocentre."""
+def _volume(x: np.ndarray, spacing: Sequence[float], height: float) -> Any:
+    """Return an ITK image on the memory of a volume (X, Y, Z), centred on the axis at a height in mm."""
     steps = np.array([spacing[2], spacing[1], spacing[0]])
-    centre = (np.array(x.shape[::-1]) - 1) / 2 * steps
+    centre = (np.array(x.shape[::-1]) - 1) / 2 * steps - np.array([height, 0.0, 0.0])
     return _image(x, steps, -_VOLUME_DIRECTION @ centre, _VOLUME_DIRECTION)
 
 

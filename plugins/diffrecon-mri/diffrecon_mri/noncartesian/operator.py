@@ -12,6 +12,7 @@ from torch import Tensor
 from diffrecon_mri.noncartesian.density_compensation import density_compensation
 from diffrecon_mri.noncartesian.nufft import apply_toeplitz, nufft, nufft_adjoint, toeplitz_kernel
 from diffrecon_mri.noncartesian.trajectories import radial, spiral
+from monai_diffrecon import slabs
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.numerics.mri.coil_maps import check_coil_maps
@@ -100,6 +101,14 @@ class NoncartesianMRI(Operator):
         """Return the axis of the measurement along which the slices of ``plane`` are apart, or None."""
         return -1 if plane == self.slice_plane else None
 
+    def restricted(self, plane: str, first: int, end: int) -> NoncartesianMRI:
+        """Return the operator of some axial slices, of the same trajectory."""
+        part = self.cut(plane, first, end)
+        part._kernels = dict(self._kernels)
+        if self.coil_maps is not None:
+            part.coil_maps = self.coil_maps[..., first:end]
+        return part
+
     def _tocheck_coil_maps(self, x: Tensor) -> Tensor:
         """Return coil images (coils, Z, X, Y)."""
         x = x.to(torch.promote_types(x.dtype, torch.complex64))
@@ -141,7 +150,8 @@ class NoncartesianMRI(Operator):
         if self.coil_maps is None:
             return estimate
         power = self.coil_maps.abs().square().sum(0, keepdim=True).to(y.real.dtype)
-        return torch.where(power > 1e-6 * power.max(), estimate / power.clamp_min(1e-12), torch.zeros_like(estimate))
+        seen = power > 1e-6 * slabs.largest(power.max())
+        return torch.where(seen, estimate / power.clamp_min(1e-12), torch.zeros_like(estimate))
 
 
 def _checked(trajectory: object, size: tuple[int, int]) -> Tensor:

@@ -22,6 +22,7 @@ class _Table:
 
     def __init__(self, count: int) -> None:
         self._barrier, self._things = threading.Barrier(count, timeout=60), [None] * count
+        self.errors: list[Exception] = []
 
     def exchanged(self, index: int, thing: Any) -> list[Any]:
         self._things[index] = thing
@@ -30,22 +31,28 @@ class _Table:
         self._barrier.wait()
         return seen
 
-    def leave(self) -> None:
+    def leave(self, error: Exception) -> None:
+        self.errors.append(error)  # those of threads that waited come later
         self._barrier.abort()
 
 
 class ThreadPeers(Peers):
+    """Slabs of which each thread has one."""
+
     def __init__(self, slabs: Sequence[Slab], index: int, table: _Table) -> None:
         super().__init__(slabs, index)
         self._table = table
 
     def total(self, value: Tensor) -> Tensor:
+        """Return the sum over the threads."""
         return torch.stack(self._table.exchanged(self.index, value)).sum(dim=0)
 
     def largest(self, value: Tensor) -> Tensor:
+        """Return the maximum over the threads."""
         return torch.stack(self._table.exchanged(self.index, value)).amax(dim=0)
 
     def swap(self, pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Give each thread a tensor, and return what each has for this one."""
         received = [
             given[self.index] for given in self._table.exchanged(self.index, [piece.clone() for piece in pieces])
         ]
@@ -61,13 +68,12 @@ def run_in_threads(task: Callable[[Slab], T], slabs: Sequence[Slab]) -> list[T]:
         with within(ThreadPeers(slabs, index, table)):
             try:
                 return task(slabs[index])
-            except Exception:
-                table.leave()
+            except Exception as error:
+                table.leave(error)
                 raise
 
     with ThreadPoolExecutor(len(slabs)) as pool:
         futures = [pool.submit(run, index) for index in range(len(slabs))]
-    errors = [error for future in futures if (error := future.exception()) is not None]
-    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
-        raise error
+    if table.errors:
+        raise table.errors[0]
     return [future.result() for future in futures]
