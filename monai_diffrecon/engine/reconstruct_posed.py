@@ -16,6 +16,7 @@ from monai_diffrecon import distributed
 from monai_diffrecon.engine.devices.placement import device_facts, problem_on
 from monai_diffrecon.engine.devices.precision import tf32
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
+from monai_diffrecon.engine.memory.machine_memory import peak_memory
 from monai_diffrecon.engine.plugin_objects import described
 from monai_diffrecon.engine.posterior.sample_runner import SampleRunner
 from monai_diffrecon.engine.problem.measured_operator import plane_notice
@@ -27,9 +28,13 @@ from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.resume.run_identity import differences
 from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.engine.store.stored_engine import StoredEngine
+from monai_diffrecon.engine.store.volume_store import VolumeStore
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.numerics.padding import with_padding
+from monai_diffrecon.protocols import Problem, VolumeGeometry
+from monai_diffrecon.slabs import Slab
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ def reconstruct_posed(
     checkpoint: RunCheckpoint | None = None,
     run_id: str | None = None,
     progress: bool | None = None,
+    store: VolumeStore | None = None,
 ) -> Reconstruction:
     """Reconstruct a case.
 
@@ -50,6 +56,7 @@ def reconstruct_posed(
         checkpoint: stores the state of the run and where an interrupted run stopped.
         run_id: its MLflow run, for the checkpoint.
         progress: show a progress bar; None shows it on a terminal only.
+        store: the disk where the volume lies; None keeps it in memory.
 
     Raises:
         ResumeMismatchError: the checkpoint belongs to another run.
@@ -80,7 +87,11 @@ def reconstruct_posed(
             handlers=(metrics, *handlers),
             mend=posed.mend,
             progress=progress,
+            store=store,
         )
+        if isinstance(engine, StoredEngine):
+            engine.complete = finish_slab
+            where["slabs"] = len(engine.slabs)
         engine.memory_needed = memory.summary()
         if index == 0:
             tell(plane_notices(engine))
@@ -88,13 +99,20 @@ def reconstruct_posed(
 
     constraint: dict[str, float] = {}
 
-    def finish(x: Tensor) -> Tensor:
+    def finish(x: Tensor, problem: Problem = posed.problem, hidden: Tensor | None = posed.hidden) -> Tensor:
         if recipe.calls_network and is_magnitude(posed.problem, posed.acted):
-            x, found = nonnegative(problem_on(posed.problem, x.device), x)
+            x, found = nonnegative(problem_on(problem, x.device), x)
             constraint.update(found)
         x = x.cpu()
         posed.problem.operator.cpu()  # samples are compared on the CPU
-        return x if posed.hidden is None else x + posed.hidden / posed.acted.scale
+        return x if hidden is None else x + hidden / posed.acted.scale
+
+    def finished(x: Tensor, geometry: VolumeGeometry = measured.geometry) -> Tensor:
+        return with_padding(posed.intensity.to_physical(x), affine_of(geometry), measured.padding)
+
+    def finish_slab(x: Tensor, problem: Problem, slab: Slab) -> Tensor:
+        x = finish(x, problem, None if posed.hidden is None else slab.of(posed.hidden))
+        return finished(x, measured.geometry.part(slab.dim - 1, slab.first, slab.end))
 
     runner = SampleRunner(
         build,
@@ -105,7 +123,7 @@ def reconstruct_posed(
         case=case.name,
         checkpoint=checkpoint,
         run_id=run_id,
-        finish=finish,
+        finish=finish if store is None else None,
     )
     point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
     point = _shared(case, point)
@@ -116,9 +134,6 @@ def reconstruct_posed(
     finally:
         posed.problem.operator.cpu()
     totals = runner.totals
-
-    def finished(x: Tensor) -> Tensor:
-        return with_padding(posed.intensity.to_physical(x), affine_of(measured.geometry), measured.padding)
 
     if spread is not None:
         spread = spread.in_units(posed.intensity.scale, finished)
@@ -140,12 +155,12 @@ def reconstruct_posed(
         source_sha256=measured.source_sha256,
         fallbacks=runner.fallbacks,
         inferer=case.settings,
-        execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint, **_processes()},
+        execution={**where, "batch_sizes": runner.batch_sizes, "resumed": runner.resumed, **constraint, **_processes(), **_peak(store)},
         notices=tuple(notices),
         phase=posed.phase,
         resumed_from=runner.resumed_from,
     )
-    return Reconstruction(finished(x), measured.geometry, report, spread)
+    return Reconstruction(finished(x) if store is None else x, measured.geometry, report, spread)
 
 
 def _shared(case: PosedCase, point: RunPoint | None) -> RunPoint | None:
@@ -171,6 +186,11 @@ def _shared(case: PosedCase, point: RunPoint | None) -> RunPoint | None:
 def _processes() -> dict[str, int]:
     count = distributed.processes()
     return {"processes": count} if count > 1 else {}
+
+
+def _peak(store: VolumeStore | None) -> dict[str, float]:
+    peak = None if store is None else peak_memory()
+    return {} if peak is None else {"peak_memory_gb": round(peak, 2)}
 
 
 def circumstances(case: PosedCase) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_diffrecon import slabs
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.errors import NumericalError
 from monai_diffrecon.numerics.planes import to_slices
+from monai_diffrecon.protocols import PLANE_AXIS
 
 
 class NonFiniteGuard:
@@ -69,10 +71,11 @@ def _refuse(counts: Tensor, where: str, plane: str, engine: Any) -> None:
     bad = counts.nonzero().flatten().tolist()
     if not bad:
         return
+    first = bad[0] + slabs.first_slice(1 + PLANE_AXIS[plane])
     step = min(engine.recon.step + 1, len(engine.ladder))
     raise NumericalError(
         f"{int(counts.sum())} voxels are not finite at step {step}, sigma "
-        f"{engine.sigma:.4g}, in {len(bad)} {plane} slices, the first of them {bad[0]}",
+        f"{engine.sigma:.4g}, in {len(bad)} {plane} slices, the first of them {first}",
         where=where,
         mend="lower the tuning parameters (rho, threshold) or check the measurement's scale",
     )

@@ -141,7 +141,8 @@ class SampleRunner:
         recon, checkpoint = engine.recon, self.checkpoint
         assert recon is not None
         assert checkpoint is not None
-        if only_if_due and not checkpoint.due(recon.step, _bytes(recon)):
+        # A volume on the disk is there anyway.
+        if only_if_due and recon.x.numel() and not checkpoint.due(recon.step, _bytes(recon)):
             return
         point = RunPoint(
             state=recon,
