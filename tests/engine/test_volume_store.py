@@ -24,8 +24,13 @@ from .test_slabs import AXIAL, CORONAL
 
 GEOMETRY = VolumeGeometry((12, 10, 11), (1.0, 1.0, 1.0))
 STORE = {"name": "zarr", "slab_gb": 1e-5}  # slabs of two slices
-#: Relative to the largest voxel: each slab ends its conjugate gradients by itself.
-TOLERANCE = 1e-3
+#: Each slab ends its conjugate gradients by itself, so they have to converge to be the same.
+SOLVED = {"name": "conjugate_gradient", "iterations": 50, "tolerance": 1e-6, "gamma": 0.1}
+#: Relative to the largest voxel.
+TOLERANCE = 2e-4
+
+
+PNP = {"name": "pnp_hqs", "steps": 2, "start": "initial"}
 
 
 def specs(name: str) -> dict[str, Any]:
@@ -41,13 +46,13 @@ def measurement(name: str, noise_std: float = 0.01) -> Tensor:
     options = {k: v for k, v in spec.items() if k != "name"}
     operator: Operator = {"ct": ParallelCT, "thick": SliceThickness, "mri": CartesianMRI}[name](GEOMETRY, **options)
     generator = torch.Generator().manual_seed(3)
-    y = operator(torch.rand(operator.volume_shape, generator=generator))
+    y = operator(1.0 + 0.2 * torch.rand(operator.volume_shape, generator=generator))  # far from negative
     y = y + noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype)
     return to_tensor(Measurement(y, GEOMETRY, operator=spec, noise_std=noise_std))
 
 
 def inferer(name: str, **options: Any) -> DiffReconInferer:
-    plugins = {"prior": "perpendicular", "sampler": {"name": "pnp_hqs", "steps": 2, "sigma_start": 0.3}}
+    plugins = {"prior": "perpendicular", "consistency": SOLVED, "sampler": PNP}
     options = {"sw_batch_size": 2, "progress": False, **plugins, **options}
     return DiffReconInferer(AXIAL, specs(name), auxiliaries=(CORONAL,), **options)
 
@@ -77,10 +82,9 @@ def difference(parts: Tensor, whole: Tensor) -> float:
         {"sampler": {"name": "pnp_hqs", "steps": 3, "momentum": 0.5}},
         {"sampler": {"name": "heun", "steps": 2, "S_churn": 1.0}, "prior": {"name": "perpendicular", "K": "average"}},
         {"sampler": {"name": "predictor_corrector", "steps": 2}},
-        {"sampler": {"name": "ddim", "steps": 2}, "consistency": {"name": "conjugate_gradient", "gamma": "discrepancy"}},
-        {"sampler": {"name": "pnp_hqs", "steps": 2}, "consistency": {"name": "conjugate_gradient", "gamma": 0.1}},
+        {"sampler": {"name": "ddim", "steps": 2}},
     ],
-    ids=["pnp_hqs", "momentum", "heun", "predictor_corrector", "discrepancy", "gamma"],
+    ids=["pnp_hqs", "momentum", "heun", "predictor_corrector", "ddim"],
 )
 def test_same_volume(name: str, plugins: dict[str, Any]) -> None:
     assert difference(*both(name, **plugins)) <= TOLERANCE
@@ -88,7 +92,6 @@ def test_same_volume(name: str, plugins: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["ct", "thick"])
 def test_same_bits_where_nothing_is_solved(name: str) -> None:
-    """Noise, batches of the networks and the start do not depend on the slabs."""
-    options = {"start": "initial", "sigma_start": 0.3, "steps": 3}
-    sampler = {"name": "pnp_hqs", **options}
+    """Noise and batches of the networks do not depend on the slabs."""
+    sampler = {"name": "heun", "start": "noise", "sigma_start": 0.3, "steps": 3}
     assert torch.equal(*both(name, sampler=sampler, consistency="none"))

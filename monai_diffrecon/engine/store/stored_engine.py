@@ -106,7 +106,16 @@ class StoredEngine(ReconstructionEngine):
 
     def _prepare(self) -> None:
         self._prepared = [[] for _ in self.slabs]
-        run_in_turn(lambda slab: self._of(slab)._prepare(), self.slabs, peers=self._peers, answers=self._prepared)
+
+        def prepare(slab: Slab) -> Sampler:
+            engine = self._of(slab)
+            engine._prepare()
+            return engine.sampler
+
+        def keep(index: int, sampler: Sampler) -> None:
+            self.sampler = sampler if index == 0 else self.sampler  # one that knows its schedule
+
+        run_in_turn(prepare, self.slabs, keep=keep, peers=self._peers, answers=self._prepared)
 
     def _begin(self, seed: int, case: str, resume: SamplerState | None) -> SamplerState:
         with torch.no_grad():
