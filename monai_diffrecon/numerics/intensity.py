@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.numerics.order_statistics import percentiles
 from monai_diffrecon.numerics.outliers import replace_outliers
 
 #: Voxels above this part of the largest magnitude are foreground.
@@ -74,9 +75,12 @@ class IntensityMap:
         """
         if not 0 < q <= 100:
             raise ConfigError("no such percentile", where="intensity#q", expected="above 0, at most 100", got=q)
-        magnitude = (volume.detach().as_subclass(Tensor) - offset).abs()
+        difference = volume.detach().as_subclass(Tensor) - offset
+        del volume  # of a large one each copy counts
+        magnitude = difference.abs() if difference.is_complex() else difference.abs_()
+        del difference
         largest = float(magnitude.max()) if magnitude.numel() else 0.0
-        if not np.isfinite(largest) or not bool(torch.isfinite(magnitude).all()):
+        if not np.isfinite(largest):  # as is that of NaN
             raise InputError("voxels that are not finite", where="intensity")
         if largest == 0.0:
             raise InputError(
@@ -117,6 +121,7 @@ def image_offset(image: Tensor) -> float:
         image: (1, X, Y, Z), real, without outliers.
     """
     array = image.detach().as_subclass(Tensor).cpu().numpy()
+    array = image.detach().as_subclass(Tensor).cpu().numpy()
     low, high = (float(v) for v in np.percentile(array, (0.1, 99.5)))
     if high > 0.0 and abs(low) <= _ZERO * high:
         return 0.0
@@ -138,6 +143,4 @@ def looks_like_hounsfield(image: Tensor) -> bool:
 
 
 def _foreground_percentile(magnitude: Tensor, q: float) -> float:
-    # torch.quantile takes no more than 2^24 elements.
-    foreground = magnitude[magnitude > FOREGROUND * magnitude.max()].double().cpu().numpy()
-    return float(np.percentile(foreground, q)) if foreground.size else 0.0
+    return next(iter(percentiles(magnitude, [q], above=float(FOREGROUND * magnitude.max()))), 0.0)
