@@ -61,8 +61,8 @@ def prepare(case: str, edge: int, path: Path) -> None:
     from monai_diffrecon.protocols import Measurement, VolumeGeometry
     from monai_diffrecon.testing.phantoms.stress import twisting_tube
 
-    volume = torch.as_tensor(twisting_tube((edge, edge, edge)))
-    volume = volume.reshape(1, edge, edge, edge)
+    small = twisting_tube((edge // 4,) * 3)  # of this size it would take ten volumes of memory itself
+    volume = torch.nn.functional.interpolate(small[None], size=(edge,) * 3, mode="trilinear")[0]
     if case == "CT":
         geometry = VolumeGeometry((edge,) * 3, (1.5,) * 3)
         operator = ParallelCT(geometry, views=16, memory_limit_gb=0.5)
