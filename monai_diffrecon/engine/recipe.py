@@ -112,7 +112,10 @@ class Recipe:
             check_gradients(runtime)
         check_can_sample(sampler, noise, specs, checked["num_samples"])
         if checked["volume_store"] is not None:
-            check_in_slabs([consistency, sampler, *([build_prior(specs["prior"])] if sampler.calls_network else [])], "volume_store")
+            check_in_slabs(
+                [consistency, sampler, *([build_prior(specs["prior"])] if sampler.calls_network else [])],
+                "volume_store",
+            )
             self._check_stored(checked)
         registry.check_options("operators", plugin_of(specs["operator"]), where="operator", context=("geometry",))
         notices = object_notice(specs)

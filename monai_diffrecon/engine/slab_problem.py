@@ -14,7 +14,6 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Operator, Plugin, Problem
 from monai_diffrecon.slabs import Slab
 
-
 #: Option that cuts a volume into slabs -> what a user may do where that is impossible.
 _MENDS = {"share": 'set share to "slices"', "volume_store": "set volume_store to null"}
 

@@ -59,7 +59,7 @@ def largest(x: Tensor, count: int) -> Tensor:
 
 
 def ranked(x: Tensor, ranks: Sequence[int], above: float | None = None) -> list[float]:
-    """Return the values of some ranks, from 0, in rising order, by counting the upper and the lower halves of their bits.
+    """Return the values of some ranks, from 0, in rising order, counted by upper and lower halves of their bits.
 
     Args:
         x: any shape, float32, finite.
