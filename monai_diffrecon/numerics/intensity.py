@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +58,15 @@ class IntensityMap:
         return cls(scale=float(high) - float(low), offset=float(low))
 
     @classmethod
-    def percentile(cls, volume: Tensor, q: float = 99.5, offset: float = 0.0) -> IntensityMap:
+    def percentile(cls, volume: Tensor | Callable[[], Tensor], q: float = 99.5, offset: float = 0.0) -> IntensityMap:
         """Map ``offset`` to 0 and the ``q``-th percentile of the foreground's magnitudes above it to 1.
 
         Up to 0.1 % of outliers, saturated voxels for instance, do not change the map by more than they would change the
         image's brightness; without them it is exactly the percentile.
 
         Args:
-            volume: (1, X, Y, Z), real or complex, any unit; foreground is what exceeds 1 % of its maximum.
+            volume: (1, X, Y, Z), real or complex, any unit; foreground is what exceeds 1 % of its maximum. Or what makes
+                it: of a large volume each copy counts.
             q: percentile, above 0 and at most 100, interpolated linearly.
             offset: value of no signal.
 
@@ -74,8 +76,7 @@ class IntensityMap:
         """
         if not 0 < q <= 100:
             raise ConfigError("no such percentile", where="intensity#q", expected="above 0, at most 100", got=q)
-        difference = volume.detach().as_subclass(Tensor) - offset
-        del volume  # of a large one each copy counts
+        difference = (volume() if callable(volume) else volume).detach().as_subclass(Tensor) - offset
         magnitude = difference.abs() if difference.is_complex() else difference.abs_()
         del difference
         largest = float(magnitude.max()) if magnitude.numel() else 0.0
@@ -89,7 +90,7 @@ class IntensityMap:
                 mend="check that the measurement is not empty",
             )
         scale = _foreground_percentile(magnitude, q)
-        clean = replace_outliers(magnitude, 2, _STEP)[0] if magnitude.ndim == 4 else magnitude
+        clean = replace_outliers(magnitude, 2, _STEP, in_place=True)[0] if magnitude.ndim == 4 else magnitude
         robust = _foreground_percentile(clean, q)
         return cls(scale=robust if scale > (1 + _BLAME) * robust > 0.0 else scale, offset=offset)
 

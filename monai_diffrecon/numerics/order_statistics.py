@@ -44,17 +44,18 @@ def percentiles(x: Tensor, q: Sequence[float], *, above: float | None = None) ->
     return result
 
 
-def largest(x: Tensor, count: int) -> Tensor:
-    """Return the largest values (count,), falling.
+def outermost(x: Tensor, count: int, *, lowest: bool = False) -> Tensor:
+    """Return the largest values (count,), falling; or the negatives of the smallest ones, falling as well.
 
     Args:
         x: any shape, float32, finite.
         count: at most as many as there are.
+        lowest: take the smallest.
     """
     if x.numel() < LARGE:
-        return torch.topk(x.flatten(), count).values
-    limit = ranked(x, [x.numel() - count])[0]
-    some = np.concatenate([part[part >= limit] for part in _blocks(x)])
+        return torch.topk((-x if lowest else x).flatten(), count).values
+    limit = ranked(x, [count - 1 if lowest else x.numel() - count])[0]
+    some = np.concatenate([-part[part <= limit] if lowest else part[part >= limit] for part in _blocks(x)])
     return torch.from_numpy(np.sort(some)[::-1][:count].copy())
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_diffrecon.numerics.order_statistics import largest, percentiles
+from monai_diffrecon.numerics.order_statistics import outermost, percentiles
 
 #: An outlier leaves at least so many of the 24 voxels around it in its slice behind, so that up to five may touch.
 _NEIGHBOURS = 20
@@ -18,7 +18,7 @@ _OUTERMOST, _GAP = 1e-3, 2.0
 _TOGETHER = 16
 
 
-def replace_outliers(image: Tensor, axis: int, step: float) -> tuple[Tensor, Tensor]:
+def replace_outliers(image: Tensor, axis: int, step: float, *, in_place: bool = False) -> tuple[Tensor, Tensor]:
     """Return ``image`` with its outliers replaced by the median of their neighbours in the slice, and where they were.
 
     A voxel is an outlier when it exceeds at least 20 of the 24 voxels around it by ``step`` times the image's range
@@ -29,6 +29,7 @@ def replace_outliers(image: Tensor, axis: int, step: float) -> tuple[Tensor, Ten
         image: (1, X, Y, Z), real.
         axis: spatial axis, 0 to 2, along which the slices are stacked.
         step: relative to the image's range, above 0.
+        in_place: write into the image, to save memory.
 
     Returns:
         The image (1, X, Y, Z) and the mask (1, X, Y, Z) of the voxels that were replaced.
@@ -37,8 +38,9 @@ def replace_outliers(image: Tensor, axis: int, step: float) -> tuple[Tensor, Ten
     slices = image.movedim(axis + 1, 0)  # (N, 1, H, W)
     if not low < high or min(slices.shape[2:]) < 3:
         return image, torch.zeros_like(image, dtype=torch.bool)
-    below, above = -_last_before_gap(-image, -high), _last_before_gap(image, low)
-    clean, mask = image.clone(memory_format=torch.contiguous_format), torch.zeros_like(image, dtype=torch.bool)
+    below, above = -_last_before_gap(image, -high, lowest=True), _last_before_gap(image, low)
+    clean = image if in_place else image.clone(memory_format=torch.contiguous_format)
+    mask = torch.zeros_like(image, dtype=torch.bool)
     # Some slices at a time: their differences take far more memory than they do.
     for part, out, found_out in zip(
         slices.split(_TOGETHER), *(t.movedim(axis + 1, 0).split(_TOGETHER) for t in (clean, mask)), strict=True
@@ -66,9 +68,12 @@ def _isolated(slices: Tensor, padded: Tensor, step: float) -> Tensor:
     return (above >= _NEIGHBOURS) | (below >= _NEIGHBOURS)
 
 
-def _last_before_gap(image: Tensor, low: float) -> float:
-    """Return the largest value that no gap parts from the smaller ones; distances are from ``low``."""
+def _last_before_gap(image: Tensor, low: float, *, lowest: bool = False) -> float:
+    """Return the largest value that no gap parts from the smaller ones; distances are from ``low``.
+
+    Of the negative of the image, if ``lowest``.
+    """
     count = max(round(_OUTERMOST * image.numel()), 1)
-    outermost = largest(image, count + 1)
-    gaps = torch.nonzero(outermost[:-1] - low > _GAP * (outermost[1:] - low)).flatten()
-    return float(outermost[int(gaps[-1]) + 1 if len(gaps) else 0])
+    values = outermost(image, count + 1, lowest=lowest)  # falling
+    gaps = torch.nonzero(values[:-1] - low > _GAP * (values[1:] - low)).flatten()
+    return float(values[int(gaps[-1]) + 1 if len(gaps) else 0])

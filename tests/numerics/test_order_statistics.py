@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.numerics import order_statistics
-from monai_diffrecon.numerics.order_statistics import largest, percentiles, ranked
+from monai_diffrecon.numerics.order_statistics import outermost, percentiles, ranked
 from monai_diffrecon.numerics.outliers import replace_outliers
 
 Q = (0.0, 0.1, 0.5, 37.3, 50.0, 99.5, 99.99, 100.0)
@@ -42,7 +42,8 @@ def test_ranks(kind: str) -> None:
     x = values(kind)
     in_order = x.flatten().sort().values
     assert ranked(x, [0, 5, 500, 1000]) == in_order[[0, 5, 500, 1000]].tolist()
-    assert torch.equal(largest(x, 20), in_order.flip(0)[:20])
+    assert torch.equal(outermost(x, 20), in_order.flip(0)[:20])
+    assert torch.equal(outermost(x, 20, lowest=True), -in_order[:20])
 
 
 def test_outliers_of_large_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +51,8 @@ def test_outliers_of_large_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
     x[0, 4, 5, 6], x[0, 7, 7, 30] = 9.0, -9.0
     clean, found = replace_outliers(x, 2, 0.5)
     monkeypatch.setattr(order_statistics, "LARGE", 0)
-    again, mask = replace_outliers(x, 2, 0.5)
+    again, mask = replace_outliers(x, 2, 0.5, in_place=True)
+    assert again is x
     assert torch.equal(clean, again)
     assert torch.equal(found, mask)
     assert bool(mask[0, 4, 5, 6])

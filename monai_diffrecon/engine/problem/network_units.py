@@ -79,9 +79,9 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
             got="air near -1000 and tissue near 0",
             mend="use a CT bundle; if it is MR, shift its values to 0 or more",
         )
-    estimate = operator.initial(y)
     if measures_image(operator):
-        return IntensityMap.percentile(estimate, offset=image_offset(y), **kind)
+        return IntensityMap.percentile(lambda: operator.initial(y), offset=image_offset(y), **kind)
+    estimate = operator.initial(y)
     if not operator.complex_volume:
         check_magnitudes(estimate, f"operator {type(operator).__name__}")
     return IntensityMap.percentile(estimate, **kind)
