@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,17 +57,19 @@ class IntensityMap:
         return cls(scale=float(high) - float(low), offset=float(low))
 
     @classmethod
-    def percentile(cls, volume: Tensor | Callable[[], Tensor], q: float = 99.5, offset: float = 0.0) -> IntensityMap:
+    def percentile(
+        cls, volume: Tensor, q: float = 99.5, offset: float = 0.0, *, overwrite: bool = False
+    ) -> IntensityMap:
         """Map ``offset`` to 0 and the ``q``-th percentile of the foreground's magnitudes above it to 1.
 
         Up to 0.1 % of outliers, saturated voxels for instance, do not change the map by more than they would change the
         image's brightness; without them it is exactly the percentile.
 
         Args:
-            volume: (1, X, Y, Z), real or complex, any unit; foreground is what exceeds 1 % of its maximum. Or what makes
-                it: of a large volume each copy counts.
+            volume: (1, X, Y, Z), real or complex, any unit; foreground is what exceeds 1 % of its maximum.
             q: percentile, above 0 and at most 100, interpolated linearly.
             offset: value of no signal.
+            overwrite: the volume is not needed any more, to save memory.
 
         Raises:
             ConfigError: no such percentile.
@@ -76,7 +77,8 @@ class IntensityMap:
         """
         if not 0 < q <= 100:
             raise ConfigError("no such percentile", where="intensity#q", expected="above 0, at most 100", got=q)
-        difference = (volume() if callable(volume) else volume).detach().as_subclass(Tensor) - offset
+        given = volume.detach().as_subclass(Tensor)
+        difference = given.sub_(offset) if overwrite else given - offset
         magnitude = difference.abs() if difference.is_complex() else difference.abs_()
         del difference
         largest = float(magnitude.max()) if magnitude.numel() else 0.0
