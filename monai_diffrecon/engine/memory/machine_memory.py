@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -65,6 +66,12 @@ class PeakMemory:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 1e9
         return peak_memory() if self._process else None
+
+
+def return_memory() -> None:
+    """Give memory that was freed back to the system, which glibc keeps for later in pieces of up to 32 MB."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> float | None:

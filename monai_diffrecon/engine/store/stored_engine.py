@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
+from monai_diffrecon.engine.memory.machine_memory import return_memory
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine, StepEvents
 from monai_diffrecon.engine.slab_problem import NoiseOfSlab, measured_axis, problem_of, slab_plane
 from monai_diffrecon.engine.store.stored_planes import StoredPlaneDenoiser, StorePeers
@@ -151,6 +152,7 @@ class StoredEngine(ReconstructionEngine):
 
         def keep(index: int, x: Tensor) -> None:
             self.slabs[index].of(volume).copy_(x)
+            return_memory()
 
         with torch.no_grad():
             run_in_turn(finish, self.slabs, keep=keep, peers=self._peers, answers=self._answers())
@@ -170,6 +172,7 @@ class StoredEngine(ReconstructionEngine):
             self.store.write(step, index, state)
             problem = engine.problem
             counted.append((problem.operator.residual_norm(state.x, problem.measurement) ** 2, engine.denoiser_calls))
+            return_memory()
             return _common(state)
 
         before = sum(_seconds(plane) for plane in planes)
