@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -109,9 +110,9 @@ class StoredEngine(ReconstructionEngine):
         self._prepared = [[] for _ in self.slabs]
 
         def prepare(slab: Slab) -> Sampler:
-            engine = self._of(slab)
-            engine._prepare()
-            return engine.sampler
+            with self._engine(slab) as engine:
+                engine._prepare()
+                return engine.sampler
 
         def keep(index: int, sampler: Sampler) -> None:
             self.sampler = sampler if index == 0 else self.sampler  # one that knows its schedule
@@ -145,14 +146,13 @@ class StoredEngine(ReconstructionEngine):
         volume = self.store.volume(operator.volume_shape, dtype)
 
         def finish(slab: Slab) -> Tensor:
-            engine = self._of(slab)
-            self._resumed(engine, last.step, self.slabs.index(slab))
-            x = engine._finish().x if self.ladder else engine._completed.x
-            return self.complete(x, engine.problem, slab)
+            with self._engine(slab) as engine:
+                self._resumed(engine, last.step, self.slabs.index(slab))
+                x = engine._finish().x if self.ladder else engine._completed.x
+                return self.complete(x, engine.problem, slab)
 
         def keep(index: int, x: Tensor) -> None:
             self.slabs[index].of(volume).copy_(x)
-            return_memory()
 
         with torch.no_grad():
             run_in_turn(finish, self.slabs, keep=keep, peers=self._peers, answers=self._answers())
@@ -163,16 +163,17 @@ class StoredEngine(ReconstructionEngine):
         counted: list[tuple[float, int]] = []
         planes = () if self.prior is None else self.prior.planes
 
-        def turn(slab: Slab) -> tuple[SamplerState, ReconstructionEngine]:
-            engine = self._of(slab)
-            return task(engine, self.slabs.index(slab)), engine
+        def turn(slab: Slab) -> tuple[SamplerState, float, int]:
+            with self._engine(slab) as engine:
+                state = task(engine, self.slabs.index(slab))
+                with within(None):  # of this slab
+                    residual = engine.problem.operator.residual_norm(state.x, engine.problem.measurement)
+                return state, residual**2, engine.denoiser_calls
 
-        def keep(index: int, result: tuple[SamplerState, ReconstructionEngine]) -> SamplerState:
-            state, engine = result
+        def keep(index: int, result: tuple[SamplerState, float, int]) -> SamplerState:
+            state, *counts = result
             self.store.write(step, index, state)
-            problem = engine.problem
-            counted.append((problem.operator.residual_norm(state.x, problem.measurement) ** 2, engine.denoiser_calls))
-            return_memory()
+            counted.append((counts[0], int(counts[1])))
             return _common(state)
 
         before = sum(_seconds(plane) for plane in planes)
@@ -183,15 +184,21 @@ class StoredEngine(ReconstructionEngine):
         self.denoiser_seconds += sum(_seconds(plane) for plane in planes) - before
         return states[0]  # type: ignore[return-value]
 
-    def _of(self, slab: Slab) -> ReconstructionEngine:
-        """Return an engine for a turn of a slab."""
+    @contextmanager
+    def _engine(self, slab: Slab) -> Iterator[ReconstructionEngine]:
+        """Context with an engine for a turn of a slab; what it holds is freed at the end."""
         problem, operator = problem_of(self.problem, slab), self.problem.operator
         if type(operator).norm is Operator.norm:  # iterates; 20 questions are better answered at once
             problem.operator.norm = partial(_ask_norm, self)  # type: ignore[method-assign]
         noise = NoiseOfSlab(self.noise, slab, measured_axis(operator, slab))
         engine = ReconstructionEngine(problem, self.prior, *self._plugins, noise)
         NonFiniteGuard().attach(engine)
-        return engine
+        try:
+            yield engine
+        finally:
+            vars(engine).clear()  # it is part of a circle, which is not collected at once
+            del engine, problem
+            return_memory()
 
     def _resumed(self, engine: ReconstructionEngine, step: int, index: int) -> None:
         engine.recon = engine._begin(0, "", self.store.read(step, index))
