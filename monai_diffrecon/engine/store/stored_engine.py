@@ -196,7 +196,7 @@ class StoredEngine(ReconstructionEngine):
         try:
             yield engine
         finally:
-            vars(engine).clear()  # it is part of a circle, which is not collected at once
+            engine.__dict__.clear()  # it is part of a circle, which is not collected at once
             del engine, problem
             return_memory()
 
