@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
@@ -140,7 +141,8 @@ def looks_like_hounsfield(image: Tensor) -> bool:
         image: any shape, real.
     """
     air = ((image > -1100.0) & (image < -900.0)).float().mean()
-    rest = image[image > -700.0]
+    array = image.detach().as_subclass(Tensor).cpu().numpy()
+    rest = torch.from_numpy(array[array > -700.0])  # with torch the choice would take eight images of indices
     return bool(air > 0.02) and bool(rest.numel()) and bool((rest.abs() < 150.0).float().mean() > 0.5)
 
 
