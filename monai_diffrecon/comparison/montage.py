@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from monai_diffrecon.comparison.dark_canvas import FAINT, DarkCanvas
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.errors import InputError
+from monai_diffrecon.numerics.order_statistics import percentiles
 from monai_diffrecon.protocols import PLANE_AXIS
 
 #: Plane -> letters of the right and of the upper edge of its picture: RAS+ axes run rightwards and upwards.
@@ -202,10 +204,11 @@ def _extent(shape: tuple[int, ...], spacing: Sequence[float], plane: str) -> tup
 def _window(volume: Tensor) -> tuple[float, float]:
     # With torch the choice of voxels would take eight volumes of indices.
     values = volume.detach().as_subclass(Tensor).float().cpu().numpy()
-    finite = values[np.isfinite(values)]
+    mask = np.isfinite(values)
+    finite = values if mask.all() else values[mask]
     if not finite.size:
         raise InputError("voxels that are not finite", where="picture")
-    low, high = (float(v) for v in np.percentile(finite, (0.1, 99.9)))
+    low, high = percentiles(torch.from_numpy(finite), (0.1, 99.9))
     return low, high if high > low else low + 1.0
 
 

@@ -21,6 +21,7 @@ from monai_diffrecon.engine.recipe import Recipe
 from monai_diffrecon.engine.reconstruct_posed import plane_notices, reconstruct_posed
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.run_report import Reconstruction
+from monai_diffrecon.engine.store.volume_store import stored
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.io.measurement.metatensor import affine_of
@@ -69,6 +70,9 @@ class DiffReconInferer(Inferer):
             some of the samples. ``cases``: each has cases of its own, by
             :class:`~monai_diffrecon.engine.cases.evaluator.ReconstructionEvaluator`, and computes what it is given here
             by itself. Voxels are the same, those of slabs within rounding; in a single process it has no effect.
+        volume_store: ``zarr``, or ``{"name": "zarr", "slab_gb": 0.25}``, keeps the volume on the disk, beside the
+            checkpoint, and reconstructs it slab by slab; ``slab_gb`` is roughly the memory of a slab. For volumes
+            larger than the memory. None keeps it in memory.
         progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 
@@ -100,6 +104,7 @@ class DiffReconInferer(Inferer):
         num_samples: int = 1,
         keep_samples: bool = False,
         share: str = "slices",
+        volume_store: Any = None,
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -128,6 +133,7 @@ class DiffReconInferer(Inferer):
             num_samples=num_samples,
             keep_samples=keep_samples,
             share=share,
+            volume_store=volume_store,
         )
         self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)
@@ -211,13 +217,15 @@ class DiffReconInferer(Inferer):
             ResumeMismatchError: the checkpoint belongs to another run.
         """
         posed = measurement if isinstance(measurement, PosedCase) else self.pose(measurement, network, case=case)
-        with distributed.alone(self.share == "cases"), distributed.together():
+        store_of = stored(posed.recipe.volume_store, checkpoint)
+        with distributed.alone(self.share == "cases"), distributed.together(), store_of as store:
             return reconstruct_posed(
                 posed,
                 handlers=(*self.handlers, *handlers),
                 checkpoint=checkpoint,
                 run_id=run_id,
                 progress=self.progress,
+                store=store,
             )
 
     def check(self, measurement: Tensor | PosedCase, network: nn.Module | None = None) -> Measurement:
@@ -232,8 +240,9 @@ class DiffReconInferer(Inferer):
             ConfigError: options or networks that do not fit the scan.
         """
         case = measurement if isinstance(measurement, PosedCase) else self.pose(measurement, network)
-        engine = self.recipe.engine(case.posed.problem, case.network, mend=case.posed.mend)
-        engine.prepare()  # on the CPU, where the case was posed
+        with stored(self.recipe.volume_store) as store:
+            engine = self.recipe.engine(case.posed.problem, case.network, mend=case.posed.mend, store=store)
+            engine.prepare()  # on the CPU, where the case was posed
         return replace(case.measured, notices=(*case.posed.notices, *plane_notices(engine)))
 
     def memory_estimate(self, measurement: Tensor, network: nn.Module | None = None) -> MemoryEstimate:

@@ -29,6 +29,9 @@ from monai_diffrecon.engine.plugin_objects import ObjectSpec, Spec, object_notic
 from monai_diffrecon.engine.posterior.posterior_samples import check_can_sample
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
 from monai_diffrecon.engine.slab_problem import NoiseOfSlab, check_in_slabs, measured_axis
+from monai_diffrecon.engine.store.stored_engine import StoredEngine
+from monai_diffrecon.engine.store.stored_planes import StoredPlaneDenoiser
+from monai_diffrecon.engine.store.volume_store import VolumeStore, check_store
 from monai_diffrecon.engine.voxel_size import SpacingMend, check_shared_spacing
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_device, check_flag, check_integer, check_number
@@ -74,6 +77,7 @@ class Recipe:
     num_samples: int = 1
     keep_samples: bool = False
     share: str = "slices"
+    volume_store: Any = None
     calls_network: bool = field(init=False)
     guided: bool = field(init=False)
     resumable: bool = field(init=False)
@@ -98,6 +102,7 @@ class Recipe:
             "num_samples": check_integer(self.num_samples, "inferer#num_samples", low=1),
             "keep_samples": check_flag(self.keep_samples, "inferer#keep_samples"),
             "share": check_choice(self.share, "inferer#share", distributed.SHARES),
+            "volume_store": check_store(self.volume_store),
         }
         # Report mistyped options now, not after the scan was read.
         one_plane = build_prior(specs["prior"]).max_planes == 1
@@ -108,6 +113,12 @@ class Recipe:
         if guided and sampler.calls_network:
             check_gradients(runtime)
         check_can_sample(sampler, noise, specs, checked["num_samples"])
+        if checked["volume_store"] is not None:
+            check_in_slabs(
+                [consistency, sampler, *([build_prior(specs["prior"])] if sampler.calls_network else [])],
+                "volume_store",
+            )
+            self._check_stored(checked)
         registry.check_options("operators", plugin_of(specs["operator"]), where="operator", context=("geometry",))
         notices = object_notice(specs)
         checked |= {
@@ -121,6 +132,24 @@ class Recipe:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    @staticmethod
+    def _check_stored(checked: Mapping[str, Any]) -> None:
+        """Refuse options that a volume on the disk does not allow."""
+        device = checked["volume_device"]
+        elsewhere = device is not None and torch.device(device).type != "cpu"
+        for name, value, wrong in (
+            ("num_samples", 1, checked["num_samples"] > 1),
+            ("volume_device", "cpu", elsewhere),
+        ):
+            if wrong:
+                raise ConfigError(
+                    "not possible for a volume on the disk",
+                    where=f"inferer#{name}",
+                    expected=value,
+                    got=checked[name],
+                    mend=f"set {name} to {value}, or volume_store to null",
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes; a read-only view of a dictionary can be neither copied nor pickled."""
@@ -142,6 +171,8 @@ class Recipe:
             network: the primary network; None takes the bundle's.
         """
         device = network_device(self.score.network if network is None else network, self.device)
+        if self.volume_store is not None:
+            return device, torch.device("cpu")
         return device, device if self.volume_device is None else indexed(self.volume_device)
 
     def settings(self, network: nn.Module | None = None) -> dict[str, Any]:
@@ -160,6 +191,7 @@ class Recipe:
             "complex": self.complex,
             "num_samples": self.num_samples,
             "keep_samples": self.keep_samples,
+            **({} if self.volume_store is None else {"volume_store": dict(self.volume_store)}),
         }
 
     def used(self, operator: Spec) -> dict[str, Spec]:
@@ -185,6 +217,7 @@ class Recipe:
         handlers: Sequence[Any] = (),
         mend: SpacingMend | None = None,
         progress: bool | None = None,
+        store: VolumeStore | None = None,
     ) -> ReconstructionEngine:
         """Return the engine of one sample, with its handlers.
 
@@ -196,6 +229,7 @@ class Recipe:
             handlers: between the guard and the progress bar.
             mend: what to do about voxels of another size than the networks'.
             progress: show a progress bar; None shows it on a terminal only.
+            store: the disk where the volume lies; None keeps it in memory.
         """
         noise, now = copied(build_noise(self.specs["noise"], self.seed, case)), slabs.peers()
         if now is not None:
@@ -209,6 +243,8 @@ class Recipe:
             planes: Sequence[PlaneDenoiser] = whole
             if now is not None:
                 planes = [SlabPlaneDenoiser(plane, now) for plane in whole]
+            if store is not None:
+                planes = [StoredPlaneDenoiser(plane, store) for plane in whole]
             prior.bind(planes_for(operator, planes, self.scores, self.complex), noise)
             for plane in prior.planes:
                 check_shared_spacing(
@@ -217,7 +253,11 @@ class Recipe:
         consistency, sampler = build_consistency(self.specs["consistency"]), build_sampler(self.specs["sampler"])
         if now is not None:
             check_in_slabs([consistency, sampler, *([] if prior is None else [prior])])
-        engine = ReconstructionEngine(problem, prior, consistency, sampler, noise)
+        engine = (
+            ReconstructionEngine(problem, prior, consistency, sampler, noise)
+            if store is None
+            else StoredEngine(problem, prior, consistency, sampler, noise, store)
+        )
         label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
         bar = ProgressBar(label, disable=None if progress is None else not progress)
         for handler in (NonFiniteGuard(), *handlers, bar):

@@ -17,6 +17,7 @@ from monai_diffrecon import distributed, slabs
 from monai_diffrecon.engine.devices.placement import device_facts, problem_on
 from monai_diffrecon.engine.devices.precision import tf32
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
+from monai_diffrecon.engine.memory.machine_memory import peak_memory
 from monai_diffrecon.engine.plugin_objects import described
 from monai_diffrecon.engine.posterior.sample_runner import SampleRunner
 from monai_diffrecon.engine.problem.measured_operator import plane_notice
@@ -29,11 +30,13 @@ from monai_diffrecon.engine.resume.run_identity import differences
 from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
 from monai_diffrecon.engine.slab_problem import problem_of, slab_plane, slab_state
+from monai_diffrecon.engine.store.stored_engine import StoredEngine
+from monai_diffrecon.engine.store.volume_store import VolumeStore
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.numerics.padding import with_padding
-from monai_diffrecon.protocols import PLANE_AXIS
-from monai_diffrecon.slabs import cut
+from monai_diffrecon.protocols import PLANE_AXIS, Problem, VolumeGeometry
+from monai_diffrecon.slabs import Slab, cut
 from monai_diffrecon.slabs.processes import ProcessPeers
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ def reconstruct_posed(
     checkpoint: RunCheckpoint | None = None,
     run_id: str | None = None,
     progress: bool | None = None,
+    store: VolumeStore | None = None,
 ) -> Reconstruction:
     """Reconstruct a case.
 
@@ -55,6 +59,7 @@ def reconstruct_posed(
         checkpoint: stores the state of the run and where an interrupted run stopped.
         run_id: its MLflow run, for the checkpoint.
         progress: show a progress bar; None shows it on a terminal only.
+        store: the disk where the volume lies; None keeps it in memory.
 
     Raises:
         ResumeMismatchError: the checkpoint belongs to another run.
@@ -92,19 +97,40 @@ def reconstruct_posed(
             handlers=(metrics, *handlers),
             mend=posed.mend,
             progress=progress,
+            store=store,
         )
+        if isinstance(engine, StoredEngine):
+            engine.complete = finish_stored
+            where["slabs"] = len(engine.slabs)
         engine.memory_needed = memory.summary()
         if index == 0:
             tell(plane_notices(engine))
         return engine
 
-    def finish(x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def corrected(x: Tensor, of: Problem) -> tuple[Tensor, dict[str, float]]:
         found: dict[str, float] = {}
         if recipe.calls_network and is_magnitude(posed.problem, posed.acted):
-            x, found = nonnegative(problem_on(problem, x.device), x)
-        x = slabs.gathered(x.cpu())
+            x, found = nonnegative(problem_on(of, x.device), x)
+        return x.cpu(), found
+
+    def finish(x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        x, found = corrected(x, problem)
+        x = slabs.gathered(x)
         problem.operator.cpu()  # samples are compared on the CPU
         return x if posed.hidden is None or not whole else x + posed.hidden / posed.acted.scale, found
+
+    def finished(x: Tensor, geometry: VolumeGeometry = measured.geometry) -> Tensor:
+        if not whole:  # the slab of another process than the first
+            return posed.intensity.to_physical(x)
+        return with_padding(posed.intensity.to_physical(x), affine_of(geometry), measured.padding)
+
+    constraint: dict[str, float] = {}  # of a volume on the disk
+
+    def finish_stored(x: Tensor, of: Problem, slab: Slab) -> Tensor:
+        x, found = corrected(x, of)
+        constraint.update(found)
+        x = x if posed.hidden is None else x + slab.of(posed.hidden) / posed.acted.scale
+        return finished(x, measured.geometry.part(slab.dim - 1, slab.first, slab.end))
 
     runner = SampleRunner(
         build,
@@ -115,7 +141,7 @@ def reconstruct_posed(
         case=case.name,
         checkpoint=checkpoint,
         run_id=run_id,
-        finish=finish,
+        finish=finish if store is None else None,
         apart=apart,
     )
     point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
@@ -130,11 +156,6 @@ def reconstruct_posed(
     finally:
         problem.operator.cpu()
     totals = runner.totals
-
-    def finished(x: Tensor) -> Tensor:
-        if not whole:  # the slab of another process than the first
-            return posed.intensity.to_physical(x)
-        return with_padding(posed.intensity.to_physical(x), affine_of(measured.geometry), measured.padding)
 
     if spread is not None:
         spread = spread.in_units(posed.intensity.scale, finished)
@@ -161,13 +182,15 @@ def reconstruct_posed(
             "batch_sizes": runner.batch_sizes,
             "resumed": runner.resumed,
             **runner.found,
+            **constraint,
             **_processes(),
+            **_peak(store),
         },
         notices=tuple(notices),
         phase=posed.phase,
         resumed_from=runner.resumed_from,
     )
-    return Reconstruction(finished(x), measured.geometry, report, spread)
+    return Reconstruction(finished(x) if store is None else x, measured.geometry, report, spread)
 
 
 def _slabs(case: PosedCase) -> ProcessPeers | None:
@@ -216,6 +239,11 @@ def _shared(case: PosedCase, point: RunPoint | None) -> RunPoint | None:
 def _processes() -> dict[str, int]:
     count = distributed.processes()
     return {"processes": count} if count > 1 else {}
+
+
+def _peak(store: VolumeStore | None) -> dict[str, float]:
+    peak = None if store is None else peak_memory()
+    return {} if peak is None else {"peak_memory_gb": round(peak, 2)}
 
 
 def circumstances(case: PosedCase) -> dict[str, Any]:

@@ -118,6 +118,15 @@ class ReconstructionEngine(Engine):
             self.recon = self._with_relief(self._finish)
         return self.recon
 
+    def residual_norm(self) -> float:
+        """Return ``||A x - y||`` of the iterate after the last step."""
+        return self.problem.operator.residual_norm(self.state.recon.x, self.problem.measurement)
+
+    def iterate(self) -> Tensor:
+        """Return the iterate (C, X, Y, Z) after the last step."""
+        x: Tensor = self.state.recon.x
+        return x
+
     def prepare(self) -> None:
         """Let the plugins check the problem, without running a step."""
         with torch.no_grad():

@@ -14,12 +14,20 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Operator, Plugin, Problem, SamplerState
 from monai_diffrecon.slabs import Slab, gathered
 
+#: Option that cuts a volume into slabs -> what a user may do where that is impossible.
+_MENDS = {"share": 'set share to "slices"', "volume_store": "set volume_store to null"}
 
-def slab_plane(operator: Operator, primary: str) -> str:
+
+def slab_plane(operator: Operator, primary: str, option: str = "share") -> str:
     """Return the plane whose slices the operator leaves apart, for the cuts of a volume.
 
     That of the primary network is preferred, since its slices stay whole; otherwise the one with most slices. Axial
     where the measurements of axial slabs add up.
+
+    Args:
+        operator: the forward operator.
+        primary: plane of the primary network.
+        option: the option that asks for slabs.
 
     Raises:
         ConfigError: there is none.
@@ -30,10 +38,10 @@ def slab_plane(operator: Operator, primary: str) -> str:
     if not planes:
         raise ConfigError(
             "the operator couples the slices of every plane",
-            where="inferer#share",
+            where=f"inferer#{option}",
             expected="an operator that leaves the slices of a plane apart",
             got=type(operator).__name__,
-            mend='set share to "slices"',
+            mend=_MENDS[option],
         )
     if primary in planes:
         return primary
@@ -79,8 +87,12 @@ def _each_volume(state: SamplerState, change: Callable[[Tensor], Tensor]) -> Sam
     return replace(state, x=change(state.x), memory=memory)
 
 
-def check_in_slabs(plugins: Sequence[Plugin]) -> None:
+def check_in_slabs(plugins: Sequence[Plugin], option: str = "share") -> None:
     """Refuse plugins, and plugins among their options, that do not say that they work on a slab.
+
+    Args:
+        plugins: the plugins.
+        option: the option that asks for slabs.
 
     Raises:
         ConfigError: one does not; or a consistency step needs gradients through the networks.
@@ -90,15 +102,15 @@ def check_in_slabs(plugins: Sequence[Plugin]) -> None:
         if guided or not vars(type(plugin)).get("in_slabs", False):
             raise ConfigError(
                 f"{type(plugin).__name__} needs the volume as a whole",
-                where="inferer#share",
+                where=f"inferer#{option}",
                 expected="plugins that work on a part of the volume",
                 got=type(plugin).__name__,
-                mend='set share to "slices"',
+                mend=_MENDS[option],
             )
         for name in plugin.plugin_options:
             value = getattr(plugin, name, None)
             inner = value if isinstance(value, list | tuple) else [value]
-            check_in_slabs([item for item in inner if isinstance(item, Plugin)])
+            check_in_slabs([item for item in inner if isinstance(item, Plugin)], option)
 
 
 class NoiseOfSlab(NoiseSource):

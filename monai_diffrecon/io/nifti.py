@@ -26,6 +26,7 @@ from monai_diffrecon.io.measurement.checks import check_affine
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti_header import affine_of_header, says_orientation
 from monai_diffrecon.io.straight import check_straight
+from monai_diffrecon.numerics.hashing import sha256_tensor, tensor_digest
 from monai_diffrecon.protocols import VolumeGeometry
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 DTYPES = ("float32", "int16")
 _SUFFIXES = (".nii", ".nii.gz")
 _UNKNOWN, _SCANNER = 0, 1  # NIFTI_XFORM_UNKNOWN, NIFTI_XFORM_SCANNER_ANAT
+#: Voxels that a volume must have, and bytes of its file, to be hashed in parts; voxels of a part.
+LARGE, _SMALL, _PART = 2**26, 2**20, 2**25
 #: First number of a NIfTI-2 header: its size.
 _NIFTI_2 = 540
 #: Deflate makes nothing smaller than this; bytes that may follow the voxels.
@@ -141,7 +144,7 @@ def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, 
             got=f"{str(volume.dtype).removeprefix('torch.')} of shape {tuple(volume.shape)}",
         )
     array = volume.detach().as_subclass(Tensor)[0].to("cpu", torch.float32).numpy()
-    if not np.isfinite(array).all():
+    if not all(np.isfinite(part).all() for part in array):
         raise InputError("voxels that are not finite", where=path.name, mend="do not write this volume")
     affine = affine_of(geometry)
     image = nib.Nifti1Image(array, affine)
@@ -151,6 +154,44 @@ def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, 
     image.header.set_xyzt_units("mm")
     image.set_data_dtype(dtype)
     atomic_write(path, image.to_filename)
+
+
+def voxels_sha256(path: str | Path) -> str:
+    """Return the hash of the voxels that :func:`read_volume` reads.
+
+    A large volume as :func:`write_volume` writes it is read several times, a part of each row at a time, instead of
+    being held in memory as a whole.
+
+    Args:
+        path: as of :func:`read_volume`.
+
+    Raises:
+        InputError: as :func:`read_volume`.
+    """
+    path = Path(path)
+    image = _open(path) if is_nifti_name(path) and path.is_file() and path.stat().st_size > _SMALL else None
+    if image is None or math.prod(image.shape) <= LARGE or not _as_written(image):
+        return sha256_tensor(read_volume(path)[0])
+    (nx, ny, nz), offset = image.shape, int(image.dataobj.offset)
+    _check_size(image, path)
+    digest, width = tensor_digest(torch.float32, (1, nx, ny, nz)), max(_PART // (ny * nz), 1)
+    for first in range(0, nx, width):
+        part = np.empty((min(width, nx - first), ny, nz), dtype="<f4")
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            stream.seek(offset)
+            for k in range(nz):
+                rows = np.frombuffer(stream.read(4 * nx * ny), dtype="<f4").reshape(ny, nx)
+                part[:, :, k] = rows[:, first : first + width].T
+        digest.update(part.data)
+    return digest.hexdigest()
+
+
+def _as_written(image: Any) -> bool:
+    """Say whether voxels are as :func:`write_volume` writes them: float32, three axes, in RAS+ order."""
+    slope, intercept = image.header.get_slope_inter()
+    turned = says_orientation(image.header) and nib.aff2axcodes(image.affine) != ("R", "A", "S")
+    plain = image.ndim == 3 and image.get_data_dtype() == np.dtype("<f4") and slope in (None, 1.0) and not intercept
+    return plain and not turned
 
 
 def is_nifti_name(path: Path) -> bool:

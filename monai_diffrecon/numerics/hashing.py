@@ -50,9 +50,14 @@ def sha256_tensor(t: Tensor) -> str:
     Device, strides and subclass do not matter.
     """
     plain = t.detach().as_subclass(Tensor).cpu().resolve_conj().resolve_neg().contiguous()
-    digest = hashlib.sha256(f"{str(plain.dtype).removeprefix('torch.')}{tuple(plain.shape)}".encode())
+    digest = tensor_digest(plain.dtype, tuple(plain.shape))
     digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def tensor_digest(dtype: torch.dtype, shape: tuple[int, ...]) -> hashlib._Hash:
+    """Return what :func:`sha256_tensor` updates by the elements."""
+    return hashlib.sha256(f"{str(dtype).removeprefix('torch.')}{shape}".encode())
 
 
 def keyed_name(text: str, key: str | bytes) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.numerics.order_statistics import percentiles
 from monai_diffrecon.numerics.outliers import replace_outliers
 
 #: Voxels above this part of the largest magnitude are foreground.
@@ -57,7 +58,9 @@ class IntensityMap:
         return cls(scale=float(high) - float(low), offset=float(low))
 
     @classmethod
-    def percentile(cls, volume: Tensor, q: float = 99.5, offset: float = 0.0) -> IntensityMap:
+    def percentile(
+        cls, volume: Tensor, q: float = 99.5, offset: float = 0.0, *, overwrite: bool = False
+    ) -> IntensityMap:
         """Map ``offset`` to 0 and the ``q``-th percentile of the foreground's magnitudes above it to 1.
 
         Up to 0.1 % of outliers, saturated voxels for instance, do not change the map by more than they would change the
@@ -67,6 +70,7 @@ class IntensityMap:
             volume: (1, X, Y, Z), real or complex, any unit; foreground is what exceeds 1 % of its maximum.
             q: percentile, above 0 and at most 100, interpolated linearly.
             offset: value of no signal.
+            overwrite: the volume is not needed any more, to save memory.
 
         Raises:
             ConfigError: no such percentile.
@@ -74,9 +78,12 @@ class IntensityMap:
         """
         if not 0 < q <= 100:
             raise ConfigError("no such percentile", where="intensity#q", expected="above 0, at most 100", got=q)
-        magnitude = (volume.detach().as_subclass(Tensor) - offset).abs()
+        given = volume.detach().as_subclass(Tensor)
+        difference = given.sub_(offset) if overwrite else given - offset
+        magnitude = difference.abs() if difference.is_complex() else difference.abs_()
+        del difference
         largest = float(magnitude.max()) if magnitude.numel() else 0.0
-        if not np.isfinite(largest) or not bool(torch.isfinite(magnitude).all()):
+        if not np.isfinite(largest):  # as is that of NaN
             raise InputError("voxels that are not finite", where="intensity")
         if largest == 0.0:
             raise InputError(
@@ -86,7 +93,7 @@ class IntensityMap:
                 mend="check that the measurement is not empty",
             )
         scale = _foreground_percentile(magnitude, q)
-        clean = replace_outliers(magnitude, 2, _STEP)[0] if magnitude.ndim == 4 else magnitude
+        clean = replace_outliers(magnitude, 2, _STEP, in_place=True)[0] if magnitude.ndim == 4 else magnitude
         robust = _foreground_percentile(clean, q)
         return cls(scale=robust if scale > (1 + _BLAME) * robust > 0.0 else scale, offset=offset)
 
@@ -117,6 +124,7 @@ def image_offset(image: Tensor) -> float:
         image: (1, X, Y, Z), real, without outliers.
     """
     array = image.detach().as_subclass(Tensor).cpu().numpy()
+    array = image.detach().as_subclass(Tensor).cpu().numpy()
     low, high = (float(v) for v in np.percentile(array, (0.1, 99.5)))
     if high > 0.0 and abs(low) <= _ZERO * high:
         return 0.0
@@ -133,11 +141,10 @@ def looks_like_hounsfield(image: Tensor) -> bool:
         image: any shape, real.
     """
     air = ((image > -1100.0) & (image < -900.0)).float().mean()
-    rest = image[image > -700.0]
+    array = image.detach().as_subclass(Tensor).cpu().numpy()
+    rest = torch.from_numpy(array[array > -700.0])  # with torch the choice would take eight images of indices
     return bool(air > 0.02) and bool(rest.numel()) and bool((rest.abs() < 150.0).float().mean() > 0.5)
 
 
 def _foreground_percentile(magnitude: Tensor, q: float) -> float:
-    # torch.quantile takes no more than 2^24 elements.
-    foreground = magnitude[magnitude > FOREGROUND * magnitude.max()].double().cpu().numpy()
-    return float(np.percentile(foreground, q)) if foreground.size else 0.0
+    return next(iter(percentiles(magnitude, [q], above=float(FOREGROUND * magnitude.max()))), 0.0)

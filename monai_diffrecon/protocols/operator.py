@@ -23,6 +23,9 @@ from monai_diffrecon.protocols.plugin import Plugin
 FAMILIES = ("ct", "mri", "image", "none")
 
 
+#: Power iterations for the norm of an operator.
+NORM_ITERATIONS = 20
+
 Part = TypeVar("Part", bound="Operator")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -226,7 +229,7 @@ class Operator(Plugin, nn.Module, ABC):
             x = x if buffer is None else x.to(buffer.device)
             value = 1.0
             with torch.no_grad():
-                for _ in range(20):
+                for _ in range(NORM_ITERATIONS):
                     value = slabs.norm(x)
                     if value == 0.0:
                         break

@@ -16,17 +16,20 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from monai_diffrecon.errors import PluginError
+from monai_diffrecon.errors import ConfigError, PluginError
 from monai_diffrecon.slabs.slab import Peers, Slab, within
 
 T = TypeVar("T")
+
+#: Returns the answer to a question; it may read it from the disk.
+Answer = Callable[[], object]
 
 
 class Question(BaseException, ABC):  # not an Exception: plugins must not catch it
     """What a slab asks the others; ends its run."""
 
     @abstractmethod
-    def answers(self, questions: Sequence[Question]) -> list[Callable[[], object]]:
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
         """Return what gives each slab its answer.
 
         Args:
@@ -39,7 +42,7 @@ class _Reduced(Question):
     value: Tensor
     reduce: Callable[[Tensor], Tensor]
 
-    def answers(self, questions: Sequence[Question]) -> list[Callable[[], object]]:
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
         values = torch.stack([question.value for question in questions if isinstance(question, _Reduced)])
         answer = self.reduce(values)
         return [answer.clone for _ in questions]
@@ -49,7 +52,7 @@ class _Reduced(Question):
 class _Swapped(Question):
     pieces: list[Tensor]
 
-    def answers(self, questions: Sequence[Question]) -> list[Callable[[], object]]:
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
         pieces = [question.pieces for question in questions if isinstance(question, _Swapped)]
         turned = [[from_one[index] for from_one in pieces] for index in range(len(questions))]
         return [lambda mine=mine: [piece.clone() for piece in mine] for mine in turned]  # type: ignore[misc]
@@ -66,7 +69,7 @@ class TurnPeers(Peers):
 
     solves_together: ClassVar[bool] = True
 
-    def __init__(self, slabs: Sequence[Slab], index: int, answers: Sequence[Callable[[], object]]) -> None:
+    def __init__(self, slabs: Sequence[Slab], index: int, answers: Sequence[Answer]) -> None:
         super().__init__(slabs, index)
         self._answers = iter(list(answers))
 
@@ -95,13 +98,29 @@ class LonePeers(TurnPeers):
 
     solves_together: ClassVar[bool] = False
 
+    def swap(self, pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Refuse: what looks at neighbouring slices does so in each iteration of a solver.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "a part of the method looks at neighbouring slices, across the slabs of the volume",
+            where="inferer#volume_store",
+            expected="a method that leaves the slabs apart, such as conjugate_gradient",
+            got="total variation across the slabs, or the phase of a complex volume",
+            mend="choose consistency conjugate_gradient and sampler#start initial (complex: channels), "
+            "or set volume_store to null",
+        )
+
 
 def run_in_turn(
     task: Callable[[Slab], T],
     slabs: Sequence[Slab],
     *,
     keep: Callable[[int, T], object] | None = None,
-    peers: type[TurnPeers] = TurnPeers,
+    peers: Callable[[Sequence[Slab], int, list[Answer]], Peers] = TurnPeers,
+    answers: list[list[Answer]] | None = None,
 ) -> list[object]:
     """Run a task on each slab, and return the results in the order of the slabs.
 
@@ -109,12 +128,13 @@ def run_in_turn(
         task: what to do; it may be run many times, and must do the same each time.
         slabs: the slabs.
         keep: puts the result of the slab of an index away, and returns what to keep of it in memory; None keeps all.
-        peers: how a slab sees the others.
+        peers: makes what a slab sees of the others.
+        answers: of each slab, the answers to the first questions; those to the others are appended. None knows none.
 
     Raises:
         PluginError: the slabs ask different questions.
     """
-    answers: list[list[Callable[[], object]]] = [[] for _ in slabs]
+    answers = [[] for _ in slabs] if answers is None else answers
     while True:
         questions, results = [], []
         for index, slab in enumerate(slabs):

@@ -22,7 +22,7 @@ from torch import Tensor
 from monai_diffrecon.errors import InputError, IntegrityError
 from monai_diffrecon.io.atomic import full_suffix, write_json
 from monai_diffrecon.io.dicom.writer import series_sha256
-from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.io.nifti import voxels_sha256
 from monai_diffrecon.numerics.hashing import sha256_file, sha256_path, sha256_tensor
 from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.tracking.provenance_schema import RECORDS, SCHEMA_VERSION, Report
@@ -73,7 +73,7 @@ def build_record(
         InputError: the file cannot be read.
     """
     output = Path(output)
-    voxels = sha256_tensor(read_volume(output)[0])
+    voxels = voxels_sha256(output)
     if volume is not None:
         _require_same("the file does not hold the volume", output.name, sha256_tensor(volume.float()), voxels)
     config, did = redact(report.options), redact({name: getattr(report, name) for name in Report.model_fields})
@@ -194,7 +194,7 @@ def verify_record(path: str | Path) -> dict[str, Any]:
         "the output's voxels differ",
         output.name,
         record["output"]["voxels_sha256"],
-        sha256_tensor(read_volume(output)[0]),
+        voxels_sha256(output),
     )
     if phase := record["output"].get("phase"):
         _check_beside("phase", path.with_name(phase["file"]), phase["sha256"])

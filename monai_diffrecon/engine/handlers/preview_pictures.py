@@ -49,4 +49,4 @@ class PreviewPictures:
         step = engine.state.recon.step
         if step % self.every == 0 or step == len(engine.ladder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            preview(engine.state.recon.x.abs(), self.folder / f"step_{step:04d}.png")
+            preview(engine.iterate().abs(), self.folder / f"step_{step:04d}.png")

@@ -37,9 +37,9 @@ class StepMetrics:
     @torch.no_grad()
     def __call__(self, engine: Any) -> None:
         """Compute and record."""
-        recon, problem = engine.state.recon, engine.problem
+        recon = engine.state.recon
         if recon.step % self.every and recon.step != len(engine.ladder):
             return
-        residual = problem.operator.residual_norm(recon.x, problem.measurement) / self._size
+        residual = engine.residual_norm() / self._size
         engine.state.metrics["residual"] = residual
         self.history.append({"step": recon.step, "sigma": engine.ladder[recon.step - 1], "residual": residual})

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -64,7 +65,16 @@ class PeakMemory:
         """Return the peak since then in GB (1e9 bytes), or None if unknown."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 1e9
-        if self._process:
-            found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
-            return int(found.group(1)) * 1024 / 1e9 if found else None
-        return None
+        return peak_memory() if self._process else None
+
+
+def return_memory() -> None:
+    """Give memory that was freed back to the system, which glibc keeps for later in pieces of up to 32 MB."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_memory() -> float | None:
+    """Return the peak of this process since its start, or since it was last reset, in GB, or None if unknown."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text()) if _STATUS.is_file() else None
+    return int(found.group(1)) * 1024 / 1e9 if found else None

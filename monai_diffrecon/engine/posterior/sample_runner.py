@@ -188,7 +188,8 @@ class SampleRunner:
         recon, checkpoint = engine.last_step or engine.recon, self.checkpoint
         assert recon is not None
         if only_if_due:
-            due = checkpoint is not None and checkpoint.due(recon.step, _bytes(recon))
+            # A volume on the disk is there anyway.
+            due = checkpoint is not None and (not recon.x.numel() or checkpoint.due(recon.step, _bytes(recon)))
             if not (due if slabs.peers() is None else distributed.from_first(due)):
                 return
         recon = recon if slabs.peers() is None else whole_state(recon)

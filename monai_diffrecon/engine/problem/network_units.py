@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.slab_problem import problem_of, slab_plane
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.numerics.ct.attenuation import MU_WATER
 from monai_diffrecon.numerics.intensity import IntensityMap, image_offset, looks_like_hounsfield
-from monai_diffrecon.protocols import Measurement, Operator
+from monai_diffrecon.numerics.order_statistics import ranked
+from monai_diffrecon.protocols import PLANE_AXIS, Measurement, Operator, Problem
+from monai_diffrecon.slabs import cut
 
 #: What an operator acts on is in the volume's own unit.
 SAME = IntensityMap(scale=1.0)
@@ -19,6 +22,8 @@ SAME = IntensityMap(scale=1.0)
 HU_OF_ATTENUATION = IntensityMap(scale=1000.0 / MU_WATER, offset=-1000.0)
 #: The window of a classical method for volumes in HU.
 _HOUNSFIELD = IntensityMap.window(-1000.0, 1000.0)
+#: Slices of an estimate that are computed together to save memory.
+_TOGETHER = 16
 #: Least fraction of a bundle's window that the contrast of a volume must fill.
 _LEAST_CONTRAST = 0.02
 
@@ -37,7 +42,9 @@ def classical_map(operator: Operator, y: Tensor, unit: str) -> IntensityMap:
     return IntensityMap.percentile(estimate) if bool((estimate != 0).any()) else IntensityMap(scale=1.0)
 
 
-def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str) -> IntensityMap:
+def intensity_map(
+    score: ScoreNetwork, operator: Operator, y: Tensor, unit: str, *, in_slabs: bool = False
+) -> IntensityMap:
     """Return the map from network units to what the operator acts on; a bundle's window is in the volume's unit.
 
     Args:
@@ -45,6 +52,7 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
         operator: the forward operator.
         y: the measurement.
         unit: unit of the volume.
+        in_slabs: save memory.
 
     Raises:
         ConfigError: a window that is meaningless for such a volume.
@@ -79,12 +87,27 @@ def intensity_map(score: ScoreNetwork, operator: Operator, y: Tensor, unit: str)
             got="air near -1000 and tissue near 0",
             mend="use a CT bundle; if it is MR, shift its values to 0 or more",
         )
-    estimate = operator.initial(y)
+    offset = image_offset(y) if measures_image(operator) else 0.0
+    estimate = initial_in_slabs(operator, y) if in_slabs else operator.initial(y)
     if measures_image(operator):
-        return IntensityMap.percentile(estimate, offset=image_offset(y), **kind)
+        return IntensityMap.percentile(estimate, offset=offset, overwrite=in_slabs, **kind)
     if not operator.complex_volume:
         check_magnitudes(estimate, f"operator {type(operator).__name__}")
-    return IntensityMap.percentile(estimate, **kind)
+    return IntensityMap.percentile(estimate, overwrite=in_slabs, **kind)
+
+
+def initial_in_slabs(operator: Operator, y: Tensor) -> Tensor:
+    """Return the operator's estimate, computed in parts: the volume alone is in memory.
+
+    Raises:
+        ConfigError: the operator couples the slices of every plane, or cannot be restricted.
+    """
+    plane = slab_plane(operator, "axial", "volume_store")
+    volume, dim = torch.empty(operator.volume_shape, dtype=operator.volume_dtype), 1 + PLANE_AXIS[plane]
+    for slab in cut(dim, volume.shape[dim], -(-volume.shape[dim] // _TOGETHER)):
+        part = problem_of(Problem(operator, y), slab)
+        slab.of(volume).copy_(part.operator.initial(part.measurement))
+    return volume
 
 
 def _checked_contrast(
@@ -92,8 +115,8 @@ def _checked_contrast(
 ) -> IntensityMap:
     """Refuse a volume not stated to be in HU whose values fill almost none of the window."""
     if unit == "arbitrary" and not operator.complex_measurement:
-        volume = (y if measures_image(operator) else operator.initial(y)).flatten()
-        low, high = (float(volume.kthvalue(max(round(q * volume.numel()), 1)).values) for q in (0.01, 0.99))
+        volume = y if measures_image(operator) else operator.initial(y)
+        low, high = ranked(volume, [max(round(q * volume.numel()), 1) - 1 for q in (0.01, 0.99)])
         if high - low < _LEAST_CONTRAST * acted.scale:
             raise InputError(
                 "values that fill almost none of the network's window",

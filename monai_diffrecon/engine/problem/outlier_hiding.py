@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monai_diffrecon.engine.problem.network_units import measures_image
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
+from monai_diffrecon.numerics.order_statistics import ranked
 from monai_diffrecon.numerics.outliers import replace_outliers
 from monai_diffrecon.protocols import Operator
 
@@ -35,8 +36,8 @@ def hide_outliers(operator: Operator, y: Tensor) -> tuple[Tensor, Tensor | None,
     spacing = operator.measured_geometry().spacing
     clean, found = replace_outliers(y, spacing.index(max(spacing)), _STEP)
     count, excess = int(found.sum()), y - clean
-    inner = clean.flatten().kthvalue(max(round(0.995 * y.numel()), 1)).values
-    span = inner - clean.flatten().kthvalue(max(round(0.005 * y.numel()), 1)).values
+    low, high = (clean.new_tensor(v) for v in ranked(clean, [max(round(q * y.numel()), 1) - 1 for q in (0.005, 0.995)]))
+    span = high - low
     if not count or (count < _FREQUENT * y.numel() and bool(excess.abs().max() <= _FAR * span)):
         return y, None, ()
     with torch.no_grad():

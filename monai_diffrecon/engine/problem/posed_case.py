@@ -188,7 +188,8 @@ class PosedCase:
             y, phase, found = without_phase(operator, y, noise_std)
             notices += found
         # Two maps of the same network units: to what the operator acts on, and to the unit of the volume.
-        units = partial(intensity_map, recipe.score) if recipe.calls_network else classical_map
+        in_slabs = recipe.volume_store is not None
+        units = partial(intensity_map, recipe.score, in_slabs=in_slabs) if recipe.calls_network else classical_map
         acted = units(operator, y, measured.unit)
         if recipe.calls_network:
             notices += background_notices(recipe.score, operator, y, acted)

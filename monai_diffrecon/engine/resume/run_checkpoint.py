@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,6 +138,12 @@ class RunCheckpoint:
         except (DiffReconError, OSError) as error:
             logger.warning("the last checkpoint could not be written: %s", type(error).__name__)
 
+    @property
+    def folder(self) -> Path:
+        """Folder of what belongs to the checkpoint and is too large for the file (``volume_store``)."""
+        return self.path.with_suffix(".store")
+
     def remove(self) -> None:
-        """Remove the file: the run is done and its output is written."""
+        """Remove the file and its folder: the run is done and its output is written."""
         self.path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
