@@ -17,6 +17,8 @@ from monai_diffrecon.engine.cases.rerun import rerun
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.tracking.provenance import verify_record
 
+pytest.importorskip("zarr", reason="zarr 3 needs Python 3.11")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Path]) -> Path:

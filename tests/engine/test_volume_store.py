@@ -27,6 +27,8 @@ from monai_diffrecon.protocols import Measurement, Operator, VolumeGeometry
 from ..raising import raises
 from .test_slabs import AXIAL, CORONAL
 
+pytest.importorskip("zarr", reason="zarr 3 needs Python 3.11")
+
 GEOMETRY = VolumeGeometry((12, 10, 11), (1.0, 1.0, 1.0))
 STORE = {"name": "zarr", "slab_gb": 1e-5}  # slabs of two slices
 #: Each slab ends its conjugate gradients by itself, so they have to converge to be the same.
