@@ -12,9 +12,9 @@ import torch
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.errors import ConfigError, PluginError, ResourceError
 
-from ..raising import raises
+from ...raising import raises
+from ..tiny_networks import SCORE
 from .started_jobs import Found, started
-from .tiny_networks import SCORE
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,9 +23,11 @@ def started(script: str, folder: Path) -> Found:
         What returns the results of each process, by job and number of processes; None of a killed one.
     """
     path = Path(__file__).with_name(script)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(path), str(folder)], capture_output=True, text=True, timeout=110
-    )
+    # Beside its own folder the script imports from the one above.
+    above = os.pathsep.join([str(path.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-W", "ignore", str(path), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": above}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-2000:]
 
     def results(job: str, count: int) -> list[Any]:
