@@ -190,7 +190,7 @@ def main() -> None:
     text = (
         "# Volumes larger than memory\n\n"
         f"Made by `scripts/benchmarks/larger_than_memory.py`: {args.edge} x {args.edge} x {args.edge} voxels, a volume "
-        f"of {4e-9 * args.edge**3:.2g} GB; {args.steps} steps, one plane each; {os.cpu_count()} CPUs "
+        f"of {4e-9 * args.edge**3:.2g} GB; steps: {args.steps}, one plane each; {os.cpu_count()} CPUs "
         f"({platform.machine()}); slabs of {args.slab_gb:g} GB.\n\n"
         f"{table(rows)}\n"
     )
