@@ -4,9 +4,9 @@
 
     python scripts/studies/any_voxel_size.py CT BRAIN_MR FINE.nii.gz --work FOLDER [--tasks ...] [--output FILE.md]
 
-CT and BRAIN_MR are folders of ``scripts/prepare_training_data.py``; FINE is an MR volume that no network was trained on,
-with pixels that the bundles of one size refuse. A network that replaces those of a bundle denoises all planes. What was
-computed is not computed again.
+CT and BRAIN_MR are folders of ``scripts/prepare_training_data.py``; FINE is an MR volume that no network was trained
+on, with pixels that the bundles of one size refuse. A network that replaces those of a bundle denoises all planes. What
+was computed is not computed again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from monai_diffrecon.numerics.resampling import apply_along, resampling_matrix
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "scripts" / "training"
 Spec = dict[str, Any]
-#: modality -> networks: the bundles of axial and coronal slices, or a file of weights and the bundle whose network it is.
+#: modality -> networks: bundles of axial and of coronal slices, or a file of weights and the bundle of that network.
 NETWORKS: dict[str, dict[str, tuple[str, str]]] = {
     "mr": {
         "one size": ("brain_mr_t1_axial", "brain_mr_t1_coronal"),
@@ -76,7 +76,7 @@ class Task:
     overlay: str
     volumes: tuple[str, ...]
     rival: Spec
-    size: tuple[int, int, int] = (96, 112, 40)
+    size: tuple[int, int, int] = (80, 96, 40)
     spacing: float | None = None
     overrides: Spec = field(default_factory=dict)
     planes: int = 2
@@ -84,24 +84,24 @@ class Task:
 
 T1 = ("ljubx19_T1", "fnndsc_eun_T1", "fsformats_T1_brain")
 BODY = ("totalseg_aorta_thorax", "4dlung_113HM10395_chest", "nsclcrg_R01001_upper")
-CT_SIZE, VIEWS_8 = (96, 96, 32), {"operator#views": 8}
+THIN, VIEWS_8 = (96, 96, 16), {"operator#views": 8}
 ALONE = {"prior": {"name": "slices"}}
 TASKS = {
     "mr_z_sr": Task("T1, 5 mm to 1 mm", "z_super_resolution", T1, CUBIC),
-    "mr_8x": Task("T1, 8 times faster", "accelerated_mri", T1, tv(0.3, 0.0018, 400, True), (96, 112, 32)),
+    "mr_8x": Task("T1, 8 times faster", "accelerated_mri", T1, tv(0.3, 0.0018, 400, True), (96, 112, 16)),
     "mr_8x_t2": Task(
         "T2, 8 times faster",
         "accelerated_mri",
         ("ljubx19_T2", "upenngbm_00002_T2_brain"),
         tv(0.3, 0.0018, 400, True),
-        (96, 112, 32),
+        (96, 112, 16),
     ),
     "mr_fine": Task(
         "Prostate T2, 0.66 x 0.66 mm, 4.5 mm to 1.5 mm",
         "z_super_resolution",
         ("fine",),
         CUBIC,
-        (112, 112, 42),
+        (96, 96, 42),
         overrides={"operator#thickness": 4.5, "operator#target_spacing": 1.5},
     ),
     "mr_8x_fine": Task(
@@ -113,11 +113,11 @@ TASKS = {
         overrides=ALONE,
         planes=1,
     ),
-    "ct_32": Task("CT, 32 views", "sparse_view_ct", BODY, tv(0.1, 0.00032), CT_SIZE, 1.5),
-    "ct_8": Task("CT, 8 views", "sparse_view_ct", BODY, tv(0.1, 0.0018, 1000, True), CT_SIZE, 1.5, VIEWS_8),
-    "ct_90": Task("CT, 90 degrees", "limited_angle_ct", BODY, tv(0.1, 0.00056), CT_SIZE, 1.5),
+    "ct_32": Task("CT, 32 views", "sparse_view_ct", BODY, tv(0.1, 0.00032), THIN, 1.5),
+    "ct_8": Task("CT, 8 views", "sparse_view_ct", BODY, tv(0.1, 0.0018, 1000, True), (96, 96, 32), 1.5, VIEWS_8),
+    "ct_90": Task("CT, 90 degrees", "limited_angle_ct", BODY, tv(0.1, 0.00056), THIN, 1.5),
     "ct_32_native": Task(
-        "CT, 32 views, 1.39 x 1.39 x 2 mm", "sparse_view_ct", (BODY[2],), tv(0.1, 0.00032), CT_SIZE
+        "CT, 32 views, 1.39 x 1.39 x 2 mm", "sparse_view_ct", (BODY[2],), tv(0.1, 0.00032), (96, 96, 32)
     ),
 }
 
@@ -182,7 +182,7 @@ def run(task: Task, modality: str, truth: Tensor, spacing: tuple[float, float, f
     done = inferer.reconstruct(tensor, case="case").volume.as_subclass(Tensor)
     seconds = time.monotonic() - start
     done = done if window is None else window.to_network(done)
-    return {"psnr": float(-10 * (done - x if window is None else done - truth).square().mean().log10()), "seconds": seconds}
+    return {"psnr": float(-10 * (done - truth).square().mean().log10()), "seconds": seconds}
 
 
 def table(task: Task, modality: str, found: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -192,7 +192,8 @@ def table(task: Task, modality: str, found: Mapping[str, Mapping[str, float]]) -
     for method in NETWORKS[modality]:
         gains = [found[f"{v} {method}"]["psnr"] - r for v, r in zip(task.volumes, rival, strict=True)]
         cells.append(f"{sum(gains) / len(gains):+.2f} / {min(gains):+.2f}")
-    return [f"| {task.title} | {len(rival)} | " + " | ".join(cells) + " |"]
+    size = " x ".join(map(str, task.size))
+    return [f"| {task.title} | {len(rival)} | {size} | " + " | ".join(cells) + " |"]
 
 
 def main() -> None:
@@ -224,8 +225,8 @@ def main() -> None:
     lines = []
     for modality, rows in tables.items():
         names = list(NETWORKS[modality])
-        head = f"| task | subjects | classical, mean (dB) | {' | '.join(names)} |"
-        lines += [head, "|---" * (3 + len(names)) + "|", *rows, ""]
+        head = f"| task | subjects | voxels | classical, mean (dB) | {' | '.join(names)} |"
+        lines += [head, "|---" * (4 + len(names)) + "|", *rows, ""]
     print("\n".join(lines))
     if args.output is not None:
         atomic_write(args.output, lambda path: path.write_text("\n".join(lines), encoding="utf-8"))
