@@ -111,6 +111,6 @@ def spacing_mend(operator: Operator, plane: str, spacing: tuple[float, float], t
         return f"use a network of voxels of this size, {_OR}"
     apart = operator.geometry.spacing[2]
     if plane != "axial" and operator.slice_axis("axial") is not None and abs(apart / spacing[1] - 1.0) > tolerance:
-        return f"the slices are {apart:.3g} mm apart: use axial networks alone, without an auxiliary bundle, {_OR}"
+        return f"the slices are {apart:.3g} mm apart: use the axial network alone (--prior slices), {_OR}"
     option = f"{{'name': 'fastmri', 'spacing': {float(spacing[0])!r}}}"
     return f'have k-space cropped or padded to it: --reader "{option}", or ismrmrd or twix for such files, {_OR}'

@@ -97,7 +97,7 @@ def test_thick_slices_are_sent_to_their_task_and_raw_data_to_their_reader() -> N
     thick, fine = (CartesianMRI(geometry(*s), acceleration=2.0) for s in ((0.43, 0.43, 2.5), (0.3, 0.3, 1)))
     with raises(ConfigError, where="bundle coronal_bundle", got=...) as caught:
         check_spacing(OTHER, thick.geometry, 0.05, None, partial(spacing_mend, thick))
-    assert "2.5 mm apart: use axial networks alone" in str(caught.value.mend)
+    assert "2.5 mm apart: use the axial network alone (--prior slices)" in str(caught.value.mend)
     check_spacing(AXIAL, thick.geometry, 0.05)
     with raises(ConfigError, where="bundle axial_bundle", got="0.3 x 0.3 mm") as caught:
         check_spacing(AXIAL, fine.geometry, 0.05, None, partial(spacing_mend, fine))
