@@ -248,7 +248,7 @@ def test_committed_metadata_keeps_to_the_schema_of_the_model_zoo(name: str, tmp_
     )
     metadata = read_metadata(BUNDLES / name)
     assert metadata["version"] in metadata["changelog"]
-    assert metadata["diffrecon"]["plane"] in name
+    assert metadata["diffrecon"]["plane"] in name or "spacing_range" in metadata["diffrecon"]
     if (auxiliary := metadata["diffrecon"].get("auxiliary")) is not None:
         assert read_metadata(BUNDLES / auxiliary)["diffrecon"]["plane"] != metadata["diffrecon"]["plane"]
 
