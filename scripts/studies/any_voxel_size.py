@@ -51,15 +51,17 @@ NETWORKS: dict[str, dict[str, tuple[str, str]]] = {
 CUBIC: Spec = {"name": "cubic"}
 HEAD = """# Networks of any voxel size
 
-`scripts/studies/any_voxel_size.py`: whole reconstructions of the middle of validation volumes, with the settings of the tasks and no noise. The classical rival is cubic interpolation of thick slices, and
-otherwise 3D ADMM-TV with the settings that `docs/results/validation.md` found for the task on the first subject (MRI: 400
-iterations). Its PSNR is in dB, of a data range of 1 in network units. For each network: gain over it in dB, mean / worst
-over the subjects. `one size` are the networks of `brain_mr_t1_*` (1 mm) and `body_ct_*` (1.5 mm), two a modality; the
-others are one network for all planes. CT is resampled to 1.5 mm but in the last row. Where the bundles of one size refuse
+`scripts/studies/any_voxel_size.py`: whole reconstructions of the middle of validation volumes, with the settings of
+the tasks and no noise. The classical rival is cubic interpolation of thick slices, and otherwise 3D ADMM-TV with
+the settings that `docs/results/validation.md` found for the task on the first subject (MRI: 400 iterations). Its
+PSNR is in dB, of a data range of 1 in network units. For each network: gain over it in dB, mean / worst over the
+subjects. `one size` are the networks of `brain_mr_t1_*` (1 mm) and `body_ct_*` (1.5 mm), two a modality; the others
+are one network for all planes. CT is resampled to 1.5 mm but in the last row. Where the bundles of one size refuse
 the voxels (0.66, 0.72, 0.91 mm; CT of 1.39 x 1.39 x 2 mm), they are run with the check off.
 
-`ljubl04_T1W` (0.91 mm) trained the axial network of one size. `body_ct_loop` was chosen by reconstructions of these CT
-subjects. MR scans with voxels below 0.66 mm, and brains with thin slices below 1 mm, were not available to validate.
+`ljubl04_T1W` (0.91 mm) trained the axial network of one size. `body_ct_loop` was chosen by reconstructions of these
+CT subjects. MR scans with voxels below 0.66 mm, and brains with thin slices below 1 mm, were not available to
+validate.
 """
 
 
