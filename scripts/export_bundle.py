@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from monai_diffrecon.io.atomic import atomic_write, write_json
 from monai_diffrecon.numerics.hashing import sha256_file
+from monai_diffrecon.numerics.pixel_range import MOST_OBLONG
 from monai_diffrecon.presets.overlays import copy_methods
 
 
@@ -63,7 +64,8 @@ def put_weights(bundle: Path, training: Path, before: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, lambda path: torch.save(half, path))
     rows = [json.loads(line) for line in (training / "history.jsonl").read_text().splitlines()]
-    batch = json.loads((bundle / "configs" / "train.json").read_text())["batch_size"]
+    config = json.loads((bundle / "configs" / "train.json").read_text())
+    batch, spacing_range = config["batch_size"], config["train"]["dataset"].get("spacing_range")
     history = [row | {"crops": (row["iteration"] + before) * batch} for row in rows]
     docs = bundle / "docs"
     docs.mkdir(exist_ok=True)
@@ -72,6 +74,9 @@ def put_weights(bundle: Path, training: Path, before: int) -> None:
     path = bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
     metadata["diffrecon"]["weights"] = {"file": "models/model.pt", "sha256": sha256_file(target), "dtype": "float16"}
+    if spacing_range is not None:
+        metadata["diffrecon"].pop("spacing", None)
+        metadata["diffrecon"] |= {"spacing_range": spacing_range, "spacing_ratio": MOST_OBLONG}
     last = history[-1]
     metadata["diffrecon"]["training"] |= {"iterations": last["iteration"] + before, "patches": last["crops"]}
     metadata["eval_metrics"] = {k: round(v, 2) for k, v in last.items() if k.startswith("val_psnr")}

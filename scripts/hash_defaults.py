@@ -29,8 +29,10 @@ _BRAIN = ("z_super_resolution", "accelerated_mri", "sparse_view_ct")
 _BODY = ("sparse_view_ct", "limited_angle_ct")
 #: bundle -> voxel size (mm), tasks; None is the bundle's own default, without a scan.
 BUNDLES: dict[str, tuple[float, tuple[str | None, ...]]] = {
+    "brain_mr": (1.0, _BRAIN[:2]),
     "brain_mr_t1_axial": (1.0, _BRAIN),
     "brain_mr_t1_coronal": (1.0, _BRAIN),
+    "body_ct": (1.5, _BODY),
     "body_ct_axial": (1.5, _BODY),
     "body_ct_coronal": (1.5, _BODY),
     "head_mr_t1_2mm_axial": (2.0, (None,)),

@@ -18,12 +18,19 @@ from monai_diffrecon.io.nifti import read_volume, write_volume
 
 ROOT = Path(__file__).parents[1]
 #: Bundle -> voxel size in mm.
-BUNDLES = {"brain_mr_t1_axial": 1.0, "brain_mr_t1_coronal": 1.0, "body_ct_axial": 1.5, "body_ct_coronal": 1.5}
+BUNDLES = {
+    "brain_mr": 1.0,
+    "brain_mr_t1_axial": 1.0,
+    "brain_mr_t1_coronal": 1.0,
+    "body_ct": 1.5,
+    "body_ct_axial": 1.5,
+    "body_ct_coronal": 1.5,
+}
 #: Tasks that need a file of a scanner, or that measure nothing.
 OTHERS = {"raw_mri", "generate"}
 CASES = [
     (bundle, task.stem)
-    for bundle in ("brain_mr_t1_axial", "body_ct_axial")
+    for bundle in ("brain_mr", "brain_mr_t1_axial", "body_ct", "body_ct_axial")
     for task in sorted((ROOT / "bundles" / bundle / "configs/tasks").glob("*.json"))
     if task.stem not in {"z_super_resolution", *OTHERS}
 ]

@@ -15,10 +15,12 @@ from pydantic import Field
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_choice, check_integer, path_option
 from monai_diffrecon.io.file_validation import Number, Text, at, checked, keys_of, needed_keys, read_json, validated
+from monai_diffrecon.numerics.pixel_range import MOST_OBLONG, PixelRange, PixelSizes
 from monai_diffrecon.numerics.planes import check_plane
 
 _Length = Annotated[Number, Field(gt=0)]
 _Count = Annotated[int, checked(partial(check_integer, low=1))]
+_Lengths: Any = tuple[_Length, _Length] | None
 _Window: Any = tuple[_Count, _Count] | None
 
 
@@ -36,6 +38,18 @@ def _names(value: object, where: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(n, str) and n and Path(n).name == n for n in names):
         raise ConfigError("not names of bundles", where=where, expected="a name or a list of names", got=repr(value))
     return names
+
+
+def check_range(value: object, where: str) -> tuple[float, float] | None:
+    """Return the shortest and the longest side of a pixel (mm), or None.
+
+    Raises:
+        ConfigError: neither None nor two lengths above 0 in ascending order.
+    """
+    said = validated(_Lengths, value, where)
+    if said is not None and said[0] > said[1]:
+        raise ConfigError("an empty range", where=where, expected="the smaller length first", got=repr(list(said)))
+    return said
 
 
 @dataclass(frozen=True)
@@ -78,23 +92,35 @@ class ScoreMetadata:
 
     Attributes:
         plane: plane of the slices.
-        spacing: voxel size (mm) within the slice.
         intensity: how physical units map to network units.
         denoiser: registry spec of the denoiser; its options are for the registry to check.
         weights: file and sha256 of the weights.
         window: largest slice (height, width) processed whole, or None for no limit.
         anatomy: the anatomy the network was trained on, or None if not stated.
         auxiliary: names of the bundles of other planes.
+        spacing: voxel size (mm) within the slice; None for a network of a range.
+        spacing_range: shortest and longest side (mm) of a voxel within the slice, instead of ``spacing``.
+        spacing_ratio: of a network of a range: longer over shorter side of a voxel within the slice.
     """
 
     plane: Annotated[str, checked(check_plane)]
-    spacing: tuple[_Length, _Length]
     intensity: Annotated[dict[str, Any], checked(_intensity)]
     denoiser: _Plugin
     weights: Annotated[_Weights, checked(partial(validated, _Weights, error=InputError))]
     window: tuple[_Count, _Count] | None = None
     anatomy: str | None = None
     auxiliary: Annotated[list[str], checked(_names)] = field(default_factory=list)
+    spacing: tuple[_Length, _Length] | None = None
+    spacing_range: Annotated[tuple[float, float] | None, checked(check_range)] = None
+    spacing_ratio: Annotated[Number, Field(ge=1)] = MOST_OBLONG
+
+    @property
+    def pixels(self) -> PixelSizes:
+        """The voxel sizes within the slice that the network knows."""
+        if self.spacing_range is not None:
+            return PixelRange(*self.spacing_range, self.spacing_ratio)
+        assert self.spacing is not None  # one of both, see check_metadata
+        return self.spacing
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,8 @@ def check_metadata(metadata: object, bundle: str) -> tuple[ScoreMetadata, InputI
     """
     block = metadata.get("diffrecon") if isinstance(metadata, dict) else None
     needed = needed_keys(ScoreMetadata)
+    if not isinstance(block, dict) or "spacing_range" not in block:
+        needed.insert(1, "spacing")
     missing = [name for name in needed if not isinstance(block, dict) or name not in block]
     if missing or not isinstance(metadata, dict):
         raise InputError(
@@ -129,7 +157,15 @@ def check_metadata(metadata: object, bundle: str) -> tuple[ScoreMetadata, InputI
     image, where = metadata, f"{bundle}, metadata.json"
     for key in ("network_data_format", "inputs", "image"):
         image, where = validated(dict[str, Any], image.get(key, {}), at(where, key)), at(where, key)
-    return validated(ScoreMetadata, block, f"{bundle}, diffrecon"), validated(InputImage, image, where)
+    said = validated(ScoreMetadata, block, f"{bundle}, diffrecon")
+    if (said.spacing is None) == (said.spacing_range is None):
+        raise ConfigError(
+            "voxel sizes stated twice" if said.spacing else "no voxel size",
+            where=f"{bundle}, diffrecon#spacing_range",
+            expected="either spacing or spacing_range",
+            got=f"spacing {said.spacing}, spacing_range {said.spacing_range}",
+        )
+    return said, validated(InputImage, image, where)
 
 
 def checked_metadata(root: Path) -> tuple[dict[str, Any], ScoreMetadata, InputImage]:

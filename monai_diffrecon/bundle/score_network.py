@@ -20,6 +20,7 @@ from monai_diffrecon.bundle.weights import read_weights
 from monai_diffrecon.bundle.wrapped_weights import without_prefixes
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_device, path_option
+from monai_diffrecon.numerics.pixel_range import PixelSizes
 
 #: The bundles of other planes that lie beside the primary's; no bundle.
 BESIDE, _NONE = "auto", (None, "none", "null")
@@ -34,7 +35,7 @@ class ScoreNetwork:
         version: version of the bundle.
         network: the network, weights loaded, in evaluation mode.
         plane: plane of the slices it was trained on.
-        spacing: voxel size (mm) within the slice, in RAS+ order.
+        spacing: voxel size (mm) within the slice, in RAS+ order, or the range of them that the network knows.
         denoiser: registry spec of the denoiser that converts its parameterization.
         intensity: how physical units map to network units, ``{"map": "percentile", "q": ...}`` or
             ``{"map": "window", "low": ..., "high": ...}``.
@@ -49,7 +50,7 @@ class ScoreNetwork:
     version: str
     network: nn.Module
     plane: str
-    spacing: tuple[float, float]
+    spacing: PixelSizes
     denoiser: dict[str, Any]
     intensity: dict[str, Any]
     sha256: str
@@ -96,7 +97,7 @@ def load_score_network(
         version=str(metadata.get("version", "?")),
         network=net,
         plane=said.plane,
-        spacing=said.spacing,
+        spacing=said.pixels,
         denoiser=block["denoiser"],
         intensity=said.intensity,
         sha256=digest,

@@ -83,8 +83,10 @@ def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("checkpoint", help="file of weights, or folder of the library diffusers")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="root of the new bundle")
     parser.add_argument("--plane", required=True, help="plane of the training slices: sagittal, coronal or axial")
-    parser.add_argument(
-        "--spacing", required=True, nargs=2, type=float, metavar="MM", help="voxel size within the slice, RAS+ order"
+    sizes = parser.add_mutually_exclusive_group(required=True)
+    sizes.add_argument("--spacing", nargs=2, type=float, metavar="MM", help="voxel size within the slice, RAS+ order")
+    sizes.add_argument(
+        "--spacing-range", nargs=2, type=float, metavar="MM", help="smallest and largest voxel size of its training"
     )
     parser.add_argument(
         "--intensity", required=True, nargs="+", metavar="WORD", help="percentile Q, or window LOW HIGH (to 0 and 1)"
@@ -103,6 +105,7 @@ def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from monai_diffrecon.bundle.importing.declaration import Declaration, parse_intensity
         from monai_diffrecon.bundle.importing.import_checkpoint import import_checkpoint
+        from monai_diffrecon.numerics.pixel_range import PixelRange
 
         window = arguments.window
         bundle = import_checkpoint(
@@ -110,7 +113,7 @@ def import_checkpoint(parser: argparse.ArgumentParser) -> Run:
             arguments.to,
             Declaration(
                 plane=arguments.plane,
-                spacing=(arguments.spacing[0], arguments.spacing[1]),
+                spacing=PixelRange(*arguments.spacing_range) if arguments.spacing_range else tuple(arguments.spacing),
                 intensity=parse_intensity(arguments.intensity),
                 window=None if window is None else (window[0], window[1]),
                 license_note=arguments.license_note,

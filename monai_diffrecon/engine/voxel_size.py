@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Voxels must be of the size that the networks were trained on."""
+"""Voxels must be of a size that the networks were trained on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.numerics.pixel_range import describe_pixels, nearest_pixel
 from monai_diffrecon.protocols import PLANE_AXIS, Operator, VolumeGeometry
 
 #: (plane, spacing in the plane, tolerance) -> what to do about voxels of another size.
@@ -29,9 +30,9 @@ def check_spacing(
     """Refuse a volume whose voxels are not those the network was trained on.
 
     Args:
-        score: the network with its plane and in-plane spacing.
+        score: the network with its plane and the in-plane spacing, or range of it, that it knows.
         geometry: the volume to reconstruct.
-        tolerance: largest relative difference.
+        tolerance: largest relative difference, also from the ends of a range.
         thick_plane: the plane of the thick slices that it is reconstructed from, or None.
         mend: says what to do about it; None: what helps an image.
 
@@ -40,23 +41,24 @@ def check_spacing(
     """
     axes = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}[score.plane]
     got = tuple(geometry.spacing[a] for a in axes)
-    wrong = {a: (g, e) for a, g, e in zip(axes, got, score.spacing, strict=True) if abs(g / e - 1.0) > tolerance}
+    thick = None if thick_plane is None else PLANE_AXIS[thick_plane]
+    # The axis that is reconstructed can have any voxel size, so it follows the other one.
+    known = nearest_pixel(score.spacing, got, 1 - axes.index(thick) if thick in axes else None)
+    wrong = {a: (g, e) for a, g, e in zip(axes, got, known, strict=True) if abs(g / e - 1.0) > tolerance}
     if wrong:
         raise ConfigError(
             f"voxels of another size than the {score.plane} network was trained on",
             where=f"bundle {score.name}",
-            expected=f"{score.spacing[0]:g} x {score.spacing[1]:g} mm within {tolerance:.0%}",
+            expected=f"{describe_pixels(score.spacing)} within {tolerance:.0%}",
             got=f"{got[0]:.3g} x {got[1]:.3g} mm",
-            mend=_spacing_mend(wrong, None if thick_plane is None else PLANE_AXIS[thick_plane])
-            if mend is None
-            else mend(score.plane, score.spacing, tolerance),
+            mend=_spacing_mend(wrong, thick) if mend is None else mend(score.plane, known, tolerance),
         )
 
 
 def _spacing_mend(wrong: Mapping[int, tuple[float, float]], thick: int | None) -> str:
     """Return what helps: axis -> voxel size of the volume and of the network; and the axis that is reconstructed."""
     if thick is not None and thick in wrong:
-        return f"set operator#target_spacing to {wrong[thick][1]:g}, the network's, {_OR}"
+        return f"set operator#target_spacing to {wrong[thick][1]:.4g}, the network's, {_OR}"
     axis, (got, expected) = max(wrong.items(), key=lambda item: item[1][0] / item[1][1])
     if got > MOST_FINER * expected:
         what = f"{got:.3g} to {expected:.3g} mm along {'XYZ'[axis]} is more than --resample true interpolates"
@@ -102,13 +104,13 @@ def spacing_mend(operator: Operator, plane: str, spacing: tuple[float, float], t
     Args:
         operator: the measurement's operator.
         plane: the network's.
-        spacing: the network's, within its plane, mm.
+        spacing: the network's within its plane (mm), or that of its range which is nearest.
         tolerance: largest relative difference.
     """
     if not operator.complex_measurement:
         return f"use a network of voxels of this size, {_OR}"
     apart = operator.geometry.spacing[2]
     if plane != "axial" and operator.slice_axis("axial") is not None and abs(apart / spacing[1] - 1.0) > tolerance:
-        return f"the slices are {apart:.3g} mm apart: use axial networks alone, without an auxiliary bundle, {_OR}"
+        return f"the slices are {apart:.3g} mm apart: use the axial network alone (--prior slices), {_OR}"
     option = f"{{'name': 'fastmri', 'spacing': {float(spacing[0])!r}}}"
     return f'have k-space cropped or padded to it: --reader "{option}", or ismrmrd or twix for such files, {_OR}'

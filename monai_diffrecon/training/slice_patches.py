@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_flag
+from monai_diffrecon.numerics.pixel_range import MOST_OBLONG
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols.geometry import PLANE_AXIS
 from monai_diffrecon.training.label_contrast import random_means, render_labels
@@ -177,7 +178,7 @@ def _draw_spacing(native: tuple[float, ...], limits: Sequence[float], rng: np.ra
     first = float(np.exp(rng.uniform(np.log(low), np.log(max(low, high)))))
     drawn = [first, first]
     if rng.random() < 1 / 3:
-        drawn[rng.integers(2)] *= float(rng.uniform(1.0, 2.5))
+        drawn[rng.integers(2)] *= float(rng.uniform(1.0, MOST_OBLONG))
     return tuple(min(s, max(high, n)) for s, n in zip(drawn, native, strict=True))
 
 

@@ -19,13 +19,14 @@ from monai_diffrecon.bundle.score_network import load_auxiliaries, load_score_ne
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
 from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
 from monai_diffrecon.numerics.hashing import sha256_file
+from monai_diffrecon.numerics.pixel_range import PixelRange
 
 from ..raising import raises
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
 PAIRS = [(f"{name}_axial", f"{name}_coronal") for name in ("brain_mr_t1", "body_ct", "head_mr_t1_2mm")]
-COMMITTED = [name for pair in PAIRS for name in pair]
+COMMITTED = ["brain_mr", "body_ct", *(name for pair in PAIRS for name in pair)]
 
 
 @pytest.fixture
@@ -120,6 +121,11 @@ def test_an_unknown_plane(bundle: Path) -> None:
     [
         ("spacing", [1.0, "1x1", [1.0], [1.0, 0.0], [1.0, None], [1.0, float("nan")], {}, [1.0, "1"], [True, 1]]),
         ("spacing", [[1.0, 10**400], [1.0, float("inf")], [1, 1, 1]]),
+        (
+            "spacing_range",
+            [0.5, "0.4 to 2", [0.5], [0.0, 2.0], [0.5, None], [2.0, 0.5], [0.5, float("inf")], [1, 1, 1]],
+        ),
+        ("spacing_ratio", [0.9, "2", None, float("nan"), [2.5], True]),
         ("denoiser", ["direct", None, {}, {"name": 3}, [1]]),
         ("intensity", ["percentile", {}, {"map": ["window"]}, {"map": "percentile", "q": 0}, {"map": "window"}]),
         ("intensity", [{"map": "window", "low": 1, "high": 0}, {"map": "percentile", "low": 1}]),
@@ -136,6 +142,29 @@ def test_metadata_of_the_wrong_type_is_refused(bundle: Path, key: str, values: l
             load_score_network(bundle)
         assert str(caught.value.where).startswith(f"bundle axial, diffrecon#{key}"), value
         assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"spacing": [1.0, 1.2]}, (1.0, 1.2)),
+        ({"spacing": [1.0, 1.2], "spacing_range": None}, (1.0, 1.2)),
+        ({"spacing_range": [0.4, 2]}, (0.4, 2.0, 2.5)),
+        ({"spacing_range": [1, 1], "spacing_ratio": 1, "spacing": None}, (1.0, 1.0, 1.0)),
+    ],
+)
+def test_one_voxel_size_or_a_range(bundle: Path, said: dict[str, Any], expected: tuple[float, ...]) -> None:
+    edit(bundle, lambda m: (m["diffrecon"].pop("spacing"), m["diffrecon"].update(said)))
+    score = load_score_network(bundle)
+    assert tuple(score.spacing) == expected
+    assert isinstance(score.spacing, PixelRange) == (len(expected) == 3)
+
+
+@pytest.mark.parametrize("said", [{"spacing": [1, 1], "spacing_range": [0.4, 2]}, {"spacing_range": None}])
+def test_both_or_neither_is_refused(bundle: Path, said: dict[str, Any]) -> None:
+    edit(bundle, lambda m: (m["diffrecon"].pop("spacing"), m["diffrecon"].update(said)))
+    with raises(ConfigError, where="bundle axial, diffrecon#spacing_range", expected="either spacing or spacing_range"):
+        load_score_network(bundle)
 
 
 @pytest.mark.parametrize("value", [None, [], {"inputs": 3}, {"inputs": {"image": {"num_channels": "1"}}}])
@@ -219,7 +248,7 @@ def test_committed_metadata_keeps_to_the_schema_of_the_model_zoo(name: str, tmp_
     )
     metadata = read_metadata(BUNDLES / name)
     assert metadata["version"] in metadata["changelog"]
-    assert metadata["diffrecon"]["plane"] in name
+    assert metadata["diffrecon"]["plane"] in name or "spacing_range" in metadata["diffrecon"]
     if (auxiliary := metadata["diffrecon"].get("auxiliary")) is not None:
         assert read_metadata(BUNDLES / auxiliary)["diffrecon"]["plane"] != metadata["diffrecon"]["plane"]
 

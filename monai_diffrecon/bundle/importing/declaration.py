@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monai_diffrecon.bundle.metadata import check_range
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_integer, check_number
 from monai_diffrecon.numerics.intensity import IntensityMap
+from monai_diffrecon.numerics.pixel_range import PixelRange, PixelSizes
 from monai_diffrecon.numerics.planes import check_plane
 
 
@@ -20,7 +22,7 @@ class Declaration:
 
     Attributes:
         plane: plane of the slices it was trained on.
-        spacing: voxel size (mm) within the slice, in RAS+ order.
+        spacing: voxel size (mm) within the slice, in RAS+ order, or the range of them that it was trained on.
         intensity: ``{"map": "percentile", "q": ...}`` or ``{"map": "window", "low": ..., "high": ...}``.
         window: largest slice (height, width) denoised whole, or None.
         license_note: the licence of the weights as far as known, or None.
@@ -30,15 +32,18 @@ class Declaration:
     """
 
     plane: str
-    spacing: tuple[float, float]
+    spacing: PixelSizes
     intensity: dict[str, Any]
     window: tuple[int, int] | None = None
     license_note: str | None = None
 
     def __post_init__(self) -> None:
         check_plane(self.plane, "--plane")
+        where = "--spacing-range" if isinstance(self.spacing, PixelRange) else "--spacing"
         for length in self.spacing:
-            check_number(length, "--spacing", low=0.0, open_low=True)
+            check_number(length, where, low=0.0, open_low=True)
+        if isinstance(self.spacing, PixelRange):
+            check_range(self.spacing[:2], where)
         for size in self.window or ():
             check_integer(size, "--window", low=1)
 

@@ -24,6 +24,7 @@ from monai_diffrecon.errors.options import check_choice, check_integer
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.numerics.intensity import IntensityMap
+from monai_diffrecon.numerics.pixel_range import describe_pixels, nearest_pixel
 from monai_diffrecon.protocols import PLANE_AXIS, Denoiser, VolumeGeometry
 
 #: Types of stored weights.
@@ -130,14 +131,14 @@ def _read_sample(path: str | Path, declaration: Declaration) -> Tensor:
 def _check_spacing(geometry: VolumeGeometry, declaration: Declaration) -> None:
     across = PLANE_AXIS[declaration.plane]
     found = [s for axis, s in enumerate(geometry.spacing) if axis != across]
-    wanted = declaration.spacing
+    wanted = nearest_pixel(declaration.spacing, found)
     if any(abs(a - b) > _SPACING_TOLERANCE * b for a, b in zip(found, wanted, strict=True)):
         raise InputError(
             "its voxel size is not the declared one",
             where="--sample",
-            expected=f"{wanted[0]:g} x {wanted[1]:g} mm in the {declaration.plane} plane",
+            expected=f"{describe_pixels(declaration.spacing)} in the {declaration.plane} plane",
             got=f"{found[0]:.3g} x {found[1]:.3g} mm",
-            mend="resample the sample, or correct --spacing",
+            mend="resample the sample, or correct --spacing or --spacing-range",
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_diffrecon._version import __version__
 from monai_diffrecon.bundle.importing.imported_bundle import NO_SAMPLE, UNKNOWN, ImportedBundle, harmless
+from monai_diffrecon.numerics.pixel_range import PixelRange
 from monai_diffrecon.protocols import PLANE_AXIS
 
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -58,11 +59,17 @@ def metadata_of(bundle: ImportedBundle, weights_sha256: str) -> dict[str, Any]:
 
 def _block(bundle: ImportedBundle, weights_sha256: str) -> dict[str, Any]:
     said, (low, high) = bundle.declaration, bundle.sigma_range
+    pixels = said.spacing
+    sizes = (
+        {"spacing_range": [pixels.low, pixels.high], "spacing_ratio": pixels.ratio}
+        if isinstance(pixels, PixelRange)
+        else {"spacing": list(pixels)}
+    )
     axes = ", ".join(axis for i, axis in enumerate("XYZ") if i != PLANE_AXIS[said.plane])
     return {
         "schema": 1,
         "plane": said.plane,
-        "spacing": list(said.spacing),
+        **sizes,
         "axis_order": f"RAS+; a slice is ({axes})",
         "intensity": said.intensity,
         "denoiser": bundle.denoiser,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from monai_diffrecon.bundle.importing.imported_bundle import NO_SAMPLE, UNKNOWN, ImportedBundle, harmless
+from monai_diffrecon.numerics.pixel_range import describe_pixels
 
 _CARD = """# {name}
 
@@ -23,7 +24,7 @@ not measured, and remove structure that was.
 | noise levels | sigma {low:g} to {high:g} in network units, denoiser `{denoiser}` | importer `{importer}` |
 | size of a slice | multiples of {multiple} | tried |
 | plane | {plane} | declared at import |
-| voxel size | {spacing} mm within the slice, RAS+ order | declared at import |
+| voxel size | {spacing} within the slice, RAS+ order | declared at import |
 | intensity | {intensity} | declared at import |
 | licence of the weights | {licence} | {licence_from} |
 
@@ -76,7 +77,7 @@ def model_card(bundle: ImportedBundle) -> str:
         high=high,
         denoiser=bundle.denoiser["name"],
         multiple=bundle.multiple,
-        spacing=" x ".join(f"{s:g}" for s in said.spacing),
+        spacing=describe_pixels(said.spacing),
         intensity=", ".join(f"{k} {v}" for k, v in said.intensity.items()),
         licence=bundle.licence if said.license_note else "not known",
         licence_from="declared at import" if said.license_note else "no one",

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""A transform that brings an image to the voxel size of a network."""
+"""A transform that brings an image to a voxel size that a network knows."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from monai_diffrecon.engine.voxel_size import MOST_FINER
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.io.measurement.metatensor import affine_of, from_tensor, geometry_of, to_tensor
+from monai_diffrecon.numerics.pixel_range import PixelRange, nearest_pixel
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.numerics.resampling import apply_along, resampled_start, resampling_matrix
 from monai_diffrecon.privacy.redaction import redact
@@ -35,13 +36,16 @@ class ResampleInPlaned(MapTransform):
     For thick slices, the plane is theirs, whatever the network's plane: nothing is interpolated across the slices, and
     their gap is kept. Otherwise it is the network's plane.
 
+    For a network of a range of voxel sizes, an image within the range stays as it is, and another one is brought to
+    the nearest size of the range.
+
     Down-sampling does not alias: see :func:`~monai_diffrecon.numerics.resampling.resampling_matrix`. An image without
     negative values stays so. If voxels become larger, a notice about the lost detail is logged.
 
     Args:
         keys: keys of the images, ``MetaTensor`` (1, X, Y, Z).
         plane: plane of the network.
-        spacing: voxel size (mm) within the plane.
+        spacing: voxel size (mm) within the plane, or a range.
         enabled: False passes everything through unchanged.
         operator: spec of the operator that measured the images; None if they are volumes.
         simulate: the images are volumes, to be measured by the operator.
@@ -58,7 +62,8 @@ class ResampleInPlaned(MapTransform):
         simulate: bool = False,
     ) -> None:
         super().__init__(keys)
-        self.plane, self.spacing = check_plane(plane), [float(s) for s in spacing]
+        self.plane = check_plane(plane)
+        self.spacing = spacing if isinstance(spacing, PixelRange) else [float(s) for s in spacing]
         self.enabled = check_flag(enabled, "resample")
         simulated = check_flag(simulate, "simulate")
         self.operator = None if operator is None or simulated else as_spec(operator, "operator")
@@ -94,6 +99,9 @@ class ResampleInPlaned(MapTransform):
             cls = registry.load("operators", self.operator["name"])
             assert issubclass(cls, Operator)
             plane = cls.measured_plane(geometry, **{k: v for k, v in self.operator.items() if k != "name"})
+        if isinstance(self.spacing, PixelRange):
+            plane = plane or self.plane
+            return plane, list(nearest_pixel(self.spacing, [geometry.spacing[axis] for axis in _axes(plane)]))
         if plane is None or plane == self.plane:
             return self.plane, self.spacing
         sizes = dict(zip(_axes(self.plane), self.spacing, strict=True))

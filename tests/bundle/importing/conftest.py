@@ -109,16 +109,16 @@ def published_checkpoint() -> Callable[[], dict[str, Any]]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., int]:
-    """Run ``diffrecon import-checkpoint FILE --to bundles/new``; a dict of options replaces the usual ones."""
+    """Run ``diffrecon import-checkpoint FILE --to bundles/new``; options replace the usual ones; None omits one."""
 
-    def run(checkpoint: Path, *flags: str, **options: str) -> int:
+    def run(checkpoint: Path, *flags: str, **options: str | None) -> int:
         usual = {
             "to": str(tmp_path / "bundles/new"),
             "plane": "axial",
             "spacing": "1 1",
             "intensity": "percentile 99.5",
         }
-        words = [word for k, v in {**usual, **options}.items() for word in (f"--{k}", *v.split(" "))]
+        words = [word for k, v in {**usual, **options}.items() if v for word in (f"--{k}", *v.split(" "))]
         return cli.main(["import-checkpoint", str(checkpoint), *words, *flags])
 
     return run

@@ -178,6 +178,39 @@ def test_a_sample_of_another_voxel_size(
     assert "expected 1 x 1 mm in the axial plane, got 2 x 2 mm" in capsys.readouterr().err
 
 
+def test_a_range_of_voxel_sizes(
+    stripes: Path,
+    command: Command,
+    sample: Callable[..., str],
+    metadata: Callable[[], Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ranged = {"spacing": None, "spacing-range": "0.5 2"}
+    assert command(stripes, sample=sample("X", spacing=1.7), **ranged) == 0
+    block = metadata()["diffrecon"]
+    assert (block["spacing_range"], block["spacing_ratio"]) == ([0.5, 2.0], 2.5)
+    assert "spacing" not in block
+    assert tuple(load_score_network(tmp_path / "bundles/new").spacing) == (0.5, 2.0, 2.5)
+    assert "0.5 to 2 mm" in (tmp_path / "bundles/new/docs/README.md").read_text()
+    capsys.readouterr()
+    assert command(stripes, "--force", sample=sample("X", spacing=3.0), **ranged) == 2
+    assert "got 3 x 3 mm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", ["2 0.5", "0 1", "-1 1", "nan 1"])
+def test_an_impossible_range(stripes: Path, command: Command, capsys: pytest.CaptureFixture[str], said: str) -> None:
+    assert command(stripes, **{"spacing": None, "spacing-range": said}) == 2
+    assert "--spacing-range" in capsys.readouterr().err
+
+
+def test_one_voxel_size_and_a_range_exclude_each_other(stripes: Path, command: Command) -> None:
+    for words in ({"spacing-range": "0.5 2"}, {"spacing": None}):
+        with pytest.raises(SystemExit) as caught:
+            command(stripes, **words)
+        assert caught.value.code == 2
+
+
 def test_values_are_json_or_words() -> None:
     assert cli.declarations(["a=1", "b=[1, 2]", "c=ema", "d=x=y"]) == {"a": 1, "b": [1, 2], "c": "ema", "d": "x=y"}
     with raises(ConfigError, where="--declare", got="a=2"):
