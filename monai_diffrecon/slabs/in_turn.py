@@ -48,18 +48,8 @@ class _Reduced(Question):
         return [answer.clone for _ in questions]
 
 
-@dataclass(eq=False)
-class _Swapped(Question):
-    pieces: list[Tensor]
-
-    def answers(self, questions: Sequence[Question]) -> list[Answer]:
-        pieces = [question.pieces for question in questions if isinstance(question, _Swapped)]
-        turned = [[from_one[index] for from_one in pieces] for index in range(len(questions))]
-        return [lambda mine=mine: [piece.clone() for piece in mine] for mine in turned]  # type: ignore[misc]
-
-
 class TurnPeers(Peers):
-    """Slabs whose turns come one after the other.
+    """Slabs whose turns come one after the other, and that solve linear systems by themselves: few questions.
 
     Args:
         slabs: all slabs.
@@ -67,7 +57,7 @@ class TurnPeers(Peers):
         answers: what was answered so far, in order.
     """
 
-    solves_together: ClassVar[bool] = True
+    solves_together: ClassVar[bool] = False
 
     def __init__(self, slabs: Sequence[Slab], index: int, answers: Sequence[Answer]) -> None:
         super().__init__(slabs, index)
@@ -89,16 +79,6 @@ class TurnPeers(Peers):
         return self.ask(_Reduced(value.clone(), lambda values: values.amax(dim=0)))  # type: ignore[return-value]
 
     def swap(self, pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Give each slab a tensor, and return what each has for this one."""
-        return self.ask(_Swapped([piece.clone() for piece in pieces]))  # type: ignore[return-value]
-
-
-class LonePeers(TurnPeers):
-    """Slabs whose turns come one after the other, and that solve linear systems by themselves: few questions."""
-
-    solves_together: ClassVar[bool] = False
-
-    def swap(self, pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Refuse: what looks at neighbouring slices does so in each iteration of a solver.
 
         Raises:
@@ -118,30 +98,29 @@ def run_in_turn(
     task: Callable[[Slab], T],
     slabs: Sequence[Slab],
     *,
-    keep: Callable[[int, T], object] | None = None,
-    peers: Callable[[Sequence[Slab], int, list[Answer]], Peers] = TurnPeers,
-    answers: list[list[Answer]] | None = None,
+    keep: Callable[[int, T], object],
+    peers: Callable[[Sequence[Slab], int, list[Answer]], Peers],
+    answers: list[list[Answer]],
 ) -> list[object]:
     """Run a task on each slab, and return the results in the order of the slabs.
 
     Args:
         task: what to do; it may be run many times, and must do the same each time.
         slabs: the slabs.
-        keep: puts the result of the slab of an index away, and returns what to keep of it in memory; None keeps all.
+        keep: puts the result of the slab of an index away, and returns what to keep of it in memory.
         peers: makes what a slab sees of the others.
-        answers: of each slab, the answers to the first questions; those to the others are appended. None knows none.
+        answers: of each slab, the answers to the first questions; those to the others are appended.
 
     Raises:
         PluginError: the slabs ask different questions.
     """
-    answers = [[] for _ in slabs] if answers is None else answers
     while True:
         questions, results = [], []
         for index, slab in enumerate(slabs):
             try:
                 with within(peers(slabs, index, answers[index])):
                     result = task(slab)
-                results.append(result if keep is None else keep(index, result))
+                results.append(keep(index, result))
             except Question as question:
                 questions.append(question.with_traceback(None))
         if not questions:

@@ -16,10 +16,10 @@ from monai_diffrecon.engine.memory.batch_size import DEFAULT
 from monai_diffrecon.engine.store.volume_store import CHUNK, VolumeStore
 from monai_diffrecon.protocols import PLANE_AXIS, PlaneDenoiser
 from monai_diffrecon.slabs import Slab
-from monai_diffrecon.slabs.in_turn import Answer, LonePeers, Question
+from monai_diffrecon.slabs.in_turn import Answer, Question, TurnPeers
 
 
-class StorePeers(LonePeers):
+class StorePeers(TurnPeers):
     """Slabs whose turns come one after the other; volumes that they ask for lie on the disk.
 
     Args:

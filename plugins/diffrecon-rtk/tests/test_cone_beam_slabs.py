@@ -19,7 +19,7 @@ from monai_diffrecon.engine.slab_problem import problem_of, slab_plane
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.protocols import Problem, VolumeGeometry
 from monai_diffrecon.slabs import cut
-from monai_diffrecon.slabs.in_turn import LonePeers, run_in_turn
+from monai_diffrecon.slabs.in_turn import TurnPeers, run_in_turn
 from monai_diffrecon.testing.execution.slabs_in_threads import run_in_threads
 
 SMALL = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
@@ -93,7 +93,13 @@ def test_slabs_that_solve_by_themselves_are_refused() -> None:
     operator = registry.create("operators", "cone_beam_ct", geometry=SMALL, views=5, **NEAR)
     of = Problem(operator, torch.zeros(operator.measurement_shape))
     with pytest.raises(ConfigError) as caught:
-        run_in_turn(lambda slab: problem_of(of, slab).operator.norm(), cut(3, SMALL.shape[2], 2), peers=LonePeers)
+        run_in_turn(
+            lambda slab: problem_of(of, slab).operator.norm(),
+            cut(3, SMALL.shape[2], 2),
+            keep=lambda index, norm: norm,
+            peers=TurnPeers,
+            answers=[[], []],
+        )
     assert caught.value.where == "operator"
     with pytest.raises(ConfigError):
         operator.restricted("coronal", 0, 2)
