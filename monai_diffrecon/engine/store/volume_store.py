@@ -48,7 +48,7 @@ def check_store(value: Any) -> dict[str, Any] | None:
         )
     size = check_number(spec.get("slab_gb", _SLAB_GB), f"{_WHERE}#slab_gb", low=0.0, open_low=True)
     if importlib.util.find_spec("zarr") is None:
-        mend = "pip install 'monai-diffrecon[store]'"
+        mend = "pip install 'zarr>=3.1'"
         raise ConfigError("zarr is not installed", where=_WHERE, expected="zarr 3", mend=mend)
     return {"name": "zarr", "slab_gb": size}
 
