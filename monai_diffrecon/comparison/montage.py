@@ -14,7 +14,7 @@ from torch import Tensor
 from monai_diffrecon.comparison.dark_canvas import FAINT, DarkCanvas
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.numerics.order_statistics import percentiles
+from monai_diffrecon.numerics.statistics.order_statistics import percentiles
 from monai_diffrecon.protocols import PLANE_AXIS
 
 #: Plane -> letters of the right and of the upper edge of its picture: RAS+ axes run rightwards and upwards.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.numerics.order_statistics import percentiles
-from monai_diffrecon.numerics.outliers import replace_outliers
+from monai_diffrecon.numerics.statistics.order_statistics import percentiles
+from monai_diffrecon.numerics.statistics.outliers import replace_outliers
 
 #: Voxels above this part of the largest magnitude are foreground.
 FOREGROUND = 0.01

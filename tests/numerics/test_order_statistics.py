@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_diffrecon.numerics import order_statistics
-from monai_diffrecon.numerics.order_statistics import outermost, percentiles, ranked
-from monai_diffrecon.numerics.outliers import replace_outliers
+from monai_diffrecon.numerics.statistics import order_statistics
+from monai_diffrecon.numerics.statistics.order_statistics import outermost, percentiles, ranked
+from monai_diffrecon.numerics.statistics.outliers import replace_outliers
 
 Q = (0.0, 0.1, 0.5, 37.3, 50.0, 99.5, 99.99, 100.0)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.intensity import FOREGROUND, IntensityMap, image_offset, looks_like_hounsfield
-from monai_diffrecon.numerics.outliers import replace_outliers
+from monai_diffrecon.numerics.statistics.outliers import replace_outliers
 
 EXAMPLE = Path(__file__).parents[2] / "examples/colin27_t1.nii.gz"
 

@@ -12,7 +12,7 @@ from monai_diffrecon.engine.slab_problem import problem_of, slab_plane
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.numerics.ct.attenuation import MU_WATER
 from monai_diffrecon.numerics.intensity import IntensityMap, image_offset, looks_like_hounsfield
-from monai_diffrecon.numerics.order_statistics import ranked
+from monai_diffrecon.numerics.statistics.order_statistics import ranked
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement, Operator, Problem
 from monai_diffrecon.slabs import cut
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from monai_diffrecon.engine.problem.network_units import measures_image
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
-from monai_diffrecon.numerics.order_statistics import ranked
-from monai_diffrecon.numerics.outliers import replace_outliers
+from monai_diffrecon.numerics.statistics.order_statistics import ranked
+from monai_diffrecon.numerics.statistics.outliers import replace_outliers
 from monai_diffrecon.protocols import Operator
 
 #: In ranges of the image. Vessels and bone are single bright voxels too, but few and not so far above their

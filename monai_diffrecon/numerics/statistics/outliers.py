@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monai_diffrecon.numerics.order_statistics import outermost, percentiles
+from monai_diffrecon.numerics.statistics.order_statistics import outermost, percentiles
 
 #: An outlier leaves at least so many of the 24 voxels around it in its slice behind, so that up to five may touch.
 _NEIGHBOURS = 20
