@@ -19,7 +19,7 @@ from monai_diffrecon.protocols import VolumeGeometry
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "methods.md"
-BUNDLES = sorted((ROOT / "bundles").glob("brain_*"))
+BUNDLES = sorted((ROOT / "bundles").glob("brain_mr_t1_*"))
 
 
 def row(published: str) -> str:
