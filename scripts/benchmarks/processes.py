@@ -36,7 +36,10 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Task -> operator of the measurement and overrides of the bundle's configuration.
 TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "5 mm to 1 mm": ({"name": "slice_thickness", "thickness": 5.0}, {}),
-    "30 projections": ({"name": "parallel_ct", "views": 30}, {"operator": {"name": "parallel_ct", "views": 30}}),
+    "30 projections": (
+        {"name": "parallel_ct", "views": 30},
+        {"operator": {"name": "parallel_ct", "views": 30}, "consistency": {"name": "conjugate_gradient"}},
+    ),
 }
 RUNS = [("slices", 1), ("slices", 2), ("slices", 3), ("slabs", 2), ("slabs", 3)]
 
