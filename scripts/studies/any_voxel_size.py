@@ -34,18 +34,17 @@ from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.resampling import apply_along, resampling_matrix
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = ROOT / "scripts" / "training"
 Spec = dict[str, Any]
 #: modality -> networks: bundles of axial and of coronal slices, or a file of weights and the bundle of that network.
 NETWORKS: dict[str, dict[str, tuple[str, str]]] = {
     "mr": {
         "one size": ("brain_mr_t1_axial", "brain_mr_t1_coronal"),
-        "brain_mr": ("brain_mr.pt", "brain_mr_t1_coronal"),
+        "brain_mr": ("scripts/training/brain_mr.pt", "brain_mr_t1_coronal"),
     },
     "ct": {
         "one size": ("body_ct_axial", "body_ct_coronal"),
-        "body_ct": ("body_ct.pt", "body_ct_axial"),
-        "body_ct_loop": ("body_ct_loop.pt", "body_ct_axial"),
+        "body_ct": ("scripts/training/body_ct.pt", "body_ct_axial"),
+        "body_ct_loop": ("bundles/body_ct/models/model.pt", "body_ct_axial"),
     },
 }
 CUBIC: Spec = {"name": "cubic"}
@@ -140,7 +139,7 @@ def scores_of(kind: tuple[str, str], spacing: tuple[float, float, float]) -> tup
     """Return the networks of axial and coronal slices, said to be of the volume's voxel size."""
     if kind[0].endswith(".pt"):
         shared = load_score_network(ROOT / "bundles" / kind[1])
-        shared.network.load_state_dict(torch.load(WEIGHTS / kind[0], map_location="cpu", weights_only=True))
+        shared.network.load_state_dict(torch.load(ROOT / kind[0], map_location="cpu", weights_only=True))
         axial = coronal = replace(shared, name=kind[0])
     else:
         axial, coronal = (load_score_network(ROOT / "bundles" / name) for name in kind)
