@@ -4,9 +4,10 @@
 
     python scripts/benchmarks/overhead.py [--before CHECKOUT] [--crop 64] [--steps 8] [--repeats 3] [--output FILE.md]
 
-Every run is a process of its own. Calls are counted by their shape in the run, and timed alone right after it: the
-ratio is ``wall / (calls x time of a call)``, and the same of CPU time, which other work disturbs less. With
-``--before`` the two checkouts take turns, so that a machine that slows down meanwhile favours neither. Threads:
+Every run is a process of its own. Calls are counted by their shape, and one of ten is repeated at once and timed, so
+that a machine whose speed drifts slows both alike; the repeats do not count in the run's time. The ratio is
+``wall / (calls x mean time of a repeat)``, and the same of CPU time, which other work disturbs less. With ``--before``
+the two checkouts take turns. Threads:
 ``OMP_NUM_THREADS``.
 """
 
@@ -29,7 +30,7 @@ import nibabel as nib
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "colin27_t1.nii.gz"
-TIMED = 5  # calls of each shape that are timed alone
+EVERY = 10  # of the calls of a shape, so many to one that is repeated
 COLUMNS = ("wall", "cpu", "start", "calls", "bare", "bare_cpu", "ratio", "cpu_ratio")
 
 
@@ -48,8 +49,19 @@ def measure(root: Path, image: Path, steps: int | None) -> dict[str, float]:
     inferer = config.get_parsed_content("inferer")
     networks = [score.network for score in (inferer.score, *inferer.auxiliaries)]
     calls: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    alone: dict[tuple[int, tuple[int, ...]], list[tuple[float, float]]] = {}
+
+    def repeat(i: int, network: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        """Count a call; repeat every tenth of its kind by itself, and time that."""
+        kind = (i, tuple(given[0].shape))
+        calls[kind] += 1
+        if calls[kind] % EVERY == 1:
+            started, used = time.perf_counter(), time.process_time()
+            network.forward(*given)  # no hooks
+            alone.setdefault(kind, []).append((time.perf_counter() - started, time.process_time() - used))
+
     hooks = [
-        network.register_forward_pre_hook(lambda _, given, i=i: calls.update([(i, tuple(given[0].shape))]))
+        network.register_forward_pre_hook(lambda network, given, i=i: repeat(i, network, given))
         for i, network in enumerate(networks)
     ]
     wall, cpu = time.perf_counter(), time.process_time()
@@ -57,16 +69,10 @@ def measure(root: Path, image: Path, steps: int | None) -> dict[str, float]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     for hook in hooks:
         hook.remove()
-    bare, bare_cpu, generator = 0.0, 0.0, torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for (i, shape), count in calls.items():
-            slices = torch.rand(shape, generator=generator)
-            networks[i](slices, 0.05)
-            started, used = time.perf_counter(), time.process_time()
-            for _ in range(TIMED):
-                networks[i](slices, 0.05)
-            bare += count * (time.perf_counter() - started) / TIMED
-            bare_cpu += count * (time.process_time() - used) / TIMED
+    wall, cpu = (total - sum(t[c] for times in alone.values() for t in times) for c, total in enumerate((wall, cpu)))
+    bare, bare_cpu = (
+        sum(count * sum(t[c] for t in alone[kind]) / len(alone[kind]) for kind, count in calls.items()) for c in (0, 1)
+    )
     count = float(sum(calls.values()))
     row = (wall, cpu, report.start_seconds, count, bare, bare_cpu, wall / bare, cpu / bare_cpu)
     return dict(zip(COLUMNS, row, strict=True))
