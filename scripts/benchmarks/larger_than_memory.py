@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory and time of a reconstruction with ``volume_store: zarr`` and without, on a volume of 512 x 512 x 512.
 
-    python scripts/benchmarks/larger_than_memory.py [--edge 512] [--steps 2] [--skip-memory] [--output FILE.md]
+    python scripts/benchmarks/larger_than_memory.py [--edge 512] [--steps 2] [--skip-memory] [--output FILE.md] [--append]
 
 Each run is the bundle's own, ``evaluator.run()``, in a process of its own, since a process's peak never falls. Few
 steps suffice: memory does not depend on their number. The measurements are made of a synthetic phantom.
@@ -158,6 +158,7 @@ def main() -> None:
     parser.add_argument("--skip-memory", action="store_true", help="only the runs on the disk")
     parser.add_argument("--folder", type=Path, help="keeps measurements and volumes there; None: a temporary one")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--append", action="store_true", help="keep what the output says of other sizes")
     parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
@@ -187,8 +188,9 @@ def main() -> None:
                 print(case, name, said, flush=True)
             if not args.skip_memory:
                 rows[case]["difference"] = json.loads(_child("--only", "compare", case, str(folder)).splitlines()[-1])
+    before = args.output.read_text(encoding="utf-8") if args.append else "# Volumes larger than memory\n"
     text = (
-        "# Volumes larger than memory\n\n"
+        f"{before}\n"
         f"Made by `scripts/benchmarks/larger_than_memory.py`: {args.edge} x {args.edge} x {args.edge} voxels, a volume "
         f"of {4e-9 * args.edge**3:.2g} GB; steps: {args.steps}, one plane each; {os.cpu_count()} CPUs "
         f"({platform.machine()}); slabs of {args.slab_gb:g} GB.\n\n"
