@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory and time of a reconstruction with ``volume_store: zarr`` and without, on a volume of 512 x 512 x 512.
 
-    python scripts/benchmarks/larger_than_memory.py [--edge 512] [--steps 2] [--skip-memory] [--output FILE.md] [--append]
+    python scripts/benchmarks/larger_than_memory.py [--edge 512] [--steps 2] [--skip-memory] [--append] [--output FILE]
 
 Each run is the bundle's own, ``evaluator.run()``, in a process of its own, since a process's peak never falls. Few
 steps suffice: memory does not depend on their number. The measurements are made of a synthetic phantom.
