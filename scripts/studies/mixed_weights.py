@@ -6,8 +6,8 @@ r"""Weights between those a training in the loop started from and those it came 
         [--fractions 0 0.25 0.5 1 1.5] [--output FILE.jsonl]
 
 A fraction of 0 is the start (``scripts/training/body_ct.pt`` or ``brain_mr.pt``), 1 the trained weights, and more than
-1 goes on in the same direction. PSNR (dB) of the validation of the training itself: the middle of every validation volume
-by every task (``loop#report`` of the configuration). Fractions that the output has are not measured again.
+1 goes on in the same direction. PSNR (dB) of the validation of the training itself: the middle of every validation
+volume by every task (``loop#report`` of the configuration). Fractions that the output has are not measured again.
 """
 
 from __future__ import annotations
