@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
-from validate_bundles import CHEST, HEAD, ROOT, WINDOW, Task, part_of
+from validate_bundles import BODY, CHEST, HEAD, ROOT, T1, WINDOW, Task, write_part
 
 from monai_diffrecon.comparison.montage import montage
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
@@ -35,30 +35,19 @@ class Failure:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-def _task(overlay: str, part: tuple[Any, ...], volume: str | None = None) -> Task:
-    window = WINDOW if part is CHEST else None
-    return Task("", overlay, volume or part[0], part[1], part[2], ("", 0.0), {}, 0.1, window)
-
-
 TV = ("3D ADMM-TV", "admm_tv")
 FAILURES = {
-    "brain_mr_t1_axial": Failure(
-        "FLAIR instead of T1, 8 times faster",
-        _task("accelerated_mri", HEAD, "mr/ljubx19_FLAIR.nii.gz"),
-        TV,
-    ),
-    "brain_mr_t1_coronal": Failure(
+    "brain_mr": Failure(
         "slices of 10 mm instead of 5",
-        _task("z_super_resolution", HEAD),
+        Task("", "z_super_resolution", "brain_mr", T1[:1], HEAD, ("", 0.0)),
         ("Cubic", "cubic"),
         {"operator": {"name": "slice_thickness", "thickness": 10.0}},
     ),
-    "body_ct_axial": Failure("4 views", _task("sparse_view_ct", CHEST), TV, {"operator#views": 4}),
-    "body_ct_coronal": Failure(
-        "60 degrees of limited angle",
-        _task("limited_angle_ct", CHEST),
+    "body_ct": Failure(
+        "4 views",
+        Task("", "sparse_view_ct", "body_ct", BODY[:1], CHEST, ("", 0.0), window=WINDOW),
         TV,
-        {"operator#arc": 60, "operator#views": 40},
+        {"operator#views": 4},
     ),
 }
 
@@ -72,19 +61,18 @@ def main() -> None:
     for name in args.bundles:
         failure = FAILURES[name]
         task, (label, preset) = failure.task, failure.classical
-        root = ROOT / "bundles" / task.bundles[0]
+        root = ROOT / "bundles" / task.bundle
         part = ROOT / "outputs" / "failures" / f"{name}.nii.gz"
         part.parent.mkdir(parents=True, exist_ok=True)
-        part_of(task, args.data, part)
+        write_part(task, task.volumes[0], args.data, part)
         volumes, metrics = {}, {}
         data: dict[str, Any] = {}
         classical = overlay_path(METHOD, preset, root, where=name)
-        for title, files in ((label, [classical]), ("Both planes (default)", [])):
+        for title, files in ((label, [classical]), ("Three planes (default)", [])):
             config = ConfigParser()
             files = [root / "configs/inference.json", root / f"configs/tasks/{task.overlay}.json", *files]
             config.read_config([str(file) for file in files])
-            both = {"auxiliary_bundle": f"../{task.bundles[1]}"}
-            config.update({"bundle_root": str(root), "image": str(part), "case_name": "part", **both})
+            config.update({"bundle_root": str(root), "image": str(part), "case_name": "part", "simulate": True})
             config.update(failure.overrides)
             data = data or config.get_parsed_content("dataset")[0]
             done = config.get_parsed_content("inferer").reconstruct(data["image"], case="part")
