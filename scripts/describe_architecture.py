@@ -228,11 +228,12 @@ def draw(path: Path) -> None:
         parts = Path(file).parts
         name = parts[len(parts) - parts[::-1].index(PACKAGE) :][0].removesuffix(".py")
         order.setdefault(name, len(order) + 1)
-    figure, axes = plt.subplots(figsize=(11, 0.95 * len(rows) + 0.6))
+    across = 1.25 * (max(len(row) for row in rows) + 1)
+    figure, axes = plt.subplots(figsize=(1.1 * across, 0.95 * len(rows) + 0.6))
     place: dict[str, tuple[float, float]] = {}
     for level, row in enumerate(rows):
         for column, name in enumerate(row):
-            place[name] = ((column + 1) / (len(row) + 1) * 10, -float(level))
+            place[name] = ((column + 1) / (len(row) + 1) * across, -float(level))
     width = {name: 1.1 if len(next(r for r in rows if name in r)) > 4 else 2.1 for name in place}
     for a, others in reduced(graph).items():
         for b in others:
@@ -252,7 +253,7 @@ def draw(path: Path) -> None:
             badge = {"boxstyle": "circle,pad=0.2", "fc": "#1f5fa8", "ec": "none"}
             where = (x - w / 2, y + 0.24, str(order[name]))
             axes.text(*where, fontsize=7, color="white", ha="center", va="center", bbox=badge, zorder=4)
-    axes.set_xlim(0, 10)
+    axes.set_xlim(0, across)
     axes.set_ylim(-len(rows) + 0.5, 0.5)
     axes.axis("off")
     path.parent.mkdir(parents=True, exist_ok=True)
