@@ -146,7 +146,7 @@ def main() -> None:
     size = "the whole head" if args.crop is None else f"{args.crop} voxels a side"
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     what = f"the default task on the example, {size}, float32, {threads} threads, {platform.machine()}, no GPU"
-    text = table(rows, what)
+    text = "# Overhead of the engine\n\n" + table(rows, what)
     print(f"\n{text}")
     args.output.write_text(text)
 
