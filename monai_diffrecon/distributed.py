@@ -104,11 +104,12 @@ def share(count: int, unit: int) -> list[tuple[int, int]]:
 
     Args:
         count: number of items.
-        unit: items that stay together, so that a batch has the same items for any number of processes.
+        unit: items that stay together, so that a batch has the same items for any number of processes; a single one
+            that is left over stays with the batch before.
     """
-    batches, size = -(-count // unit), processes()
-    cuts = [min(batches * number // size * unit, count) for number in range(size + 1)]
-    return list(pairwise(cuts))
+    batches, size = max(-(-(count - 1) // unit), 1) if unit > 1 else count, processes()
+    cuts = [min(batches * number // size * unit, count) for number in range(size)]
+    return list(pairwise([*cuts, count]))
 
 
 def own_share(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:

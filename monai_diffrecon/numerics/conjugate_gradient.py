@@ -14,13 +14,21 @@ from monai_diffrecon.protocols.operator import Operator
 
 #: Parts in which a multiple of a volume is added to another.
 _PARTS = 8
+#: Numbers that are converted to double precision at once.
+_CHUNK = 2**20
 
 
 def inner(u: Tensor, v: Tensor) -> float:
-    """Return ``Re <u, v>``, for the solution of a linear system."""
+    """Return ``Re <u, v>``, for the solution of a linear system.
+
+    Summed in double precision: conjugate gradients amplify the round-off of these sums, and with it the order of
+    summation, which depends on the slabs.
+    """
     if u.is_complex():
         u, v = torch.view_as_real(u), torch.view_as_real(v)
-    return slabs.total_of_solve(float(torch.dot(u.reshape(-1), v.reshape(-1))))
+    pairs = zip(u.reshape(-1).split(_CHUNK), v.reshape(-1).split(_CHUNK), strict=True)
+    parts = [torch.dot(a.double(), b.double()) for a, b in pairs]
+    return slabs.total_of_solve(float(torch.stack(parts).sum()))
 
 
 def conjugate_gradient(

@@ -132,7 +132,12 @@ def largest(value: Number) -> Number:
 
 def norm(x: Tensor) -> float:
     """Return the Euclidean norm of a volume or measurement of which ``x`` is this slab's part."""
-    return total(float(torch.linalg.vector_norm(x)) ** 2) ** 0.5 if _PEERS.get() else float(torch.linalg.vector_norm(x))
+    return total(squared_norm(x)) ** 0.5
+
+
+def squared_norm(x: Tensor) -> float:
+    """Return the squared norm of ``x`` itself, summed in double precision, so that slabs hardly change sums of it."""
+    return float(torch.linalg.vector_norm(x, dtype=torch.complex128 if x.is_complex() else torch.float64)) ** 2
 
 
 def mean(x: Tensor) -> float:
@@ -143,7 +148,7 @@ def mean(x: Tensor) -> float:
 def norm_of_solve(x: Tensor) -> float:
     """Return the norm of a volume or measurement for the solution of a system (:attr:`Peers.solves_together`)."""
     now = _PEERS.get()
-    return norm(x) if now is None or now.solves_together else float(torch.linalg.vector_norm(x))
+    return norm(x) if now is None or now.solves_together else squared_norm(x) ** 0.5
 
 
 def total_of_solve(value: float) -> float:

@@ -31,7 +31,7 @@ from monai_diffrecon.protocols import (
     ScorePrior,
 )
 from monai_diffrecon.protocols.operator import NORM_ITERATIONS
-from monai_diffrecon.slabs import Slab, peers, within
+from monai_diffrecon.slabs import Slab, peers, squared_norm, within
 from monai_diffrecon.slabs.in_turn import Answer, Question, run_in_turn
 
 #: Volumes of its size that a slab takes at the peak: what sampler and consistency step hold, and copies from the disk.
@@ -217,9 +217,6 @@ class StoredEngine(ReconstructionEngine):
         return self._norm
 
     def _iterated_norm(self) -> float:
-        def squared(x: Tensor) -> float:
-            return float(torch.linalg.vector_norm(x)) ** 2
-
         parts, squares, name, first = [], 0.0, "norm", self.slabs[0]
         for index, slab in enumerate(self.slabs):
             part = problem_of(self.problem, slab).operator
@@ -227,7 +224,7 @@ class StoredEngine(ReconstructionEngine):
                 x = part._start().to(part.volume_dtype)
             self.store.put(name, x, slab, first)
             parts.append(part)
-            squares += squared(x)
+            squares += squared_norm(x)
         for _ in range(NORM_ITERATIONS):
             value, squares = squares**0.5, 0.0
             if value == 0.0:
@@ -235,7 +232,7 @@ class StoredEngine(ReconstructionEngine):
             for slab, part in zip(self.slabs, parts, strict=True):
                 x = part.normal(self.store.get(name, slab) / value)
                 self.store.put(name, x, slab, first)
-                squares += squared(x)
+                squares += squared_norm(x)
         self.store.drop(name)
         return squares**0.5
 

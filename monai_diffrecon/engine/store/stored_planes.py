@@ -124,8 +124,8 @@ class StoredPlaneDenoiser(PlaneDenoiser):
         dim = 1 + PLANE_AXIS[self.plane]
         count, batch = self.store.shape(given)[dim], self.batch_size or DEFAULT
         size = batch * max(CHUNK // batch, 1)  # whole batches, and nearly whole chunks
-        for start in range(0, count, size):
-            layer = Slab(dim, start, min(start + size, count), count)
+        for start in range(0, max(count - 1, 1), size):  # a slice by itself joins those before, as in their batches
+            layer = Slab(dim, start, start + size if start + size < count - 1 else count, count)
             done = self._timed(self.store.get(given, layer), sigma)
             self.store.put(name, done, layer, first)
 
