@@ -73,6 +73,8 @@ class DiffReconInferer(Inferer):
         volume_store: ``zarr``, or ``{"name": "zarr", "slab_gb": 0.25}``, keeps the volume on the disk, beside the
             checkpoint, and reconstructs it slab by slab; ``slab_gb`` is roughly the memory of a slab. For volumes
             larger than the memory. None keeps it in memory.
+        flips: turn the slices of a plane before each network call, and back after it, by the eight symmetries of the
+            square in turn (the four flips where pixels are not square).
         progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 
@@ -105,6 +107,7 @@ class DiffReconInferer(Inferer):
         keep_samples: bool = False,
         share: str = "slices",
         volume_store: Any = None,
+        flips: bool = False,
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -134,6 +137,7 @@ class DiffReconInferer(Inferer):
             keep_samples=keep_samples,
             share=share,
             volume_store=volume_store,
+            flips=flips,
         )
         self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)

@@ -18,6 +18,7 @@ from monai_diffrecon.bundle.metadata import check_window
 from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.engine.devices.placement import indexed, network_device
 from monai_diffrecon.engine.devices.precision import PRECISIONS, resolved_precision
+from monai_diffrecon.engine.handlers.flips import Flips
 from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
 from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
@@ -78,6 +79,7 @@ class Recipe:
     keep_samples: bool = False
     share: str = "slices"
     volume_store: Any = None
+    flips: bool = False
     calls_network: bool = field(init=False)
     guided: bool = field(init=False)
     resumable: bool = field(init=False)
@@ -103,6 +105,7 @@ class Recipe:
             "keep_samples": check_flag(self.keep_samples, "inferer#keep_samples"),
             "share": check_choice(self.share, "inferer#share", distributed.SHARES),
             "volume_store": check_store(self.volume_store),
+            "flips": check_flag(self.flips, "inferer#flips"),
         }
         # Report mistyped options now, not after the scan was read.
         one_plane = build_prior(specs["prior"]).max_planes == 1
@@ -192,6 +195,7 @@ class Recipe:
             "num_samples": self.num_samples,
             "keep_samples": self.keep_samples,
             **({} if self.volume_store is None else {"volume_store": dict(self.volume_store)}),
+            **({"flips": True} if self.flips else {}),
         }
 
     def used(self, operator: Spec) -> dict[str, Spec]:
@@ -260,7 +264,8 @@ class Recipe:
         )
         label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
         bar = ProgressBar(label, disable=None if progress is None else not progress)
-        for handler in (NonFiniteGuard(), *handlers, bar):
+        flips = [Flips()] if self.flips and prior is not None else []
+        for handler in (NonFiniteGuard(), *flips, *handlers, bar):
             handler.attach(engine)
         return engine
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from monai_diffrecon import distributed, slabs
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
+from monai_diffrecon.engine.planes.batched_plane_denoiser import innermost
 from monai_diffrecon.engine.posterior.posterior_samples import sample_case
 from monai_diffrecon.engine.posterior.sample_accumulator import SampleAccumulator
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
@@ -220,9 +221,7 @@ class SampleRunner:
     def _limit_batches(self, engine: ReconstructionEngine) -> None:
         """Keep the batch sizes of the sample before or of the interrupted run."""
         for plane in engine.prior.planes if engine.prior is not None else ():
-            inner: Any = plane
-            while hasattr(inner, "inner"):
-                inner = inner.inner
+            inner = innermost(plane)
             if plane.plane in self.batch_sizes and hasattr(inner, "batch_size"):
                 inner.batch_size = self.batch_sizes[plane.plane]
 
