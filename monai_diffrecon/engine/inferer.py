@@ -75,6 +75,9 @@ class DiffReconInferer(Inferer):
             larger than the memory. None keeps it in memory.
         flips: turn the slices of a plane before each network call, and back after it, by the eight symmetries of the
             square in turn (the four flips where pixels are not square).
+        tune: ``{"option": "consistency#noise_weight", "values": [0.3, 1, 3]}`` chooses the value of an option for each
+            measurement: the one that predicts best a held-out part of it (``held_out``, default 0.1), in the middle of
+            the volume (``slices``, default 32). None takes the options as they are.
         progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 
@@ -108,6 +111,7 @@ class DiffReconInferer(Inferer):
         share: str = "slices",
         volume_store: Any = None,
         flips: bool = False,
+        tune: Any = None,
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -138,6 +142,7 @@ class DiffReconInferer(Inferer):
             share=share,
             volume_store=volume_store,
             flips=flips,
+            tune=tune,
         )
         self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)

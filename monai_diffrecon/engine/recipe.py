@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
@@ -33,6 +33,7 @@ from monai_diffrecon.engine.slab_problem import NoiseOfSlab, check_in_slabs, mea
 from monai_diffrecon.engine.store.stored_engine import StoredEngine
 from monai_diffrecon.engine.store.stored_planes import StoredPlaneDenoiser
 from monai_diffrecon.engine.store.volume_store import VolumeStore, check_store
+from monai_diffrecon.engine.tuned_option import check_tune
 from monai_diffrecon.engine.voxel_size import SpacingMend, check_shared_spacing
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_device, check_flag, check_integer, check_number
@@ -80,6 +81,7 @@ class Recipe:
     share: str = "slices"
     volume_store: Any = None
     flips: bool = False
+    tune: Any = None
     calls_network: bool = field(init=False)
     guided: bool = field(init=False)
     resumable: bool = field(init=False)
@@ -106,6 +108,7 @@ class Recipe:
             "share": check_choice(self.share, "inferer#share", distributed.SHARES),
             "volume_store": check_store(self.volume_store),
             "flips": check_flag(self.flips, "inferer#flips"),
+            "tune": check_tune(self.tune),
         }
         # Report mistyped options now, not after the scan was read.
         one_plane = build_prior(specs["prior"]).max_planes == 1
@@ -135,6 +138,8 @@ class Recipe:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        for value in () if self.tune is None else self.tune.values:
+            self.candidate(value)
 
     @staticmethod
     def _check_stored(checked: Mapping[str, Any]) -> None:
@@ -196,7 +201,16 @@ class Recipe:
             "keep_samples": self.keep_samples,
             **({} if self.volume_store is None else {"volume_store": dict(self.volume_store)}),
             **({"flips": True} if self.flips else {}),
+            **({} if self.tune is None else {"tune": self.tune.described()}),
         }
+
+    def candidate(self, value: Any) -> Recipe:
+        """Return the recipe with a value of the option that is tuned.
+
+        Raises:
+            ConfigError: no such option, or a wrong value.
+        """
+        return replace(self, tune=None, **self.tune.changed(self.specs, value))
 
     def used(self, operator: Spec) -> dict[str, Spec]:
         """Return the plugins that take part: without a network, prior, noise source and runtime do not.

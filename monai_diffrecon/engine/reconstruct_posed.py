@@ -29,6 +29,7 @@ from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.resume.run_identity import differences
 from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.engine.self_validation import tuned
 from monai_diffrecon.engine.slab_problem import problem_of, slab_plane, slab_state
 from monai_diffrecon.engine.store.stored_engine import StoredEngine
 from monai_diffrecon.engine.store.volume_store import VolumeStore
@@ -67,6 +68,11 @@ def reconstruct_posed(
     started = time.perf_counter()
     checkpoint = checkpoint if distributed.is_first() else None
     progress = progress if distributed.rank() == 0 else False
+    point = None if checkpoint is None else checkpoint.open(case.identity, resumable=case.recipe.resumable)
+    point = _shared(case, point)
+    known = {} if point is None else point.prepared
+    with tf32(False):
+        case, choice = tuned(case, known.get("tune"))
     recipe, measured, posed = case.recipe, case.measured, case.posed
     part = _slabs(case)
     problem = posed.problem if part is None else problem_of(posed.problem, part.slab)
@@ -143,9 +149,8 @@ def reconstruct_posed(
         run_id=run_id,
         finish=finish if store is None else None,
         apart=apart,
+        prepared={"tune": choice} if choice else {},
     )
-    point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
-    point = _shared(case, point)
     where = circumstances(case)
     if part is not None:
         where["slabs"] = count
@@ -170,7 +175,7 @@ def reconstruct_posed(
         scale=posed.intensity.scale,
         offset=posed.intensity.offset,
         seed=recipe.seed,
-        options=_options(case),
+        options=_options(case) | ({"tune": choice} if choice else {}),
         weights=weights_of(recipe.scores),
         distributions=tuple(sorted(case.distributions)),
         unit=measured.unit,

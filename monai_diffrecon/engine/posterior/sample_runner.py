@@ -67,6 +67,7 @@ class SampleRunner:
         run_id: its MLflow run, or None.
         finish: final processing of each sample, or None; also returns what it found.
         apart: each process draws samples of its own.
+        prepared: what was found before the first step, for the checkpoint.
 
     Attributes:
         totals: accumulated cost of the run.
@@ -91,8 +92,9 @@ class SampleRunner:
         run_id: str | None = None,
         finish: Callable[[Tensor], tuple[Tensor, dict[str, float]]] | None = None,
         apart: bool = False,
+        prepared: Mapping[str, Any] | None = None,
     ) -> None:
-        self.finish, self.apart = finish, apart
+        self.finish, self.apart, self.prepared = finish, apart, dict(prepared or {})
         self.build, self.count, self.seed, self.case = build, count, seed, case
         self.checkpoint, self.run_id = checkpoint, run_id
         self.samples = SampleAccumulator(operator, keep=keep)
@@ -208,6 +210,7 @@ class SampleRunner:
             fallbacks=[*self.fallbacks, *_notes(engine)],
             runs=[*self.runs, *([] if self.run_id is None else [self.run_id])],
             resumed=self.resumed,
+            prepared=self.prepared,
         )
         if not only_if_due:
             checkpoint.rescue(point)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
@@ -87,6 +88,17 @@ class PosedCase:
     def __init__(self, recipe: Recipe, measurement: Tensor, name: str = "", network: nn.Module | None = None) -> None:
         self.recipe, self.measurement, self.name, self.network = recipe, on_cpu(measurement), name, network
         self.device, self.volume_device = recipe.devices(network)
+
+    def with_recipe(self, recipe: Recipe) -> PosedCase:
+        """Return the case with other options, of which only the noise may change how it is posed.
+
+        It is the same case: its identity is that of the options that were asked for.
+        """
+        other, _ = copy.copy(self), (self.identity, self.posed)
+        vars(other).update(vars(self), recipe=recipe)
+        for name in ("measured", "posed", "memory") if recipe.noise_std != self.recipe.noise_std else ():
+            vars(other).pop(name, None)
+        return other
 
     @cached_property
     def said(self) -> Measurement:

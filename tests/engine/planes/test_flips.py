@@ -168,8 +168,8 @@ def test_an_interrupted_run_goes_on_with_the_same_turns(
     maker, scan = inferer(operator, flips=True, **options), measured(operator)
     whole = maker.reconstruct(scan, case="c")
     assert not torch.equal(whole.volume, inferer(operator, **options).reconstruct(scan, case="c").volume)
+    handlers = [Interrupt(StepEvents.STEP_COMPLETED, 4)]
     with pytest.raises(KeyboardInterrupt):
-        handlers = [Interrupt(StepEvents.STEP_COMPLETED, 4)]
         maker.reconstruct(scan, case="c", handlers=handlers, checkpoint=RunCheckpoint(tmp_path / "c.pt", every=1))
     done = maker.reconstruct(scan, case="c", checkpoint=RunCheckpoint(tmp_path / "c.pt", resume="require"))
     assert torch.equal(done.volume, whole.volume)
