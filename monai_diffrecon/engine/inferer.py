@@ -78,6 +78,8 @@ class DiffReconInferer(Inferer):
         tune: ``{"option": "consistency#noise_weight", "values": [0.3, 1, 3]}`` chooses the value of an option for each
             measurement: the one that predicts best a held-out part of it (``held_out``, default 0.1), in the middle of
             the volume (``slices``, default 32). None takes the options as they are.
+        adaptation: true, or a mapping with any of ``steps``, ``learning_rate``, ``layers``, ``held_out``, ``slices``,
+            ``patch``: adapts the last layers of a copy of the network to each measurement, by held-out parts of it.
         progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 
@@ -112,6 +114,7 @@ class DiffReconInferer(Inferer):
         volume_store: Any = None,
         flips: bool = False,
         tune: Any = None,
+        adaptation: Any = None,
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -143,6 +146,7 @@ class DiffReconInferer(Inferer):
             volume_store=volume_store,
             flips=flips,
             tune=tune,
+            adaptation=adaptation,
         )
         self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)

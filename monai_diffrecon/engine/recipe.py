@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,7 @@ from torch import nn
 from monai_diffrecon import distributed, registry, slabs
 from monai_diffrecon.bundle.metadata import check_window
 from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.adaptation_option import check_adaptation
 from monai_diffrecon.engine.devices.placement import indexed, network_device
 from monai_diffrecon.engine.devices.precision import PRECISIONS, resolved_precision
 from monai_diffrecon.engine.handlers.flips import Flips
@@ -82,6 +83,7 @@ class Recipe:
     volume_store: Any = None
     flips: bool = False
     tune: Any = None
+    adaptation: Any = None
     calls_network: bool = field(init=False)
     guided: bool = field(init=False)
     resumable: bool = field(init=False)
@@ -109,6 +111,7 @@ class Recipe:
             "volume_store": check_store(self.volume_store),
             "flips": check_flag(self.flips, "inferer#flips"),
             "tune": check_tune(self.tune),
+            "adaptation": check_adaptation(self.adaptation),
         }
         # Report mistyped options now, not after the scan was read.
         one_plane = build_prior(specs["prior"]).max_planes == 1
@@ -116,7 +119,7 @@ class Recipe:
         noise = build_noise(specs["noise"], checked["seed"], "")
         guided = type(consistency).guidance is not ConsistencyStep.guidance
         runtime = build_runtime(specs["runtime"])
-        if guided and sampler.calls_network:
+        if (guided or checked["adaptation"] is not None) and sampler.calls_network:
             check_gradients(runtime)
         check_can_sample(sampler, noise, specs, checked["num_samples"])
         if checked["volume_store"] is not None:
@@ -202,6 +205,7 @@ class Recipe:
             **({} if self.volume_store is None else {"volume_store": dict(self.volume_store)}),
             **({"flips": True} if self.flips else {}),
             **({} if self.tune is None else {"tune": self.tune.described()}),
+            **({} if self.adaptation is None else {"adaptation": asdict(self.adaptation)}),
         }
 
     def candidate(self, value: Any) -> Recipe:

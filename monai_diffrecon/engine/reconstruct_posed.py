@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon import distributed, slabs
+from monai_diffrecon.engine.adaptation import adapted
 from monai_diffrecon.engine.devices.placement import device_facts, problem_on
 from monai_diffrecon.engine.devices.precision import tf32
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
@@ -73,6 +74,8 @@ def reconstruct_posed(
     known = {} if point is None else point.prepared
     with tf32(False):
         case, choice = tuned(case, known.get("tune"))
+        case, learnt = adapted(case, known.get("adaptation"))
+    prepared = {name: found for name, found in (("tune", choice), ("adaptation", learnt)) if found}
     recipe, measured, posed = case.recipe, case.measured, case.posed
     part = _slabs(case)
     problem = posed.problem if part is None else problem_of(posed.problem, part.slab)
@@ -149,7 +152,7 @@ def reconstruct_posed(
         run_id=run_id,
         finish=finish if store is None else None,
         apart=apart,
-        prepared={"tune": choice} if choice else {},
+        prepared=prepared,
     )
     where = circumstances(case)
     if part is not None:
@@ -175,7 +178,7 @@ def reconstruct_posed(
         scale=posed.intensity.scale,
         offset=posed.intensity.offset,
         seed=recipe.seed,
-        options=_options(case) | ({"tune": choice} if choice else {}),
+        options=_options(case) | {name: _said(found) for name, found in prepared.items()},
         weights=weights_of(recipe.scores),
         distributions=tuple(sorted(case.distributions)),
         unit=measured.unit,
@@ -269,6 +272,10 @@ def plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:
     planes = () if engine.prior is None else [plane.plane for plane in engine.prior.planes]
     notice = plane_notice(engine.problem.operator, planes) if planes else None
     return () if notice is None else (notice,)
+
+
+def _said(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name != "weights"}
 
 
 def _options(case: PosedCase) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _found(case: PosedCase, tune: TunedOption) -> dict[str, Any]:
     for value in tune.values:
         candidate = case.with_recipe(case.recipe.candidate(value))
         problem = middle(candidate.posed.problem, case.recipe.score.plane, tune.slices)
-        residuals.append(_residual(candidate, problem, held, axis))
+        residuals.append(held_out_residual(candidate, problem, held, axis))
         logger.info("%s %s: residual of what was held out %.5g", tune.option, value, residuals[-1])
     residuals = distributed.from_first(residuals)
     best = min(residuals)
@@ -99,8 +99,15 @@ def middle(problem: Problem, primary: str, slices: int | None) -> Problem:
         return problem
 
 
-def _residual(case: PosedCase, problem: Problem, held: torch.Tensor, axis: int | None) -> float:
-    """Return the relative residual of the held-out entries after a reconstruction from the others; inf if diverged."""
+def held_out_residual(case: PosedCase, problem: Problem, held: torch.Tensor, axis: int | None) -> float:
+    """Return the relative residual of the held-out entries after a reconstruction from the others; inf if diverged.
+
+    Args:
+        case: the options and networks.
+        problem: the problem, on the CPU.
+        held: the entries.
+        axis: the axis of their units, or None.
+    """
     operator, y = problem.operator, problem.measurement
     kept = HeldOutOperator(operator, held, axis)
     given = problem_on(replace(problem, operator=kept, measurement=kept.whiten(y)), case.volume_device)

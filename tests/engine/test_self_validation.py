@@ -178,7 +178,9 @@ def test_an_interrupted_run_does_not_choose_again(tmp_path: Path, monkeypatch: p
         inferer.reconstruct(
             y, case="a", handlers=[Interrupt(StepEvents.STEP_COMPLETED, 2)], checkpoint=RunCheckpoint(path, every=1)
         )
-    monkeypatch.setattr("monai_diffrecon.engine.self_validation._residual", lambda *given: pytest.fail("chosen again"))
+    monkeypatch.setattr(
+        "monai_diffrecon.engine.self_validation.held_out_residual", lambda *given: pytest.fail("chosen again")
+    )
     done = inferer.reconstruct(y, case="a", checkpoint=RunCheckpoint(path, resume="require"))
     assert torch.equal(done.volume, whole.volume)
     assert done.report.options["tune"] == whole.report.options["tune"]
