@@ -52,8 +52,8 @@ FOOT = """
   true noise gains. A scan whose noise is known should state it.
 - The adaptation gains next to nothing for subjects like those that the networks were trained on. All that is learnt
   makes the loop diverge (24.1 to 20.1 dB when it was taken unseen); the choice by another held-out part prevents that.
-- Not measured: noise and adaptation of thick slices, and the adaptation to other contrasts and scanners, for which it is
-  meant.
+- Not measured: noise and adaptation of thick slices, and the adaptation to other contrasts and scanners, for which it
+  is meant.
 
 Nothing is on by default.
 """
