@@ -73,6 +73,13 @@ class DiffReconInferer(Inferer):
         volume_store: ``zarr``, or ``{"name": "zarr", "slab_gb": 0.25}``, keeps the volume on the disk, beside the
             checkpoint, and reconstructs it slab by slab; ``slab_gb`` is roughly the memory of a slab. For volumes
             larger than the memory. None keeps it in memory.
+        flips: turn the slices of a plane before each network call, and back after it, by the eight symmetries of the
+            square in turn (the four flips where pixels are not square).
+        tune: ``{"option": "consistency#noise_weight", "values": [0.3, 1, 3]}`` chooses the value of an option for each
+            measurement: the one that predicts best a held-out part of it (``held_out``, default 0.1), in the middle of
+            the volume (``slices``, default 32). None takes the options as they are.
+        adaptation: true, or a mapping with any of ``steps``, ``learning_rate``, ``layers``, ``held_out``, ``slices``,
+            ``patch``: adapts the last layers of a copy of the network to each measurement, by held-out parts of it.
         progress: show a progress bar; None shows it on a terminal only.
         handlers: further handlers with ``attach(engine)`` for the reconstruction engine.
 
@@ -105,6 +112,9 @@ class DiffReconInferer(Inferer):
         keep_samples: bool = False,
         share: str = "slices",
         volume_store: Any = None,
+        flips: bool = False,
+        tune: Any = None,
+        adaptation: Any = None,
         progress: bool | None = None,
         handlers: Sequence[Any] = (),
     ) -> None:
@@ -134,6 +144,9 @@ class DiffReconInferer(Inferer):
             keep_samples=keep_samples,
             share=share,
             volume_store=volume_store,
+            flips=flips,
+            tune=tune,
+            adaptation=adaptation,
         )
         self.progress = None if progress is None else check_flag(progress, "inferer#progress")
         self.handlers = tuple(handlers)

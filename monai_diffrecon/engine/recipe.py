@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
@@ -16,8 +16,10 @@ from torch import nn
 from monai_diffrecon import distributed, registry, slabs
 from monai_diffrecon.bundle.metadata import check_window
 from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.engine.adaptation_option import check_adaptation
 from monai_diffrecon.engine.devices.placement import indexed, network_device
 from monai_diffrecon.engine.devices.precision import PRECISIONS, resolved_precision
+from monai_diffrecon.engine.handlers.flips import Flips
 from monai_diffrecon.engine.handlers.non_finite_guard import NonFiniteGuard
 from monai_diffrecon.engine.handlers.progress_bar import ProgressBar
 from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
@@ -32,6 +34,7 @@ from monai_diffrecon.engine.slab_problem import NoiseOfSlab, check_in_slabs, mea
 from monai_diffrecon.engine.store.stored_engine import StoredEngine
 from monai_diffrecon.engine.store.stored_planes import StoredPlaneDenoiser
 from monai_diffrecon.engine.store.volume_store import VolumeStore, check_store
+from monai_diffrecon.engine.tuned_option import check_tune
 from monai_diffrecon.engine.voxel_size import SpacingMend, check_shared_spacing
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_device, check_flag, check_integer, check_number
@@ -78,6 +81,9 @@ class Recipe:
     keep_samples: bool = False
     share: str = "slices"
     volume_store: Any = None
+    flips: bool = False
+    tune: Any = None
+    adaptation: Any = None
     calls_network: bool = field(init=False)
     guided: bool = field(init=False)
     resumable: bool = field(init=False)
@@ -103,6 +109,9 @@ class Recipe:
             "keep_samples": check_flag(self.keep_samples, "inferer#keep_samples"),
             "share": check_choice(self.share, "inferer#share", distributed.SHARES),
             "volume_store": check_store(self.volume_store),
+            "flips": check_flag(self.flips, "inferer#flips"),
+            "tune": check_tune(self.tune),
+            "adaptation": check_adaptation(self.adaptation),
         }
         # Report mistyped options now, not after the scan was read.
         one_plane = build_prior(specs["prior"]).max_planes == 1
@@ -110,7 +119,7 @@ class Recipe:
         noise = build_noise(specs["noise"], checked["seed"], "")
         guided = type(consistency).guidance is not ConsistencyStep.guidance
         runtime = build_runtime(specs["runtime"])
-        if guided and sampler.calls_network:
+        if (guided or checked["adaptation"] is not None) and sampler.calls_network:
             check_gradients(runtime)
         check_can_sample(sampler, noise, specs, checked["num_samples"])
         if checked["volume_store"] is not None:
@@ -132,6 +141,8 @@ class Recipe:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        for value in () if self.tune is None else self.tune.values:
+            self.candidate(value)
 
     @staticmethod
     def _check_stored(checked: Mapping[str, Any]) -> None:
@@ -192,7 +203,18 @@ class Recipe:
             "num_samples": self.num_samples,
             "keep_samples": self.keep_samples,
             **({} if self.volume_store is None else {"volume_store": dict(self.volume_store)}),
+            **({"flips": True} if self.flips else {}),
+            **({} if self.tune is None else {"tune": self.tune.described()}),
+            **({} if self.adaptation is None else {"adaptation": asdict(self.adaptation)}),
         }
+
+    def candidate(self, value: Any) -> Recipe:
+        """Return the recipe with a value of the option that is tuned.
+
+        Raises:
+            ConfigError: no such option, or a wrong value.
+        """
+        return replace(self, tune=None, **self.tune.changed(self.specs, value))
 
     def used(self, operator: Spec) -> dict[str, Spec]:
         """Return the plugins that take part: without a network, prior, noise source and runtime do not.
@@ -260,7 +282,8 @@ class Recipe:
         )
         label = "reconstruct" if self.num_samples == 1 else f"sample {index + 1} of {self.num_samples}"
         bar = ProgressBar(label, disable=None if progress is None else not progress)
-        for handler in (NonFiniteGuard(), *handlers, bar):
+        flips = [Flips()] if self.flips and prior is not None else []
+        for handler in (NonFiniteGuard(), *flips, *handlers, bar):
             handler.attach(engine)
         return engine
 

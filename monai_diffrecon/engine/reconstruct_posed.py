@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon import distributed, slabs
+from monai_diffrecon.engine.adaptation import adapted
 from monai_diffrecon.engine.devices.placement import device_facts, problem_on
 from monai_diffrecon.engine.devices.precision import tf32
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
@@ -29,6 +30,7 @@ from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.engine.resume.run_identity import differences
 from monai_diffrecon.engine.resume.run_point import RunPoint
 from monai_diffrecon.engine.run_report import Reconstruction, RunReport
+from monai_diffrecon.engine.self_validation import tuned
 from monai_diffrecon.engine.slab_problem import problem_of, slab_plane, slab_state
 from monai_diffrecon.engine.store.stored_engine import StoredEngine
 from monai_diffrecon.engine.store.volume_store import VolumeStore
@@ -67,6 +69,13 @@ def reconstruct_posed(
     started = time.perf_counter()
     checkpoint = checkpoint if distributed.is_first() else None
     progress = progress if distributed.rank() == 0 else False
+    point = None if checkpoint is None else checkpoint.open(case.identity, resumable=case.recipe.resumable)
+    point = _shared(case, point)
+    known = {} if point is None else point.prepared
+    with tf32(False):
+        case, choice = tuned(case, known.get("tune"))
+        case, learnt = adapted(case, known.get("adaptation"))
+    prepared = {name: found for name, found in (("tune", choice), ("adaptation", learnt)) if found}
     recipe, measured, posed = case.recipe, case.measured, case.posed
     part = _slabs(case)
     problem = posed.problem if part is None else problem_of(posed.problem, part.slab)
@@ -143,9 +152,8 @@ def reconstruct_posed(
         run_id=run_id,
         finish=finish if store is None else None,
         apart=apart,
+        prepared=prepared,
     )
-    point = None if checkpoint is None else checkpoint.open(case.identity, resumable=recipe.resumable)
-    point = _shared(case, point)
     where = circumstances(case)
     if part is not None:
         where["slabs"] = count
@@ -170,7 +178,7 @@ def reconstruct_posed(
         scale=posed.intensity.scale,
         offset=posed.intensity.offset,
         seed=recipe.seed,
-        options=_options(case),
+        options=_options(case) | {name: _said(found) for name, found in prepared.items()},
         weights=weights_of(recipe.scores),
         distributions=tuple(sorted(case.distributions)),
         unit=measured.unit,
@@ -264,6 +272,10 @@ def plane_notices(engine: ReconstructionEngine) -> tuple[str, ...]:
     planes = () if engine.prior is None else [plane.plane for plane in engine.prior.planes]
     notice = plane_notice(engine.problem.operator, planes) if planes else None
     return () if notice is None else (notice,)
+
+
+def _said(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name != "weights"}
 
 
 def _options(case: PosedCase) -> dict[str, Any]:

@@ -15,7 +15,11 @@ from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, 
 from monai_diffrecon.slabs import Slab, gathered
 
 #: Option that cuts a volume into slabs -> what a user may do where that is impossible.
-_MENDS = {"share": 'set share to "slices"', "volume_store": "set volume_store to null"}
+_MENDS = {
+    "share": 'set share to "slices"',
+    "volume_store": "set volume_store to null",
+    "adaptation": "set adaptation to null",
+}
 
 
 def slab_plane(operator: Operator, primary: str, option: str = "share") -> str:

@@ -62,6 +62,24 @@ def from_slices(slices: Tensor, plane: str) -> Tensor:
     return rearrange(slices, _PATTERNS[check_plane(plane)][1])
 
 
+def turned(slices: Tensor, symmetry: int) -> Tensor:
+    """Return slices (..., H, W) under a symmetry of the square.
+
+    Args:
+        slices: the slices.
+        symmetry: 0 to 7; bit 0 flips the columns, bit 1 the rows, then bit 2 transposes. 0 leaves them as they are.
+    """
+    dims = [dim for bit, dim in ((1, -1), (2, -2)) if symmetry & bit]
+    slices = slices.flip(dims) if dims else slices
+    return slices.transpose(-2, -1) if symmetry & 4 else slices
+
+
+def turned_back(slices: Tensor, symmetry: int) -> Tensor:
+    """Return slices from which :func:`turned` made the given ones."""
+    slices = slices.transpose(-2, -1) if symmetry & 4 else slices
+    return turned(slices, symmetry & 3)
+
+
 #: floor_plus_one: DiffusionMBIR's floor(K / size) + 1 equal chunks; near_equal: TPDM's ceil(K / size) chunks.
 SPLITS = ("near_equal", "floor_plus_one")
 

@@ -89,9 +89,10 @@ def difference(parts: Tensor, whole: Tensor) -> float:
         {"sampler": {"name": "pnp_hqs", "steps": 3, "momentum": 0.5}},
         {"sampler": {"name": "heun", "steps": 2, "S_churn": 1.0}, "prior": {"name": "perpendicular", "K": "average"}},
         {"sampler": {"name": "predictor_corrector", "steps": 2}},
+        {"sampler": {"name": "pnp_hqs", "steps": 3, "start": "initial"}, "flips": True},
         {"sampler": {"name": "ddim", "steps": 2, "start": "initial", "sigma_start": 0.2}},
     ],
-    ids=["pnp_hqs", "momentum", "heun", "predictor_corrector", "ddim"],
+    ids=["pnp_hqs", "momentum", "heun", "predictor_corrector", "flips", "ddim"],
 )
 def test_same_volume(name: str, plugins: dict[str, Any]) -> None:
     assert difference(*both(name, **plugins)) <= TOLERANCE

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -23,7 +24,7 @@ from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory, releas
 from monai_diffrecon.engine.plugin_checks import check_like
 from monai_diffrecon.errors import ConfigError, NumericalError
 from monai_diffrecon.errors.options import check_choice
-from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices
+from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices, turned, turned_back
 from monai_diffrecon.protocols import Denoiser, PlaneDenoiser
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         fallbacks: fallbacks used for lack of memory, as text.
         first_slice: index in the whole volume of the first slice, for messages.
         network_calls: batches of slices or windows passed through the network so far.
+        symmetry: of the square, 0 to 7: how slices are turned before the network sees them; undone after it.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.network_calls = 0
         self.fallbacks: list[str] = []
         self._wanted, self._slices = batch_size, batch_size
-        self.first_slice = 0
+        self.first_slice = self.symmetry = 0
 
     def for_plane(self, plane: str) -> BatchedPlaneDenoiser:
         """Return a denoiser of another plane that uses the same network and counts its own calls."""
@@ -181,11 +183,11 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             start += len(done)
 
     def _checked(self, batch: Tensor, start: int, sigma: float) -> Tensor:
-        given = batch.to(self.device).contiguous()
+        given = turned(batch.to(self.device), self.symmetry).contiguous()
         done = check_like(self._batch(given, sigma), given, self._where)
         if self.device.type == "cpu":
             self._check(done, given, start, sigma)
-        return done.to(batch.device)
+        return turned_back(done, self.symmetry).to(batch.device)
 
     def _check_plane(self, done: Tensor, given: Tensor, sigma: float) -> None:
         """Check all slices at once, unless each batch was checked."""
@@ -248,6 +250,14 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             return torch.as_tensor(checkpoint(self.denoiser, batch, sigma, use_reentrant=False))
         denoised: Tensor = self.denoiser(batch, sigma)
         return denoised
+
+
+def innermost(plane: PlaneDenoiser) -> Any:
+    """Return the denoiser that calls the network, below those of slabs, the disk and complex volumes."""
+    found: Any = plane
+    while hasattr(found, "inner"):
+        found = found.inner
+    return found
 
 
 def check_network_output(

@@ -50,16 +50,16 @@ def is_plain(spec: Spec) -> bool:
 
 
 def check_gradients(runtime: Runtime) -> None:
-    """Refuse a runtime without gradients for a consistency step that differentiates through the network.
+    """Refuse a runtime without gradients for what differentiates through the network: guidance, adaptation.
 
     Raises:
         ConfigError: it computes none.
     """
     if not runtime.differentiable:
         raise ConfigError(
-            f"{type(runtime).__name__} computes no gradients, which this consistency step needs",
+            f"{type(runtime).__name__} computes no gradients, which this consistency step or adaptation needs",
             where="runtime",
-            mend='take the runtime "torch", or a consistency step without guidance',
+            mend='take the runtime "torch", or neither guidance nor adaptation',
         )
 
 

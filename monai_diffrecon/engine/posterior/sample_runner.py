@@ -15,6 +15,7 @@ from torch import Tensor
 
 from monai_diffrecon import distributed, slabs
 from monai_diffrecon.engine.handlers.step_metrics import StepMetrics
+from monai_diffrecon.engine.planes.batched_plane_denoiser import innermost
 from monai_diffrecon.engine.posterior.posterior_samples import sample_case
 from monai_diffrecon.engine.posterior.sample_accumulator import SampleAccumulator
 from monai_diffrecon.engine.reconstruction_engine import ReconstructionEngine
@@ -66,6 +67,7 @@ class SampleRunner:
         run_id: its MLflow run, or None.
         finish: final processing of each sample, or None; also returns what it found.
         apart: each process draws samples of its own.
+        prepared: what was found before the first step, for the checkpoint.
 
     Attributes:
         totals: accumulated cost of the run.
@@ -90,8 +92,9 @@ class SampleRunner:
         run_id: str | None = None,
         finish: Callable[[Tensor], tuple[Tensor, dict[str, float]]] | None = None,
         apart: bool = False,
+        prepared: Mapping[str, Any] | None = None,
     ) -> None:
-        self.finish, self.apart = finish, apart
+        self.finish, self.apart, self.prepared = finish, apart, dict(prepared or {})
         self.build, self.count, self.seed, self.case = build, count, seed, case
         self.checkpoint, self.run_id = checkpoint, run_id
         self.samples = SampleAccumulator(operator, keep=keep)
@@ -207,6 +210,7 @@ class SampleRunner:
             fallbacks=[*self.fallbacks, *_notes(engine)],
             runs=[*self.runs, *([] if self.run_id is None else [self.run_id])],
             resumed=self.resumed,
+            prepared=self.prepared,
         )
         if not only_if_due:
             checkpoint.rescue(point)
@@ -220,9 +224,7 @@ class SampleRunner:
     def _limit_batches(self, engine: ReconstructionEngine) -> None:
         """Keep the batch sizes of the sample before or of the interrupted run."""
         for plane in engine.prior.planes if engine.prior is not None else ():
-            inner: Any = plane
-            while hasattr(inner, "inner"):
-                inner = inner.inner
+            inner = innermost(plane)
             if plane.plane in self.batch_sizes and hasattr(inner, "batch_size"):
                 inner.batch_size = self.batch_sizes[plane.plane]
 

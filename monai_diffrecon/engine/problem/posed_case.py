@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -87,6 +88,31 @@ class PosedCase:
     def __init__(self, recipe: Recipe, measurement: Tensor, name: str = "", network: nn.Module | None = None) -> None:
         self.recipe, self.measurement, self.name, self.network = recipe, on_cpu(measurement), name, network
         self.device, self.volume_device = recipe.devices(network)
+
+    def with_recipe(self, recipe: Recipe) -> PosedCase:
+        """Return the case with other options, of which only the noise may change how it is posed.
+
+        It is the same case: its identity is that of the options that were asked for.
+        """
+        other, _ = copy.copy(self), (self.identity, self.posed)
+        vars(other).update(vars(self), recipe=recipe)
+        for name in ("measured", "posed", "memory") if recipe.noise_std != self.recipe.noise_std else ():
+            vars(other).pop(name, None)
+        return other
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks that take part, the primary one first."""
+        return [self.network or self.recipe.score.network, *(score.network for score in self.recipe.auxiliaries)]
+
+    def with_networks(self, networks: Sequence[nn.Module]) -> PosedCase:
+        """Return the case with other networks, in the order of :attr:`networks`; it is the same case."""
+        recipe, (primary, *others) = self.recipe, networks
+        auxiliaries = tuple(replace(s, network=n) for s, n in zip(recipe.auxiliaries, others, strict=True))
+        recipe = replace(recipe, score=replace(recipe.score, network=primary), auxiliaries=auxiliaries)
+        other = self.with_recipe(recipe)
+        other.network = None
+        return other
 
     @cached_property
     def said(self) -> Measurement:
@@ -219,7 +245,7 @@ class PosedCase:
                 self.posed.problem.operator.volume_shape[1:],  # slices are whole
                 batch_size=recipe.sw_batch_size,
                 window=recipe.window if recipe.window is not None else score.window,
-                gradients=recipe.guided,
+                gradients=recipe.guided or recipe.adaptation is not None,
                 device=device,
             )
             activations[device] = max(activations.get(device, 0), size)

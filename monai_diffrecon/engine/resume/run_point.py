@@ -31,6 +31,7 @@ class RunPoint:
         fallbacks: fallbacks used so far.
         runs: ids of the MLflow runs that tracked it, the latest last.
         resumed: number of times the run was resumed from a checkpoint.
+        prepared: what was found before the first step, such as the choice of an option that is tuned.
     """
 
     state: SamplerState
@@ -44,6 +45,7 @@ class RunPoint:
     fallbacks: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     resumed: int = 0
+    prepared: dict[str, Any] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as nested dicts of tensors and plain values."""

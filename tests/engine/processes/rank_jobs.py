@@ -101,6 +101,10 @@ def real(rank: int, folder: Path) -> Any:
     return inferer().reconstruct(thick(), case="a")
 
 
+def flips(rank: int, folder: Path) -> Any:
+    return inferer(flips=True).reconstruct(thick(), case="a")
+
+
 def complex_samples(rank: int, folder: Path) -> Any:
     sampler = {"name": "ddim", "steps": 3, "sigma_start": 0.5}
     return inferer(sampler=sampler, num_samples=2, operator="cartesian_mri").reconstruct(
@@ -169,7 +173,7 @@ def cohort(rank: int, folder: Path) -> Any:
 
 #: (job, number of processes), in order.
 JOBS: tuple[tuple[Job, int], ...] = (
-    *((job, count) for job in (real, complex_samples, guided) for count in (1, 2, 3)),
+    *((job, count) for job in (real, flips, complex_samples, guided) for count in (1, 2, 3)),
     *((job, 2) for job in (short_of_memory, never_enough_memory, broken_network, broken_handler, other_input)),
     (cohort, 2),
     (killed, 2),
