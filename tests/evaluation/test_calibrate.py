@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from monai_diffrecon.bundle.config import content_of, merged_config
 from monai_diffrecon.cli.main import main
 from monai_diffrecon.engine.calibration.calibration_file import read_calibration
+from monai_diffrecon.engine.cases.rerun import rerun
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
 from monai_diffrecon.evaluation.cohort.calibrate import calibrate
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
@@ -180,6 +181,9 @@ def test_intervals_are_written_and_recorded(work: Work, tmp_path: Path, empty_st
     again = work.reconstruct(tmp_path, region=options["region"])
     assert again == record
     assert (tmp_path / "x_recon.nii.gz").stat().st_mtime_ns == before
+    repeated = rerun(tmp_path / "x_recon.provenance.json", work.root / "6.nii.gz", work.root / "axial", device="cpu")
+    assert repeated.same
+    assert set(repeated.files) == {f"x_{name}.nii.gz" for name in ("recon", "std", "std_measured", "std_null")}
     work.calibrated(kind="inflation")
     other = work.reconstruct(tmp_path)
     assert other["options"]["calibration"]["kind"] == "inflation"
