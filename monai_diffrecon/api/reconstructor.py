@@ -36,6 +36,7 @@ _NOT_HERE = {
         (
             *("dataset", "datalist", "dataloader", "evaluator", "handlers", "imports", "initialize"),
             *("run", "network", "resume", "checkpoint_every", "tracking_required", "resample_reference"),
+            *("calibration", "region"),
         ),
         "omit it, only `bundle run` uses it",
     ),

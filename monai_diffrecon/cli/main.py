@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon._version import __version__
+from monai_diffrecon.cli.calibrate import calibrate
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
 from monai_diffrecon.cli.methods import methods
@@ -261,6 +262,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "cases": cases,
     "check": check,
     "verify": verify,

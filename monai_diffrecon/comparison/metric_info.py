@@ -10,8 +10,8 @@ from typing import Any
 from monai_diffrecon.comparison.builtin_metrics import MAE, NMSE, PSNR, SSIM, VIF
 from monai_diffrecon.protocols import Metric
 
-HIGHER, LOWER, ONE, NINETY = "higher", "lower", "nearer to 1", "nearer to 0.9"
-_TARGETS = {ONE: 1.0, NINETY: 0.9}
+HIGHER, LOWER, ONE, NINETY, ZERO = "higher", "lower", "nearer to 1", "nearer to 0.9", "nearer to 0"
+_TARGETS = {ONE: 1.0, NINETY: 0.9, ZERO: 0.0}
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class MetricInfo:
     Attributes:
         key: its name in tables and in MLflow.
         title: its name for readers.
-        better: ``higher``, ``lower``, ``nearer to 1`` or ``nearer to 0.9``.
+        better: ``higher``, ``lower``, ``nearer to 1``, ``nearer to 0.9`` or ``nearer to 0``.
         group: the table it stands in.
         unit: its unit, or nothing.
         digits: digits behind the point.
@@ -82,6 +82,9 @@ METRICS = (
     MetricInfo("mae_mask", "MAE", LOWER, MASK, "intensity", 3, compare=False),
     *(MetricInfo(f"ssim_{p}_mask", f"SSIM {p}", HIGHER, MASK, digits=4) for p in ("axial", "coronal", "sagittal")),
     MetricInfo("coverage_90", "Coverage of the 90 % interval", NINETY, UNCERTAINTY, compare=False),
+    MetricInfo(
+        "coverage_excess", "Coverage of the calibrated interval, less nominal", ZERO, UNCERTAINTY, compare=False
+    ),
     MetricInfo("calibration_error", "Expected calibration error", LOWER, UNCERTAINTY, compare=False),
     MetricInfo("seconds", "Time", LOWER, COST, "s", 1, compare=False),
     MetricInfo("denoiser_calls", "Denoiser calls a slice", LOWER, COST, digits=0, compare=False),

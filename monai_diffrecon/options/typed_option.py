@@ -13,7 +13,7 @@ from typing import Any
 #: Config ids that hold a path or a name: a text, whatever it looks like.
 TEXTS = frozenset(
     {"auxiliary_bundle", "bundle_root", "case_name", "cohort", "datalist", "dataset_dir", "experiment", "image"}
-    | {"output_dir", "pretrained", "reference", "tracking_uri"}
+    | {"calibration", "output_dir", "pretrained", "reference", "region", "tracking_uri"}
 )
 
 #: A text in quotes, which are for Python.

@@ -66,7 +66,7 @@ class LadderSampler(Sampler, ABC):
             first level is added to an estimate by samplers that renoise.
         sigma_start: first noise level in network units; ``"max"``, the largest the networks know; or
             ``"estimate"``, the start's own error by a parametric bootstrap.
-        sigma_end: last noise level in network units.
+        sigma_end: last noise level in network units; ``"min"``, the smallest the networks know.
         ladder: the sigma schedule, ``karras`` or ``geometric``.
         ladder_rho: curvature of the Karras schedule.
         estimate_factor: the estimated error is multiplied by it: the bootstrap cannot estimate what the start has
@@ -85,18 +85,22 @@ class LadderSampler(Sampler, ABC):
     steps: int = field(default=20, kw_only=False)
     start: str | ClassicalSampler = "noise"
     sigma_start: float | str = "max"
-    sigma_end: float = 0.01
+    sigma_end: float | str = 0.01
     ladder: str = "karras"
     ladder_rho: float = 7.0
     estimate_factor: float = 1.5
 
     def __post_init__(self) -> None:
         self.start = _checked_start(self.start)
-        self.sigma_end = check_number(self.sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
+        if isinstance(self.sigma_end, str):
+            self.sigma_end = check_choice(self.sigma_end, "sampler#sigma_end (or a number)", ("min",))
+        else:
+            self.sigma_end = check_number(self.sigma_end, "sampler#sigma_end", low=0.0, open_low=True)
         if isinstance(self.sigma_start, str):
             self.sigma_start = check_choice(self.sigma_start, "sampler#sigma_start (or a number)", ("max", "estimate"))
         else:
-            self.sigma_start = check_number(self.sigma_start, "sampler#sigma_start", low=self.sigma_end)
+            low = 0.0 if isinstance(self.sigma_end, str) else self.sigma_end
+            self.sigma_start = check_number(self.sigma_start, "sampler#sigma_start", low=low)
         if self.start == "noise" and self.sigma_start == "estimate":
             raise ConfigError(
                 "the error cannot be estimated for a start from noise",
@@ -147,7 +151,7 @@ class LadderSampler(Sampler, ABC):
         if x is None or self.renoises:
             n = noise.volume(operator.volume_shape, 0, stream="start", dtype=operator.volume_dtype).to(y.device)
             x = sigma * n if x is None else x + sigma * n
-        levels = ladder(self.ladder, self.steps, sigma, self.sigma_end, rho=self.ladder_rho)
+        levels = ladder(self.ladder, self.steps, sigma, self._last_level, rho=self.ladder_rho)
         memory = {"sampler": {"ladder": torch.tensor(levels, dtype=torch.float64)}}
         return SamplerState(x=x, sigma=levels[0], seed=seed, case=case, memory=memory)
 
@@ -166,6 +170,10 @@ class LadderSampler(Sampler, ABC):
         """Return the noise level of this step and the next one, which is 0 after the last."""
         levels = self.schedule(state)
         return levels[state.step], levels[state.step + 1] if state.step + 1 < len(levels) else 0.0
+
+    @property
+    def _last_level(self) -> float:
+        return self.sigma_min if isinstance(self.sigma_end, str) else self.sigma_end
 
     def _first_level(
         self, x: Tensor | None, reconstruct: Callable[[Tensor], Tensor] | None, noise: NoiseSource
@@ -191,7 +199,7 @@ class LadderSampler(Sampler, ABC):
                 got=error,
                 mend="check the measurement, or set sampler#sigma_start to a number",
             )
-        return min(max(error, self.sigma_end), self.sigma_max)
+        return min(max(error, self._last_level), self.sigma_max)
 
 
 def _checked_start(start: object) -> str | ClassicalSampler:

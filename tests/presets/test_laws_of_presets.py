@@ -61,7 +61,12 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "admm_tv": {"ct": (0.1, 0.01), "mri": (0.3, 0.03), "image": (0.1, 0.01), "none": (0.1, 0.01)},
     "dds": start(),
     "dds_tpdm": start(),
-    "posterior": start(),
+    "posterior": {
+        "ct": (TV, 1.0),
+        "mri": (TV, 0.5),
+        "image": ("initial", 1.0),
+        "none": ("noise", "max"),
+    },
     "ddnm": start(tv=False),
     "diffpir": start(tv=False),
     "iscs": start(tv=False),

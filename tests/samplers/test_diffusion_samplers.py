@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samplers on a Gaussian prior, whose distributions and trajectories are known."""
 
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from monai_diffrecon import registry
+from monai_diffrecon import presets, registry
 from monai_diffrecon.consistency.admm import ADMMStep
 from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
 from monai_diffrecon.consistency.none import NoConsistency
@@ -31,6 +33,7 @@ from ..raising import raises
 
 GEOMETRY = VolumeGeometry((3, 4, 5))
 SHAPE, N = (1, 3, 4, 5), 60
+PRESETS = Path(presets.__file__).parent
 PRIOR = GaussianPrior()
 
 
@@ -154,6 +157,46 @@ def test_spread_of_many_ddim_steps_is_what_the_documents_say(eta: float, ratio: 
     sampler = DDIMSampler(200, eta=eta, sigma_start=10.0, sigma_end=0.01)
     x = run(sampler, free(40), PRIOR.denoise, NoConsistency()).x
     assert float(x.std()) / PRIOR.std == pytest.approx(ratio, abs=0.02)
+
+
+def spread_after(std: float, start: float, end: float | str) -> float:
+    """Spread of samples over that of a Gaussian prior, from a start without spread and noise, in 20 calls of Heun."""
+    sampler = HeunSampler(10, start="initial", sigma_start=start, sigma_end=end)
+    prior = GaussianPrior(mean=0.0, std=std)
+    x = run(sampler, free(30), prior.denoise, NoConsistency(), sigma_min=0.003).x
+    return float(x.std()) / std
+
+
+@pytest.mark.parametrize(
+    ("std", "before", "middle", "now"),
+    [
+        (0.005, 0.45, 0.92, 0.95),
+        (0.01, 0.72, 1.02, 1.05),
+        (0.05, 0.96, 1.03, 1.05),
+        (0.2, 0.71, 0.95, 1.02),
+        (0.5, 0.37, 0.71, 0.91),
+    ],
+)
+def test_spread_of_the_preset_posterior_is_what_the_documents_say(
+    std: float, before: float, middle: float, now: float
+) -> None:
+    """docs/uncertainty.md: from 0.2 to 0.01 before, from 0.5 or 1 to the smallest level of the network now."""
+    assert spread_after(std, 0.2, 0.01) == pytest.approx(before, abs=0.03)
+    assert spread_after(std, 0.5, "min") == pytest.approx(middle, abs=0.03)
+    assert spread_after(std, 1.0, "min") == pytest.approx(now, abs=0.03)
+    sampler = json.loads((PRESETS / "methods" / "posterior.json").read_text())["sampler"]
+    assert (sampler["name"], sampler["sigma_end"]) == ("heun", "min")
+    assert [sampler["sigma_start"][family] for family in ("ct", "mri", "image")] == [1.0, 0.5, 1.0]
+
+
+def test_the_last_level_may_be_the_smallest_of_the_network() -> None:
+    for name in ("karras", "geometric"):
+        sampler = HeunSampler(4, sigma_start=1.0, sigma_end="min", ladder=name)
+        state = begin(sampler, problem(), sigma_min=0.02)
+        assert sampler.schedule(state)[-1] == 0.02
+    assert begin(PnPHQSSampler(4, sigma_end="min", estimate_factor=1e-9), problem(), sigma_min=0.02).sigma == 0.02
+    with raises(ConfigError, where="sampler#sigma_start", got="0.01"):
+        begin(DDIMSampler(4, sigma_start=0.01, sigma_end="min"), problem(), sigma_min=0.02)
 
 
 def test_heun_is_of_second_order_and_ddim_of_first() -> None:

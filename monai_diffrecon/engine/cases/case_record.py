@@ -16,6 +16,7 @@ from torch import Tensor
 from monai_diffrecon.comparison.montage import montage, preview
 from monai_diffrecon.comparison.third_party_metrics import compute_third_party
 from monai_diffrecon.comparison.volume_metrics import default_data_range, volume_metrics
+from monai_diffrecon.engine.calibration.intervals import Intervals
 from monai_diffrecon.engine.cases.output_formats import write_formats
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
@@ -131,6 +132,7 @@ class CaseRecord:
         preparation: Sequence[Mapping[str, Any]] = (),
         identity: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
+        intervals: Intervals | None = None,
     ) -> dict[str, float]:
         """Write and track the reconstruction; return its metrics (empty without a reference).
 
@@ -149,6 +151,7 @@ class CaseRecord:
             preparation: the preparation steps applied after reading, in order, for the provenance record.
             identity: everything that determines the voxels, for :meth:`kept`.
             options: further entries of the provenance record.
+            intervals: written as ``<case>_low.nii.gz`` and ``<case>_high.nii.gz``.
         """
         volume, report = magnitude_of(done.volume), done.report
         reference = None if reference is None else magnitude_of(reference)
@@ -161,7 +164,7 @@ class CaseRecord:
         formats = write_formats(self.writers, self.output, volume, done.geometry, self._origin(done, case))
         shown = comparable(volume, done.geometry, case.measurement)
         metrics = self.metrics(shown, reference, done.geometry)
-        spread = None if done.spread is None else self._write_spread(done.spread, done)
+        spread = None if done.spread is None else self._write_spread(done.spread, done, intervals)
         picture = self.folder / f"{self.name}_montage.png"
         if reference is None:
             preview(shown, picture, spacing=done.geometry.spacing)
@@ -203,6 +206,9 @@ class CaseRecord:
         self.checkpoint.remove()
         self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})
         self.run.log_params({"versions": record["versions"]})
+        if intervals is not None:
+            self.run.log_params({"calibration": record["options"]["calibration"]})
+            self.run.log_metrics(intervals.metrics())
         if report.resumed_from is not None:
             self.run.set_tags({"resumed_from": report.resumed_from})
         for row in report.steps:  # of a resumed run: the steps before the interruption
@@ -219,9 +225,12 @@ class CaseRecord:
         self.run.log_artifact(record_path(self.output))
         return metrics
 
-    def _write_spread(self, spread: PosteriorSpread, done: Reconstruction) -> dict[str, Path]:
-        """Write the spread of the samples and the kept samples; return name -> file."""
+    def _write_spread(
+        self, spread: PosteriorSpread, done: Reconstruction, intervals: Intervals | None
+    ) -> dict[str, Path]:
+        """Write the spread of the samples, intervals and the kept samples; return name -> file."""
         volumes = {"std": spread.std, "std_measured": spread.std_measured, "std_null": spread.std_null}
+        volumes |= {} if intervals is None else {"low": intervals.low, "high": intervals.high}
         for index, sample in enumerate(spread.samples):
             volumes[f"sample{index:03d}"] = magnitude_of(sample)
             if sample.is_complex():

@@ -18,6 +18,8 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from monai_diffrecon import distributed
+from monai_diffrecon.engine.calibration.calibration_file import read_calibration
+from monai_diffrecon.engine.calibration.intervals import read_region
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
 from monai_diffrecon.engine.cases.list_cases import nothing_to_reconstruct
 from monai_diffrecon.engine.cases.loaded_cases import LoadedCases, raise_for
@@ -70,6 +72,9 @@ class ReconstructionEvaluator(Evaluator):
             refused.
         postprocessing: MONAI dictionary transform applied to ``pred`` before it is written and compared; with several
             samples, to their mean only.
+        calibration: file of ``diffrecon calibrate``: intervals of its nominal level are written, and a case outside of
+            what was calibrated is refused.
+        region: mask on the grid of the reconstruction, for the interval of its mean; needs a calibration.
         val_handlers: further handlers of this evaluator.
 
     Raises:
@@ -95,6 +100,8 @@ class ReconstructionEvaluator(Evaluator):
         checkpoint_every: int | None = None,
         resample_reference: bool = False,
         postprocessing: Callable[[dict[str, Any]], Any] | None = None,
+        calibration: str | None = None,
+        region: str | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         _refuse_monai_tracking(val_handlers)
@@ -106,6 +113,8 @@ class ReconstructionEvaluator(Evaluator):
         )
         self.network, self.inferer = network, inferer
         self.postprocessing = Postprocessing(postprocessing)
+        self.calibration = None if calibration is None else read_calibration(calibration)
+        self.region = None if region is None else read_region(region, self.calibration)
         self.output_dir = path_option(output_dir, "output_dir")
         self.resample_reference = check_flag(resample_reference, "resample_reference")
         self.preview_every = check_integer(preview_every, "evaluator#preview_every", low=0)
@@ -229,6 +238,8 @@ class ReconstructionEvaluator(Evaluator):
             reader=_word(batchdata, f"{CommonKeys.IMAGE}_reader"),
             preparation=json.loads(_word(batchdata, f"{CommonKeys.IMAGE}_preparation") or "[]"),
             postprocessing=self.postprocessing,
+            calibration=self.calibration,
+            region=self.region,
             handlers=[PreviewPictures(str(folder / "preview"), self.preview_every)] if self.preview_every else [],
             starting=leading.start,
         )

@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
+from monai_diffrecon.engine.calibration.calibration_file import Calibration
+from monai_diffrecon.engine.calibration.intervals import checked_region, intervals_of
 from monai_diffrecon.engine.cases.case_record import comparable
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder, check_reference
 from monai_diffrecon.engine.cases.postprocessing import Postprocessing
-from monai_diffrecon.engine.cases.reference_grid import reference_on_grid
+from monai_diffrecon.engine.cases.reference_grid import check_on_grid, reference_on_grid
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.run_report import PosteriorSpread, Reconstruction, RunReport
@@ -66,6 +68,8 @@ def run_case(
     reader: str | None = None,
     preparation: Sequence[Mapping[str, Any]] = (),
     postprocessing: Postprocessing | None = None,
+    calibration: Calibration | None = None,
+    region: Tensor | None = None,
     handlers: Sequence[Any] = (),
     run: Any = None,
     options: Mapping[str, Any] | None = None,
@@ -89,6 +93,8 @@ def run_case(
         reader: name of the reader of the measurement, or None.
         preparation: the preparation steps applied after reading, in order.
         postprocessing: applied to the volume before it is written and compared, not to samples or spread.
+        calibration: intervals are written too, by its nominal level.
+        region: a mask, on the grid of the volume: the interval of its mean is recorded as well.
         handlers: further handlers of the reconstruction.
         run: the open run to track in; None opens one.
         options: further recorded entries; an existing record must have the same.
@@ -111,6 +117,11 @@ def run_case(
             check_reference(reference, case.geometry, image)
         if check is not None:
             check(reference)
+        if calibration is not None:
+            options |= calibration.options(case, changed.steps)
+            if region is not None:
+                check_on_grid(region, case.geometry, "region", "resample it to the reconstruction's grid", image=image)
+                options["calibration"] |= {"region": checked_region(region, calibration)}
         for writer in record.writers.values():
             writer.check(case.geometry, f"case {case.name}")
         identity = case.identity | changed.identity
@@ -132,9 +143,23 @@ def run_case(
             run_id=record.run.run_id,
         )
         done = replace(done, volume=changed(done.volume, done.geometry, case))
+        intervals = None
+        if calibration is not None:
+            intervals = intervals_of(done, calibration, comparable(done.volume, done.geometry, image), region)
+            options["intervals"] = intervals.numbers
+            for notice in (notices := calibration.notices(case)):
+                logger.warning("case %s: %s", case.name, notice)
+            done.report.notices += notices
         options |= {} if costs is None else costs(done)
         metrics = record.finish(
-            done, case, reference, reader=reader, preparation=steps, identity=identity, options=options
+            done,
+            case,
+            reference,
+            reader=reader,
+            preparation=steps,
+            identity=identity,
+            options=options,
+            intervals=intervals,
         )
     volume, report, spread = done.volume, done.report, done.spread
     return CaseResult(volume, done.geometry, record.output, record.written, metrics, reference, steps, report, spread)

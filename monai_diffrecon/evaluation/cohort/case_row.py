@@ -28,6 +28,7 @@ class CaseRow:
         versions: distribution -> version, from the record.
         agreement: of the intensities with the truth, or None without one.
         sample: some voxels for pictures, alternating truth and reconstruction.
+        residuals: what the case contributes to a calibration, or None without samples or truth.
         coverage: nominal and observed coverage of the samples' intervals, alternating; empty without samples or truth.
         error: the error's text, without file names.
         exit_code: exit code of that error.
@@ -42,6 +43,7 @@ class CaseRow:
     agreement: Agreement | None = None
     sample: list[tuple[float, float]] = field(default_factory=list)
     coverage: list[tuple[float, float]] = field(default_factory=list)
+    residuals: dict[str, Any] | None = None
     error: str = ""
     exit_code: int = 0
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 import cmath
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monai_diffrecon.comparison.calibration import Coverage, interval_coverage
+from monai_diffrecon.comparison.calibration import interval_coverage
 from monai_diffrecon.comparison.case_metrics import case_metrics, check_mask, foreground, magnitude
 from monai_diffrecon.comparison.statistics import agreement
 from monai_diffrecon.comparison.third_party_metrics import providers
+from monai_diffrecon.engine.calibration.intervals import coverage_of
+from monai_diffrecon.engine.calibration.residuals import case_residuals
 from monai_diffrecon.engine.cases.case_record import comparable
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
 from monai_diffrecon.engine.cases.reference_grid import check_on_grid
@@ -61,7 +64,7 @@ def data_residual(done: Reconstruction, case: PosedCase) -> float:
 
 
 #: Changes when the computation of a metric changes, so that saved rows are computed again.
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 _SAMPLE = 400  # voxels a case and method, for pictures
 
 
@@ -113,6 +116,8 @@ class CaseRunner:
             reader=data.get("image_reader"),
             preparation=json.loads(data.get("image_preparation", "[]")),
             postprocessing=method.postprocessing,
+            calibration=method.calibration,
+            region=mask if method.calibrates_region else None,
             run=run,
             options={"method_sha256": method.fingerprint},
             costs=lambda done: _costs_of(done, posed, memory),
@@ -143,13 +148,33 @@ class CaseRunner:
                 )
                 inside = foreground(reference) if mask is None else check_mask(mask, reference)
                 self._compare_intensities(row, volume, reference, inside)
-                coverage = _coverage(record, folder, volume, reference, inside)
-                if coverage is not None:
+                if "spread" in record["output"] and "phase" not in record["output"]:
+                    std = _volume(record, folder, "std")
+                    samples = record["config"]["num_samples"]
+                    coverage = interval_coverage(volume, std, reference, mask=inside, num_samples=samples)
                     row.coverage = list(zip(coverage.nominal, coverage.observed, strict=True))
                     row.metrics |= {
                         "coverage_90": coverage.at(0.9),
                         "calibration_error": coverage.expected_calibration_error,
                     }
+                    if method.calibration is not None:
+                        low, high = (_volume(record, folder, name) for name in ("low", "high"))
+                        observed = coverage_of(low, high, reference, inside)
+                        row.metrics["coverage_excess"] = observed - method.calibration.nominal.level
+                    row.residuals = asdict(
+                        case_residuals(
+                            posed,
+                            volume,
+                            std,
+                            reference,
+                            inside,
+                            subject=case.subject or case.name,
+                            metrics=row.metrics,
+                            region=None if mask is None else inside,
+                            data_range=self.spec.data_range,
+                            postprocessing=method.postprocessing.steps,
+                        )
+                    )
             row.write(kept, key)
         row.status, row.method = "computed" if done.computed else "reused", method.label
         run.log_metrics({k: v for k, v in row.metrics.items() if math.isfinite(v)})
@@ -191,18 +216,9 @@ def _costs_of(done: Reconstruction, case: PosedCase, memory: PeakMemory) -> dict
     }
 
 
-def _coverage(
-    record: dict[str, Any], folder: Path, volume: Tensor, reference: Tensor, inside: Tensor
-) -> Coverage | None:
-    """Return how often the samples' intervals hold the truth, or None when there are none.
-
-    The deviation of a complex volume is over both components and does not give the spread of the magnitude.
-    """
-    output = record["output"]
-    if "spread" not in output or "phase" in output:
-        return None
-    std = read_volume(folder / output["spread"]["std"]["file"])[0]
-    return interval_coverage(volume, std, reference, mask=inside, num_samples=record["config"]["num_samples"])
+def _volume(record: dict[str, Any], folder: Path, name: str) -> Tensor:
+    """Return a volume of the spread. That of a complex volume, over both components, says nothing of its magnitude."""
+    return read_volume(folder / record["output"]["spread"][name]["file"])[0]
 
 
 def _costs(record: dict[str, Any]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from monai_diffrecon.bundle.config import content_of, merged_config, unwrapped
+from monai_diffrecon.engine.calibration.calibration_file import Calibration, read_calibration
 from monai_diffrecon.engine.cases.postprocessing import Postprocessing
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.recipe import weights_of
@@ -30,6 +31,7 @@ _NOT_HERE = {
     **dict.fromkeys(("bundle_root", "auxiliary_bundle"), "set it next to overrides"),
     "seed": "set the cohort's seed",
     "output_dir": "give the folder on the command line",
+    "region": "give the cases a mask",
     **dict.fromkeys(("resume", "checkpoint_every", "tracking_required"), "set it on the command line"),
     **dict.fromkeys(
         ("simulate", "simulate_noise", "simulate_photons", "simulate_electronic_std", "simulate_unit"),
@@ -44,7 +46,9 @@ _NOT_HERE = {
     ),
 }
 #: Ids without influence on the voxels.
-_NO_INFLUENCE = {ABOUT, "device", *_NOT_HERE} - {k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")}
+_NO_INFLUENCE = {ABOUT, "device", "calibration", *_NOT_HERE} - {
+    k for k in _NOT_HERE if k == "seed" or k.startswith("simulate")
+}
 #: Ids that a measurement depends on, besides the scan.
 _MEASURES = (
     "operator",
@@ -75,6 +79,7 @@ class PreparedMethod:
         correct_tilt: gantry-tilted scans are resampled to straight stacks.
         resample_reference: references on another grid are resampled to the reconstruction's.
         simulates: the scans are volumes whose measurement is simulated first.
+        calibration: intervals are written by it and their coverage is reported, or None.
         description: bundle, task, preset and overrides, without paths.
 
     Raises:
@@ -102,6 +107,9 @@ class PreparedMethod:
         self.preprocessing: Any = self._content("preprocessing")
         changes = self.config.get().get("postprocessing") is not None
         self.postprocessing = Postprocessing(self._content("postprocessing") if changes else None)
+        self.calibration: Calibration | None = None
+        if self.config.get().get("calibration") is not None:
+            self.calibration = read_calibration(self._content("calibration"))
         if family_of(self.inferer.specs["operator"]) == "none":
             raise ConfigError("nothing is measured, so nothing can be compared", where=f"{self.where}: operator")
         scores = (self.inferer.score, *self.inferer.auxiliaries)
@@ -137,6 +145,11 @@ class PreparedMethod:
         if case.reference is not None:
             data["reference"] = str(case.reference)
         return dict(unwrapped(lambda: self.preprocessing(data)))
+
+    @property
+    def calibrates_region(self) -> bool:
+        """The calibration gives intervals of the mean of a region."""
+        return self.calibration is not None and self.calibration.nominal.region is not None
 
     def _content(self, name: str) -> Any:
         return content_of(self.config, name, self.where)

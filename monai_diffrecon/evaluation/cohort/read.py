@@ -100,7 +100,7 @@ def _placed_cases(cases: Sequence[CohortCase], base: Path, key: str) -> tuple[Co
         name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}"
         if name in {other.name for other in placed}:
             raise ConfigError("a case twice", where=f"{where}#name", mend="give each a unique name")
-        placed.append(CohortCase(name, **paths))
+        placed.append(CohortCase(name, **paths, subject=case.subject))
     return tuple(placed)
 
 

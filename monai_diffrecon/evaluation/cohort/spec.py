@@ -17,8 +17,9 @@ from monai_diffrecon.io.file_validation import Number, Text, check_keys, checked
 
 def _case(value: Any, where: str) -> dict[str, Any]:
     case = check_keys(value, where, [f.name for f in fields(CohortCase)], ["image"])
-    name = case.get("name")
-    return case | {"name": "" if name is None else check_case_name(name, "name")}  # "": a keyed hash, see read_cohort
+    given = {key: case.get(key) for key in ("name", "subject")}
+    # "": a keyed hash, see read_cohort
+    return case | {key: "" if said is None else check_case_name(said, key) for key, said in given.items()}
 
 
 def _simulate(value: Any, where: str) -> dict[str, Any]:
@@ -42,12 +43,14 @@ class CohortCase:
         image: the scan, or the volume that is measured when the measurement is simulated.
         reference: the truth, or None if there is none or the measurement is simulated from it.
         mask: region of interest on the grid of the truth.
+        subject: whose scan it is, for calibration; must not identify a patient. Empty: a subject of its own.
     """
 
     name: str
     image: _File
     reference: _File | None = None
     mask: _File | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True)
