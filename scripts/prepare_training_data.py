@@ -83,7 +83,7 @@ class Scan:
 
 
 def regions(file: str, axis: int, end: int, first: int, last: int, air: float = 0.0) -> tuple[Scan, Scan]:
-    """Return the region of a volume before ``end`` to train on, and that from ``first`` to ``last`` to validate with."""
+    """Return the region before ``end`` to train on, and that from ``first`` to ``last`` to validate with."""
     return Scan(file, part=(axis, 0, end), air=air), Scan(file, part=(axis, first, last), air=air, validation=True)
 
 
