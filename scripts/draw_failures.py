@@ -4,8 +4,8 @@
 
     python scripts/draw_failures.py DATA [--bundles NAME ...]
 
-DATA holds ``mr/`` and ``ct/``. Each case goes further than the bundle was made for: another contrast, thicker slices,
-fewer views, a smaller arc. Columns: the classical start, the default, the truth.
+DATA holds ``mr/``, ``mr_other/``, ``ct/`` and ``microct/``. Each case goes further than the bundle was
+made for: another contrast, thicker slices, fewer views, a smaller arc. Columns: the classical start, the default, the truth.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from validate_bundles import CHEST, HEAD, ROOT, WINDOW, Task, part_of
 
 from monai_diffrecon.comparison.montage import montage
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
+from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.presets.overlays import METHOD, overlay_path
 
 
@@ -41,6 +42,9 @@ def _task(overlay: str, part: tuple[Any, ...], volume: str | None = None) -> Tas
 
 
 TV = ("3D ADMM-TV", "admm_tv")
+#: What one network denoises in all planes: regions and a subject that it was not trained on.
+WEAVE = ("microct/puma_weave.nii.gz", (27, 123, 27, 123, 111, 143), ("materials_ct",))
+LIMB = ("mr_other/sts_044_T1.nii.gz", (18, 162, 16, 176, 18, 34), ("body_mr",))
 FAILURES = {
     "brain_mr_t1_axial": Failure(
         "FLAIR instead of T1, 8 times faster",
@@ -59,6 +63,13 @@ FAILURES = {
         _task("limited_angle_ct", CHEST),
         TV,
         {"operator#arc": 60, "operator#views": 40},
+    ),
+    "materials_ct": Failure("a composite from 8 views", _task("sparse_view_ct", WEAVE), TV, {"operator#views": 8}),
+    "body_mr": Failure(
+        "a limb, 12 times faster, axial slices alone",
+        _task("accelerated_mri", LIMB),
+        TV,
+        {"operator#acceleration": 12, "prior": {"name": "slices"}},
     ),
 }
 
@@ -79,12 +90,12 @@ def main() -> None:
         volumes, metrics = {}, {}
         data: dict[str, Any] = {}
         classical = overlay_path(METHOD, preset, root, where=name)
-        for title, files in ((label, [classical]), ("Both planes (default)", [])):
+        others = {"auxiliary_bundle": f"../{name}" for name in task.bundles[1:]}
+        for title, files in ((label, [classical]), ("Both planes (default)" if others else "Network", [])):
             config = ConfigParser()
             files = [root / "configs/inference.json", root / f"configs/tasks/{task.overlay}.json", *files]
             config.read_config([str(file) for file in files])
-            both = {"auxiliary_bundle": f"../{task.bundles[1]}"}
-            config.update({"bundle_root": str(root), "image": str(part), "case_name": "part", **both})
+            config.update({"bundle_root": str(root), "image": str(part), "case_name": "part", **others})
             config.update(failure.overrides)
             data = data or config.get_parsed_content("dataset")[0]
             done = config.get_parsed_content("inferer").reconstruct(data["image"], case="part")
@@ -93,7 +104,7 @@ def main() -> None:
             metrics[title] = volume_metrics(done.volume, truth)
             print(f"{failure.title}: {title} {metrics[title]['psnr']:.2f} dB", flush=True)
         path = ROOT / "bundles" / name / "docs" / "failure.png"
-        spacing = (1.0, 1.0, 1.0) if task.window is None else (1.5, 1.5, 1.5)
+        spacing = read_volume(part)[1].spacing
         montage(volumes, truth, path, title=failure.title, spacing=spacing, window=task.window, metrics=metrics)
         with Image.open(path) as picture:  # grey and one colour map: a palette keeps what there is to see
             picture.convert("RGB").quantize(256).save(path, optimize=True)

@@ -37,7 +37,7 @@ from monai_diffrecon.protocols import PLANE_AXIS
 
 ROOT = Path(__file__).resolve().parents[2]
 Spec = dict[str, Any]
-SIZE, VIEWS = (96, 96, 32), (20, 60)
+SIZE, TUNED_ON, VIEWS = (96, 96, 32), (96, 96, 8), (20, 60)
 TUNED = "3D ADMM-TV, tuned"
 HEAD = """# Beyond medicine: priors of materials, and wrong ones
 
@@ -136,8 +136,8 @@ def tv(weight: float, iterations: int, nonnegative: bool, rho: float = 0.1) -> S
 
 
 def tuned(psnr: Callable[[float, int, bool], float]) -> Spec:
-    """Return the best 3D ADMM-TV: weight, then constraint and iterations, as in ``scripts/validate_bundles.py``."""
-    best = -5.0  # exponent of the root of 10
+    """Return the best 3D ADMM-TV: weight as in ``scripts/validate_bundles.py``, then constraint, then iterations."""
+    best = -7.0  # exponent of the root of 10
     for step in (1.0, 0.5):
         while True:
             nearby = {e: psnr(10 ** (e / 2), 150, True) for e in (best - step, best, best + step)}
@@ -145,10 +145,8 @@ def tuned(psnr: Callable[[float, int, bool], float]) -> Spec:
                 break
             best = max(nearby, key=nearby.__getitem__)
     weight = 10 ** (best / 2)
-    iterations, constrained = max(
-        ((n, c) for c in (True, False) for n in (30, 60, 150, 400)), key=lambda o: psnr(weight, *o)
-    )
-    return tv(weight, iterations, constrained)
+    constrained = max((True, False), key=lambda c: psnr(weight, 150, c))
+    return tv(weight, max((60, 150, 400), key=lambda n: psnr(weight, n, constrained)), constrained)
 
 
 def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -172,7 +170,7 @@ def study(key: str, folders: Mapping[bool, Path], work: Path) -> tuple[list[str]
     case = CASES[key]
     folder = folders[case.materials]
     truth, spacing = truth_of(folder, "validation", case.measured)
-    training, training_spacing = truth_of(folder, "training", case.tuned)
+    training, training_spacing = truth_of(folder, "training", case.tuned, TUNED_ON)
     own = "materials_ct" if case.materials else "body_ct"
     lines, settings, picture = [], [], work / f"materials_{key}.png"
     for views in VIEWS:
@@ -182,7 +180,7 @@ def study(key: str, folders: Mapping[bool, Path], work: Path) -> tuple[list[str]
             def compute() -> dict[str, float]:
                 how = {"operator#views": views, **tv(weight, iterations, nonnegative)}
                 done = reconstruct(own, "sparse_view_ct", training, training_spacing, how)
-                return scores(done.volume, training)
+                return {"psnr": volume_metrics(done.volume, training, 1.0)["psnr"]}
 
             name = f"{key}_{views}_tv_{weight:.3g}_{iterations}_{nonnegative}.json"
             return float(kept(work / name, compute)["psnr"])
