@@ -5,7 +5,8 @@
     python scripts/draw_failures.py DATA [--bundles NAME ...]
 
 DATA holds ``mr/``, ``mr_other/``, ``ct/`` and ``microct/``. Each case goes further than the bundle was
-made for: another contrast, thicker slices, fewer views, a smaller arc. Columns: the classical start, the default, the truth.
+made for: another contrast, thicker slices, fewer views, a smaller arc. Columns: the classical start, the default, the
+truth.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def main() -> None:
         volumes, metrics = {}, {}
         data: dict[str, Any] = {}
         classical = overlay_path(METHOD, preset, root, where=name)
-        others = {"auxiliary_bundle": f"../{name}" for name in task.bundles[1:]}
+        others = {} if len(task.bundles) == 1 else {"auxiliary_bundle": f"../{task.bundles[1]}"}
         for title, files in ((label, [classical]), ("Both planes (default)" if others else "Network", [])):
             config = ConfigParser()
             files = [root / "configs/inference.json", root / f"configs/tasks/{task.overlay}.json", *files]

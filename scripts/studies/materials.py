@@ -37,16 +37,21 @@ from monai_diffrecon.protocols import PLANE_AXIS
 
 ROOT = Path(__file__).resolve().parents[2]
 Spec = dict[str, Any]
-SIZE, TUNED_ON, VIEWS = (96, 96, 32), (96, 96, 8), (20, 60)
+SIZE, TUNED_ON = (96, 96, 32), (96, 96, 8)
+#: Views, and standard deviation of the noise relative to the root mean square of the measurement.
+SCANS = ((20, 0.0), (60, 0.0), (60, 0.01))
+SIGMA_END = (0.002, 0.01, 0.03)
+LEAST = -10.0  # exponent of the root of 10: weights below are none
 TUNED = "3D ADMM-TV, tuned"
 HEAD = """# Beyond medicine: priors of materials, and wrong ones
 
 `scripts/studies/materials.py`: parallel beams over 180 degrees, 96 x 96 x 32 voxels in the middle of regions (bone,
-composite) or of a subject (chest) that no network was trained on, without added noise. Voxels of materials count as
-1 mm. 3D ADMM-TV has the weight, constraint and number of iterations that are best on the training region (chest: on a
-training subject). Networks have the settings of the tasks of their bundles. PSNR is for a data range of 1 in network
-units: for materials the 99.5th percentile, for the chest 2000 HU. SSIM is the mean of three planes. `body_ct` sees a
-material as if this percentile were 1000 HU and 0 were air.
+composite) or of a subject (chest) that no network was trained on. Noise is relative to the root mean square of the
+measurement. Voxels of materials count as 1 mm. 3D ADMM-TV has the weight, constraint and number of iterations that are
+best on 96 x 96 x 8 voxels of the training region (chest: of a training subject). Both networks have the last noise
+level (`sigma_end`) that is best there with the network of the kind; their other settings are those of the task. PSNR is
+for a data range of 1 in network units: for materials the 99.5th percentile, for the chest 2000 HU. SSIM is the mean of
+three planes. `body_ct` sees a material as if this percentile were 1000 HU and 0 were air.
 """
 
 
@@ -105,7 +110,12 @@ def truth_of(
 
 
 def reconstruct(
-    bundle: str, task: str, truth: Tensor, spacing: tuple[float, float, float], overrides: Mapping[str, Any]
+    bundle: str,
+    task: str,
+    truth: Tensor,
+    spacing: tuple[float, float, float],
+    overrides: Mapping[str, Any],
+    noise: float = 0.0,
 ) -> Done:
     """Measure a volume in network units and reconstruct it by a bundle, or by a sampler without network."""
     root = ROOT / "bundles" / bundle
@@ -117,7 +127,8 @@ def reconstruct(
     window = IntensityMap.window(**kind) if kind.pop("map") == "window" else IntensityMap(scale=1.0)
     unit = "arbitrary" if window.offset == 0.0 else "HU"
     geometry = geometry_of(truth.shape[1:], np.diag([*spacing, 1.0]))
-    measured, operator = simulate(window.to_physical(truth), geometry, Simulation(config["operator"]), unit=unit)
+    how = Simulation(config["operator"], noise=noise)
+    measured, operator = simulate(window.to_physical(truth), geometry, how, unit=unit)
     tensor = to_tensor(replace(measured, simulated=True), image=operator.measured_geometry())
     done = inferer.reconstruct(tensor, case="case")
     return Done(window.to_network(done.volume.as_subclass(Tensor)), done.report.denoiser_calls)
@@ -140,7 +151,7 @@ def tuned(psnr: Callable[[float, int, bool], float]) -> Spec:
     best = -7.0  # exponent of the root of 10
     for step in (1.0, 0.5):
         while True:
-            nearby = {e: psnr(10 ** (e / 2), 150, True) for e in (best - step, best, best + step)}
+            nearby = {e: psnr(10 ** (e / 2), 150, True) for e in (best - step, best, best + step) if e >= LEAST}
             if max(nearby, key=nearby.__getitem__) == best:
                 break
             best = max(nearby, key=nearby.__getitem__)
@@ -166,59 +177,66 @@ def noise_floor(truth: Tensor) -> float:
 
 
 def study(key: str, folders: Mapping[bool, Path], work: Path) -> tuple[list[str], Path]:
-    """Return the rows of a case, and its picture of 20 views."""
+    """Return the rows of a case, and its picture of the first scan."""
     case = CASES[key]
     folder = folders[case.materials]
     truth, spacing = truth_of(folder, "validation", case.measured)
     training, training_spacing = truth_of(folder, "training", case.tuned, TUNED_ON)
     own = "materials_ct" if case.materials else "body_ct"
-    lines, settings, picture = [], [], work / f"materials_{key}.png"
-    for views in VIEWS:
-        operator = {"operator#views": views}
+    lines, picture = [], work / f"materials_{key}.png"
+    for views, noise in SCANS if case.materials else SCANS[:2]:
+        scan = f"{key}_{views}" + (f"_noise_{noise:g}" if noise else "")
+        views_of = {"operator#views": views}
 
-        def psnr(weight: float, iterations: int, nonnegative: bool, views: int = views) -> float:
+        def trained(name: str, how: Spec, views_of: Spec = views_of, noise: float = noise, scan: str = scan) -> float:
             def compute() -> dict[str, float]:
-                how = {"operator#views": views, **tv(weight, iterations, nonnegative)}
-                done = reconstruct(own, "sparse_view_ct", training, training_spacing, how)
+                done = reconstruct(own, "sparse_view_ct", training, training_spacing, {**views_of, **how}, noise)
                 return {"psnr": volume_metrics(done.volume, training, 1.0)["psnr"]}
 
-            name = f"{key}_{views}_tv_{weight:.3g}_{iterations}_{nonnegative}.json"
-            return float(kept(work / name, compute)["psnr"])
+            return float(kept(work / f"{scan}_{name}.json", compute)["psnr"])
 
-        rival = kept(work / f"{key}_{views}_tuned.json", lambda psnr=psnr: tuned(psnr))
-        methods: dict[str, tuple[str, Spec]] = {
-            "Filtered back-projection": (own, {"sampler": {"name": "fbp"}, "consistency": {"name": "none"}}),
-            TUNED: (own, rival),
-            "body_ct": ("body_ct", {}),
-            "materials_ct": ("materials_ct", {}),
+        rival = tuned(lambda w, n, c, trained=trained: trained(f"tv_{w:.3g}_{n}_{c}", tv(w, n, c)))
+        last = max(SIGMA_END, key=lambda s: trained(f"sigma_end_{s:g}", {"sampler#sigma_end": s}))
+        network: Spec = {"sampler#sigma_end": last}
+        chosen = rival["sampler"]
+        methods: dict[str, tuple[str, Spec, str]] = {
+            "Filtered back-projection": (
+                own,
+                {"sampler": {"name": "initial", "kind": "fbp"}, "consistency": {"name": "none"}},
+                "",
+            ),
+            TUNED: (own, rival, f"weight {chosen['threshold'] * chosen['rho']:.2g}, {chosen['iterations']} iterations"),
+            **{name: (name, network, f"`sigma_end` {last:g}") for name in ("body_ct", "materials_ct")},
         }
         volumes, found = {}, {}
-        for label, (bundle, how) in methods.items():
-            path = work / f"{key}_{views}_{label.split(',')[0].replace(' ', '_')}.npy"
+        for label, (bundle, how, settings) in methods.items():
+            path = work / f"{scan}_{label.split(',')[0].replace(' ', '_')}.npz"
             if not path.exists():
-                done = reconstruct(bundle, "sparse_view_ct", truth, spacing, {**operator, **how})
-                atomic_write(path, lambda p, d=done: np.savez(p.open("wb"), volume=d.volume.numpy(), calls=d.calls))
+                done = reconstruct(bundle, "sparse_view_ct", truth, spacing, {**views_of, **how}, noise)
+                with path.open("wb") as file:
+                    np.savez(file, volume=done.volume.numpy(), calls=done.calls)
             data = np.load(path)
             volumes[label], calls = torch.from_numpy(data["volume"]), int(data["calls"])
             found[label] = volume_metrics(volumes[label], truth, 1.0)
             row = scores(volumes[label], truth)
-            gain = "" if TUNED not in found else f"{row['psnr'] - found[TUNED]['psnr']:+.2f}"
-            lines.append(f"| {views} | {label} | {calls} | {row['psnr']:.2f} | {gain} | {row['ssim']:.4f} |")
+            gain = f"{row['psnr'] - found[TUNED]['psnr']:+.2f}" if calls else ""
+            lines.append(
+                f"| {views} | {100 * noise:g} % | {label} | {calls} | {row['psnr']:.2f} | {gain} | {row['ssim']:.4f} "
+                f"| {settings} |"
+            )
             print(key, lines[-1], flush=True)
-        how = rival["sampler"]
-        settings.append(f"{views} views: weight {how['threshold'] * how['rho']:.2g}, {how['iterations']} iterations")
-        if views == VIEWS[0]:
+        if not picture.exists():
             montage(volumes, truth, picture, title=f"{case.title}, {views} views", window=(0.0, 1.0), metrics=found)
             with Image.open(picture) as drawn:  # a palette keeps what there is to see
                 drawn.convert("RGB").quantize(256).save(picture, optimize=True)
     head = [
         f"## {case.title}",
         "",
-        f"`{case.measured}`; ADMM-TV tuned on `{case.tuned}` ({'; '.join(settings)}). The truth without its own white "
-        f"noise would have a PSNR of {noise_floor(truth):.1f} dB.",
+        f"`{case.measured}`, tuned on `{case.tuned}`. The truth without its own white noise would have a PSNR of "
+        f"{noise_floor(truth):.1f} dB.",
         "",
-        "| views | method | calls a slice | PSNR (dB) | gain over ADMM-TV | SSIM |",
-        "|---|---|---|---|---|---|",
+        "| views | noise | method | calls a slice | PSNR (dB) | gain over ADMM-TV | SSIM | settings |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     return [*head, *lines, "", f"![{case.title}]({picture.name})", ""], picture
 
