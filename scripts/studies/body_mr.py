@@ -24,7 +24,7 @@ HEAD = """# MR of the body (experimental)
 trained on; other regions of the same prostate and breast are in its training data. The settings of the tasks, no noise.
 The classical rival is cubic interpolation of thick slices, and otherwise 3D ADMM-TV with the settings that
 `docs/results/validation.md` found for the brain. PSNR (dB) is for a data range of 1, the 99.5th percentile; SSIM is
-the mean of the planes. Gains are over the rival.
+the mean of the planes (of axial slices where there are 8). Gains are over the rival.
 
 | task | voxels | rival (dB) | SSIM | brain_mr (dB) | SSIM | body_mr (dB) | SSIM |
 |---|---|---|---|---|---|---|---|

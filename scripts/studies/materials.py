@@ -53,6 +53,21 @@ level (`sigma_end`) that is best there with the network of the kind; their other
 for a data range of 1 in network units: for materials the 99.5th percentile, for the chest 2000 HU. SSIM is the mean of
 three planes. `body_ct` sees a material as if this percentile were 1000 HU and 0 were air.
 """
+FINDINGS = """## What a wrong prior does
+
+- `materials_ct` is better than tuned total variation in every row: by about 1 dB for the composite, by 0.1 to 0.4 dB
+  for bone. The regions are those of specimens that it knows; other specimens were not available.
+- From few views `body_ct` makes up what is missing with edges and swirls of its own: the tow of the composite gets a
+  grain like a fingerprint, and dark strokes beside it, which the truth has not. Its PSNR is still above that of total
+  variation, so that figure alone does not show it; the picture does. `materials_ct` leaves a faint grain as well.
+- With 60 views and no noise the measurement nearly determines the voxels. The best total variation is then almost none
+  (its weight is the lowest that was tried), and `body_ct` only takes away, 0.5 and 0.7 dB: noise of the scan, which is
+  part of the truth here, among the rest. With noise in the measurement both networks gain.
+- The other way round, `materials_ct` on a chest is better than total variation, but the aortic valve, the border of
+  the vertebra and small lung vessels are fainter than with `body_ct`, or lost: 1.1 dB instead of 2.6 from 20 views. It
+  added no structure of a material that we saw. Since its training began with the weights of `body_ct`, some of the
+  chest may be left in it. The weights of `body_ct` were chosen by reconstructions of this chest, among others.
+"""
 
 
 @dataclass(frozen=True)
@@ -135,9 +150,9 @@ def reconstruct(
 
 
 def scores(volume: Tensor, truth: Tensor) -> dict[str, float]:
-    """Return PSNR (dB) and the mean of the three planes' SSIM, for a data range of 1."""
+    """Return PSNR (dB) and the mean SSIM of the planes that are large enough for it, for a data range of 1."""
     found = volume_metrics(volume, truth, 1.0)
-    return {"psnr": found["psnr"], "ssim": sum(found[f"ssim_{p}"] for p in PLANE_AXIS) / len(PLANE_AXIS)}
+    return {"psnr": found["psnr"], "ssim": float(np.nanmean([found[f"ssim_{p}"] for p in PLANE_AXIS]))}
 
 
 def tv(weight: float, iterations: int, nonnegative: bool, rho: float = 0.1) -> Spec:
@@ -232,8 +247,8 @@ def study(key: str, folders: Mapping[bool, Path], work: Path) -> tuple[list[str]
     head = [
         f"## {case.title}",
         "",
-        f"`{case.measured}`, tuned on `{case.tuned}`. The truth without its own white noise would have a PSNR of "
-        f"{noise_floor(truth):.1f} dB.",
+        f"`{case.measured}`, tuned on `{case.tuned}`. The truth without its own white noise would have",
+        f"a PSNR of {noise_floor(truth):.1f} dB.",
         "",
         "| views | noise | method | calls a slice | PSNR (dB) | gain over ADMM-TV | SSIM | settings |",
         "|---|---|---|---|---|---|---|---|",
@@ -257,6 +272,7 @@ def main() -> None:
         lines += text
         if args.output is not None:
             shutil.copyfile(picture, args.output.parent / picture.name)
+    lines.append(FINDINGS)
     print("\n".join(lines))
     if args.output is not None:
         atomic_write(args.output, lambda path: path.write_text("\n".join(lines), encoding="utf-8"))
