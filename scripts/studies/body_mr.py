@@ -29,6 +29,11 @@ the mean of the planes (of axial slices where there are 8). Gains are over the r
 | task | voxels | rival (dB) | SSIM | brain_mr (dB) | SSIM | body_mr (dB) | SSIM |
 |---|---|---|---|---|---|---|---|
 """
+FINDINGS = """
+`brain_mr`, which never saw a body, is nearly as good. The training of `body_mr` alone fits its three subjects: right
+after it, it was 0.1 to 0.7 dB worse than `brain_mr` in every row. The bundle has 0.3 of it and 0.7 of `brain_mr`, a
+share that was chosen on training volumes.
+"""
 TV = tv(0.0018, 400, True, rho=0.3)
 CUBIC: Spec = {"sampler": {"name": "cubic"}, "consistency": {"name": "none"}}
 ALONE = {"prior": {"name": "slices"}}
@@ -90,7 +95,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    text = HEAD + "\n".join(cells(key, args.body_mr, args.work) for key in ROWS) + "\n"
+    text = HEAD + "\n".join(cells(key, args.body_mr, args.work) for key in ROWS) + "\n" + FINDINGS
     print(text)
     if args.output is not None:
         atomic_write(args.output, lambda path: path.write_text(text, encoding="utf-8"))
