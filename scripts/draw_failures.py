@@ -22,6 +22,7 @@ from validate_bundles import BODY, CHEST, HEAD, ROOT, T1, WINDOW, Task, write_pa
 
 from monai_diffrecon.comparison.montage import montage
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
+from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.presets.overlays import METHOD, overlay_path
 
 
@@ -36,6 +37,11 @@ class Failure:
 
 
 TV = ("3D ADMM-TV", "admm_tv")
+#: A region of a material and a subject that the networks were not trained on.
+WEAVE = Task(
+    "", "sparse_view_ct", "materials_ct", ("microct/puma_weave",), (96, 96, 32), ("", 0.0), first=(27, 27, 111)
+)
+LIMB = Task("", "accelerated_mri", "body_mr", ("mr_other/sts_044_T1",), (144, 160, 16), ("", 0.0), first=(18, 16, 18))
 FAILURES = {
     "brain_mr": Failure(
         "slices of 10 mm instead of 5",
@@ -48,6 +54,13 @@ FAILURES = {
         Task("", "sparse_view_ct", "body_ct", BODY[:1], CHEST, ("", 0.0), window=WINDOW),
         TV,
         {"operator#views": 4},
+    ),
+    "materials_ct": Failure("a composite from 8 views", WEAVE, TV, {"operator#views": 8}),
+    "body_mr": Failure(
+        "a limb, 12 times faster, axial slices alone",
+        LIMB,
+        TV,
+        {"operator#acceleration": 12, "prior": {"name": "slices"}},
     ),
 }
 
@@ -81,7 +94,7 @@ def main() -> None:
             metrics[title] = volume_metrics(done.volume, truth)
             print(f"{failure.title}: {title} {metrics[title]['psnr']:.2f} dB", flush=True)
         path = ROOT / "bundles" / name / "docs" / "failure.png"
-        spacing = (1.0, 1.0, 1.0) if task.window is None else (1.5, 1.5, 1.5)
+        spacing = read_volume(part)[1].spacing
         montage(volumes, truth, path, title=failure.title, spacing=spacing, window=task.window, metrics=metrics)
         with Image.open(path) as picture:  # grey and one colour map: a palette keeps what there is to see
             picture.convert("RGB").quantize(256).save(path, optimize=True)

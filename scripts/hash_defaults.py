@@ -32,6 +32,8 @@ BUNDLES: dict[str, tuple[float, tuple[str | None, ...]]] = {
     "brain_mr": (1.0, _BRAIN[:2]),
     "brain_mr_t1_axial": (1.0, _BRAIN),
     "brain_mr_t1_coronal": (1.0, _BRAIN),
+    "body_mr": (1.0, _BRAIN[:2]),
+    "materials_ct": (1.0, _BODY[:1]),
     "body_ct": (1.5, _BODY),
     "body_ct_axial": (1.5, _BODY),
     "body_ct_coronal": (1.5, _BODY),

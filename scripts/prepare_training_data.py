@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepare volumes for training: RAS+, scaled to network units, cropped, one .npy each.
 
-    python scripts/prepare_training_data.py {brain_mr,ct,brain,heads,body_ct} DATA OUT
+    python scripts/prepare_training_data.py {brain_mr,ct,body_mr,materials,brain,heads,body_ct} DATA OUT
 
-DATA holds the folders ``mr/``, ``mr_lowres/`` and ``ct/`` (images) and ``mr_labels/`` (label maps). Written to OUT: the
-volumes and ``datalist.json`` with the sections ``training`` and ``validation`` that ``SlicePatches`` reads.
+DATA holds the folders ``mr/``, ``mr_lowres/``, ``mr_other/``, ``ct/`` and ``microct/`` (images) and ``mr_labels/``
+(label maps). Written to OUT: the volumes and ``datalist.json`` with the sections ``training`` and ``validation`` that
+``SlicePatches`` reads.
 
 brain_mr, ct: every volume at the voxel size of its scan, for networks of a range of pixel sizes; three validation
-subjects each. The others are what the bundles of one voxel size were trained on.
+subjects each. body_mr, materials: likewise, but of a subject or material with one volume a region is kept for
+validation, with a gap between them. The others are what the bundles of one voxel size were trained on.
 
 brain: heads and brains at 1 mm, cropped. heads: whole heads at 2 mm, each in a frame of 104 voxels per side, what a
 network that draws whole slices is trained on. body_ct: chests and abdomens at 1.5 mm, -1000..1000 HU to 0..1.
@@ -68,13 +70,21 @@ WINDOW = (-1000.0, 1000.0)
 class Scan:
     """A volume to train on or to validate with: file below DATA, how often it is drawn, and whether slices are thick.
 
-    Of a scan with thick slices only the slices themselves are used, in the plane they were measured in.
+    Of a scan with thick slices only the slices themselves are used, in the plane they were measured in. ``part`` is a
+    region: axis (RAS+), first and end voxel. ``air`` is the value of air in arbitrary units.
     """
 
     file: str
     weight: float = 1.0
     thick: bool = False
     validation: bool = False
+    part: tuple[int, int, int] | None = None
+    air: float = 0.0
+
+
+def regions(file: str, axis: int, end: int, first: int, last: int, air: float = 0.0) -> tuple[Scan, Scan]:
+    """Return the region before ``end`` to train on, and that from ``first`` to ``last`` to validate with."""
+    return Scan(file, part=(axis, 0, end), air=air), Scan(file, part=(axis, first, last), air=air, validation=True)
 
 
 #: Brain MR at any voxel size. Volumes that may show one person are on one side: brainchop, niimath, clinical; cstar,
@@ -104,6 +114,20 @@ CT = (
     *(Scan(f"ct/{n}", validation=True) for n in ("totalseg_aorta_thorax", "4dlung_113HM10395_chest")),
     *(Scan(f"ct/{n}", validation=True) for n in ("nsclcrg_R01001_upper", "nsclcrg_R01001_lower")),
     Scan("ct/crlm_1006_abdomen", thick=True, validation=True),
+)
+#: Prostate, breast and limb. Only limbs have two subjects.
+BODY_MR = (
+    *regions("mr_other/prostateusbx_0001_T2", 2, 36, 42, 60),
+    *regions("mr_other/ucsfbr_06_DCE2", 0, 38, 42, 60),
+    Scan("mr_other/sts_036_T1", thick=True),
+    Scan("mr_other/sts_044_T1", thick=True, validation=True),
+)
+#: Four materials with one volume each.
+MATERIALS = (
+    *regions("microct/ciclope_trabecular_bone", 2, 130, 140, 200),
+    *regions("microct/puma_weave", 2, 96, 104, 150),
+    *regions("microct/quanfima_polymer", 2, 84, 92, 128),
+    *regions("microct/tooth", 0, 64, 72, 103, air=1230.0),
 )
 
 
@@ -236,13 +260,19 @@ def prepare_scans(scans: Iterable[Scan], data: Path, out: Path) -> dict[str, lis
             scaled = np.clip((volume - low) / (high - low), 0.0, 2.0)
             body = crop(scaled, median_filter(scaled, 3) > 0.3, margin=10)
         else:
-            volume = np.clip(volume, 0, None)
+            volume = np.clip(volume - scan.air, 0, None)
             scaled = volume / np.percentile(volume[volume > 0.02 * volume.max()], 99.5)
+            if scan.part is not None:
+                axis, first, end = scan.part
+                scaled = scaled[(slice(None),) * axis + (slice(first, end),)]
             body = crop(scaled, scaled > 0.05)
-        file = f"{Path(scan.file).name}.npy"
+        section = "validation" if scan.validation else "training"
+        file = f"{Path(scan.file).name}{'' if scan.part is None else f'_{section}'}.npy"
         np.save(out / file, np.ascontiguousarray(body).astype(np.float16))
         thickest = ("sagittal", "coronal", "axial")[int(np.argmax(spacing))]
-        sections["validation" if scan.validation else "training"].append(
+        if scan.file.startswith("microct/"):  # what counts is the blur in voxels of the scan
+            spacing = np.ones(3)
+        sections[section].append(
             {
                 "file": file,
                 "planes": [thickest] if scan.thick else every,
@@ -265,9 +295,21 @@ def prepare_ct(data: Path, out: Path) -> dict[str, list[dict]]:
     return prepare_scans(CT, data, out)
 
 
+def prepare_body_mr(data: Path, out: Path) -> dict[str, list[dict]]:
+    """Write MR of prostate, breast and limb at their own voxel sizes."""
+    return prepare_scans(BODY_MR, data, out)
+
+
+def prepare_materials(data: Path, out: Path) -> dict[str, list[dict]]:
+    """Write CT of materials in voxels of the scan, air to 0 and the 99.5th percentile of the material to 1."""
+    return prepare_scans(MATERIALS, data, out)
+
+
 SETS = {
     "brain_mr": prepare_brain_mr,
     "ct": prepare_ct,
+    "body_mr": prepare_body_mr,
+    "materials": prepare_materials,
     "brain": prepare_brain,
     "heads": prepare_heads,
     "body_ct": prepare_body,
@@ -278,7 +320,7 @@ def main() -> None:
     """Prepare everything that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=SETS)
-    parser.add_argument("data", type=Path, help="folder with mr/, mr_lowres/, mr_labels/ and ct/")
+    parser.add_argument("data", type=Path, help="folder with mr/, mr_lowres/, mr_labels/, mr_other/, ct/ and microct/")
     parser.add_argument("out", type=Path, help="folder for the prepared volumes")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

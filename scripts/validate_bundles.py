@@ -53,6 +53,7 @@ class Task:
         rho: of ADMM, relative to ``||A^T A||``.
         window: intensities are clamped to it, and it is the data range.
         measure: overrides of the overlay that say what is measured.
+        first: first voxel of the part, instead of around the centre.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Task:
     rho: float = 0.3
     window: tuple[float, float] | None = None
     measure: dict[str, Any] = field(default_factory=dict)
+    first: tuple[int, int, int] | None = None
 
 
 T1 = ("mr/ljubx19_T1", "mr/fnndsc_eun_T1", "mr/fsformats_T1_brain")
@@ -108,14 +110,14 @@ TASKS = {
 
 
 def write_part(task: Task, volume: str, data: Path, path: Path) -> None:
-    """Write the part of a subject that is measured: around the mean position of its foreground."""
+    """Write the part of a subject that is measured."""
     voxels, geometry = read_volume(data / f"{volume}.nii.gz")
     if task.window is not None:
         voxels = voxels.clamp(*task.window)
     low, high = float(voxels.min()), float(voxels.max())
     centre = (voxels[0] > low + 0.1 * (high - low)).nonzero().float().mean(0)
     for axis, (c, size, most) in enumerate(zip(centre.tolist(), voxels.shape[1:], task.size, strict=True)):
-        start = min(max(round(c) - most // 2, 0), max(size - most, 0))
+        start = min(max(round(c) - most // 2, 0), max(size - most, 0)) if task.first is None else task.first[axis]
         voxels = voxels.narrow(1 + axis, start, min(size, most))
     write_volume(path, voxels.contiguous(), geometry_of(voxels.shape[1:], affine_of(geometry)))
 

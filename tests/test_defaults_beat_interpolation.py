@@ -17,11 +17,12 @@ from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 
 ROOT = Path(__file__).parents[1]
-#: Bundle -> voxel size in mm.
+#: Bundle of a default for thick slices -> voxel size in mm.
 BUNDLES = {
     "brain_mr": 1.0,
     "brain_mr_t1_axial": 1.0,
     "brain_mr_t1_coronal": 1.0,
+    "body_mr": 1.0,
     "body_ct": 1.5,
     "body_ct_axial": 1.5,
     "body_ct_coronal": 1.5,
@@ -30,7 +31,7 @@ BUNDLES = {
 OTHERS = {"raw_mri", "generate"}
 CASES = [
     (bundle, task.stem)
-    for bundle in ("brain_mr", "brain_mr_t1_axial", "body_ct", "body_ct_axial")
+    for bundle in ("brain_mr", "brain_mr_t1_axial", "body_mr", "body_ct", "body_ct_axial", "materials_ct")
     for task in sorted((ROOT / "bundles" / bundle / "configs/tasks").glob("*.json"))
     if task.stem not in {"z_super_resolution", *OTHERS}
 ]
@@ -39,7 +40,7 @@ CASES = [
 def part_of_the_example(bundle: str) -> Tensor:
     volume = read_volume(ROOT / "examples/colin27_t1.nii.gz")[0][:, 64:104, 34:74, 70:90].clone()
     # As if it were CT: air, and tissue around 0.
-    return torch.where(volume > 8, 2.2 * volume - 220, -1000.0) if bundle.startswith("body") else volume
+    return torch.where(volume > 8, 2.2 * volume - 220, -1000.0) if bundle.startswith("body_ct") else volume
 
 
 def reconstructed(bundle: str, task: str | None, scan: Path, **overrides: Any) -> tuple[Tensor, ConfigParser]:
@@ -71,7 +72,7 @@ def test_planes_have_the_same_tasks(bundle: str) -> None:
 
 @pytest.mark.parametrize(("bundle", "task"), CASES)
 def test_tasks_beat_their_classical_start(bundle: str, task: str, tmp_path: Path) -> None:
-    truth, spacing = part_of_the_example(bundle), BUNDLES[bundle]
+    truth, spacing = part_of_the_example(bundle), BUNDLES.get(bundle, 1.0)
     write_volume(tmp_path / "scan.nii", truth, geometry_of(truth.shape[1:], np.diag([*[spacing] * 3, 1.0])))
     assert gain(bundle, task, tmp_path / "scan.nii", truth) > 1.0
 

@@ -26,7 +26,7 @@ from ..raising import raises
 BUNDLES = Path(__file__).parents[2] / "bundles"
 SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
 PAIRS = [(f"{name}_axial", f"{name}_coronal") for name in ("brain_mr_t1", "body_ct", "head_mr_t1_2mm")]
-COMMITTED = ["brain_mr", "body_ct", *(name for pair in PAIRS for name in pair)]
+COMMITTED = ["brain_mr", "body_ct", "body_mr", "materials_ct", *(name for pair in PAIRS for name in pair)]
 
 
 @pytest.fixture

@@ -27,6 +27,10 @@ from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
 from ...raising import raises
 
 BUNDLES = Path(__file__).parents[3] / "bundles"
+#: One network for all planes.
+ALL_PLANES = ("brain_mr", "body_ct", "body_mr", "materials_ct")
+#: One network for all planes.
+ALL_PLANES = ("brain_mr", "body_ct", "body_mr", "materials_ct")
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def test_committed_bundles_pass(name: str, capsys: pytest.CaptureFixture[str]) -
     assert run(BUNDLES / name, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["trusted"] is True
-    assert report["plane"] in name or name in ("brain_mr", "body_ct")  # one network for all planes
+    assert report["plane"] in name or name in ALL_PLANES
     assert len(report["weights"]["sha256"]) == 64
     assert {use["package"] for use in report["uses"]} <= {"torch", "monai", "monai_diffrecon", "pathlib"}
     assert report["uses"]
