@@ -180,7 +180,7 @@ def cohort_of(task: Task, parts: Sequence[Path], rival: dict[str, Any], samples:
     """Return the cohort's file."""
 
     def method(label: str, **more: Any) -> dict[str, Any]:
-        overrides = {"simulate": True, **task.measure, **more.pop("overrides", {})}
+        overrides = {**task.measure, **more.pop("overrides", {})}
         bundle = str(ROOT / "bundles" / task.bundle)
         return {"label": label, "bundle": bundle, "task": task.overlay, "overrides": overrides, **more}
 
