@@ -12,10 +12,8 @@ from torch import Tensor
 from monai_diffrecon import slabs
 from monai_diffrecon.protocols.operator import Operator
 
-#: Parts in which a multiple of a volume is added to another.
+#: Parts in which a multiple of a volume is added to another, or volumes are converted to double precision.
 _PARTS = 8
-#: Numbers that are converted to double precision at once.
-_CHUNK = 2**20
 
 
 def inner(u: Tensor, v: Tensor) -> float:
@@ -26,9 +24,8 @@ def inner(u: Tensor, v: Tensor) -> float:
     """
     if u.is_complex():
         u, v = torch.view_as_real(u), torch.view_as_real(v)
-    pairs = zip(u.reshape(-1).split(_CHUNK), v.reshape(-1).split(_CHUNK), strict=True)
-    parts = [torch.dot(a.double(), b.double()) for a, b in pairs]
-    return slabs.total_of_solve(float(torch.stack(parts).sum()))
+    pairs = zip(u.reshape(-1).tensor_split(_PARTS), v.reshape(-1).tensor_split(_PARTS), strict=True)
+    return slabs.total_of_solve(float(torch.stack([torch.dot(a.double(), b.double()) for a, b in pairs]).sum()))
 
 
 def conjugate_gradient(

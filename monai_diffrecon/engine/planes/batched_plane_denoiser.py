@@ -169,8 +169,9 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         slices = slices[:end]
         while start < len(slices):
             done, left = None, len(slices) - start
-            # A slice by itself is computed by other kernels, with other round-off: it joins the batch before.
-            size = left if 1 < self.batch_size == left - 1 else self.batch_size
+            # A slice by itself is computed by other kernels, with other round-off: it joins the batch before, unless
+            # memory was short.
+            size = left if 1 < self.batch_size == self._wanted == left - 1 else self.batch_size
             try:
                 done = self._checked(slices[start : start + size], start, sigma)
             except Exception as error:

@@ -1,8 +1,9 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of any voxel size against those of one size, in whole reconstructions of validation subjects.
+r"""Networks of any voxel size against those of one size, in whole reconstructions of validation subjects.
 
-    python scripts/studies/any_voxel_size.py CT BRAIN_MR FINE.nii.gz --work FOLDER [--tasks ...] [--output FILE.md]
+    python scripts/studies/networks/any_voxel_size.py CT BRAIN_MR FINE.nii.gz --work FOLDER \
+        [--tasks ...] [--output FILE.md]
 
 CT and BRAIN_MR are folders of ``scripts/prepare_training_data.py``; FINE is an MR volume that no network was trained
 on, with pixels that the bundles of one size refuse. A network that replaces those of a bundle denoises all planes. What
@@ -33,7 +34,7 @@ from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.numerics.resampling import apply_along, resampling_matrix
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Spec = dict[str, Any]
 #: modality -> networks: bundles of axial and of coronal slices, or a file of weights and the bundle of that network.
 NETWORKS: dict[str, dict[str, tuple[str, str]]] = {
@@ -50,7 +51,8 @@ NETWORKS: dict[str, dict[str, tuple[str, str]]] = {
 CUBIC: Spec = {"name": "cubic"}
 HEAD = """# Networks of any voxel size
 
-`scripts/studies/any_voxel_size.py`: whole reconstructions of the middle of validation volumes, with the settings of
+`scripts/studies/networks/any_voxel_size.py`:
+whole reconstructions of the middle of validation volumes, with the settings of
 the tasks and no noise. The classical rival is cubic interpolation of thick slices, and otherwise 3D ADMM-TV with
 the settings that `docs/results/validation.md` found for the task on the first subject (MRI: 400 iterations). Its
 PSNR is in dB, of a data range of 1 in network units. For each network: gain over it in dB, mean / worst over the

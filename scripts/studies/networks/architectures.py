@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which network denoises best after the same processor time? Validation error at each noise level.
 
-    python scripts/studies/architectures.py DATALIST.json [--plane axial] [--seconds 600] [--candidates NAME ...]
-        [--work FOLDER] [--output FILE.md]
+    python scripts/studies/networks/architectures.py DATALIST.json [--plane axial] [--seconds 600]
+        [--candidates NAME ...] [--work FOLDER] [--output FILE.md]
 
 Every candidate trains on the same patches, in the same order, with the same noise, loss, optimizer and shape of the
 schedule, on one thread; time is processor time of the process, so that other work on the machine does not decide. The
@@ -131,7 +131,8 @@ def main() -> None:
         f"# Network architectures after {args.seconds:g} s of training on one CPU core",
         "",
         f"{args.plane} patches of {args.patch} x {args.patch}, batches of {args.batch}, bfloat16 training, "
-        f"`scripts/studies/architectures.py`. PSNR (dB, data range 1) of 24 denoised validation patches at each noise "
+        "`scripts/studies/networks/architectures.py`. "
+        f"PSNR (dB, data range 1) of 24 denoised validation patches at each noise "
         "level; inference is for a slice of 192 x 192, float32.",
         "",
         "| network | parameters | patches seen | ms per slice | " + " | ".join(f"sigma {s:g}" for s in SIGMAS) + " |",

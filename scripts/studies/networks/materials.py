@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Few views of materials, and what the prior of something else does: bone and a composite, and a chest.
 
-    python scripts/studies/materials.py MATERIALS CT --work FOLDER [--cases bone weave chest] [--output FILE.md]
+    python scripts/studies/networks/materials.py MATERIALS CT --work FOLDER [--cases ...] [--output FILE.md]
 
 MATERIALS and CT are folders of ``scripts/prepare_training_data.py``. 3D ADMM-TV is tuned on the region or subject that
 the network was trained on, and so is nothing that is measured on. What was computed is not computed again; pictures are
@@ -35,7 +35,7 @@ from monai_diffrecon.io.measurement.metatensor import geometry_of, to_tensor
 from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.protocols import PLANE_AXIS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Spec = dict[str, Any]
 SIZE, TUNED_ON = (96, 96, 32), (96, 96, 8)
 #: Views, and standard deviation of the noise relative to the root mean square of the measurement.
@@ -45,7 +45,8 @@ LEAST = -10.0  # exponent of the root of 10: weights below are none
 TUNED = "3D ADMM-TV, tuned"
 HEAD = """# Beyond medicine: priors of materials, and wrong ones
 
-`scripts/studies/materials.py`: parallel beams over 180 degrees, 96 x 96 x 32 voxels in the middle of regions (bone,
+`scripts/studies/networks/materials.py`:
+parallel beams over 180 degrees, 96 x 96 x 32 voxels in the middle of regions (bone,
 composite) or of a subject (chest) that no network was trained on. Noise is relative to the root mean square of the
 measurement. Voxels of materials count as 1 mm. 3D ADMM-TV has the weight, constraint and number of iterations that are
 best on 96 x 96 x 8 voxels of the training region (chest: of a training subject). Both networks have the last noise

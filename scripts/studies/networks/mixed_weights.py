@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Weights between those a training in the loop started from and those it came to, judged by whole reconstructions.
 
-    python scripts/studies/mixed_weights.py --kind ct --datalist OUT/datalist.json --trained RUN/model.pt \
+    python scripts/studies/networks/mixed_weights.py --kind ct --datalist OUT/datalist.json --trained RUN/model.pt \
         [--fractions 0 0.25 0.5 1 1.5] [--output FILE.jsonl]
 
 A fraction of 0 is the start (``scripts/training/body_ct.pt`` or ``brain_mr.pt``), 1 the trained weights, and more than
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 #: Kind -> configurations of the training, bundle whose tasks are reconstructed, weights of the start.
 KINDS = {
     "ct": (

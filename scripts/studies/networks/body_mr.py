@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MR of prostate, breast and limb by ``body_mr`` and by ``brain_mr``, which never saw a body.
 
-    python scripts/studies/body_mr.py BODY_MR --work FOLDER [--output FILE.md]
+    python scripts/studies/networks/body_mr.py BODY_MR --work FOLDER [--output FILE.md]
 
 BODY_MR is a folder of ``scripts/prepare_training_data.py``. What was computed is not computed again.
 """
@@ -20,7 +20,8 @@ from monai_diffrecon.io.atomic import atomic_write
 
 HEAD = """# MR of the body (experimental)
 
-`scripts/studies/body_mr.py`: the middle of a subject (limb) and of regions (prostate, breast) that `body_mr` was not
+`scripts/studies/networks/body_mr.py`:
+the middle of a subject (limb) and of regions (prostate, breast) that `body_mr` was not
 trained on; other regions of the same prostate and breast are in its training data. The settings of the tasks, no noise.
 The classical rival is cubic interpolation of thick slices, and otherwise 3D ADMM-TV with the settings that
 `docs/results/validation.md` found for the brain. PSNR (dB) is for a data range of 1, the 99.5th percentile; SSIM is
