@@ -25,10 +25,10 @@ from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.io.atomic import write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from validate_bundles import MOST_CALLS, ROOT, TASKS, Task, write_part
+from validate_bundles import ROOT, TASKS, Task, write_part
 
 LEAST_GAIN = 0.02
-#: Key -> values beside that of the task; None leaves a key out.
+#: Key -> values beside that of the task.
 THICK = {
     "sampler#steps": [20, 30, 40],
     "sampler#sigma_start": [0.15, 0.2, 0.5],
@@ -121,7 +121,7 @@ def main() -> None:
         pairs = list(zip(trial.psnr(best), trial.psnr({}), strict=True))
         gains = [after - before for after, before in pairs]
         print(f"{name}: {json.dumps(best)}: {fmean(gains):+.3f} dB, worst {min(gains):+.3f}", flush=True)
-        write_json(args.work / name / "best.json", {"settings": best, "gains": gains, "most_calls": MOST_CALLS})
+        write_json(args.work / name / "best.json", {"settings": best, "gains": gains})
 
 
 if __name__ == "__main__":
