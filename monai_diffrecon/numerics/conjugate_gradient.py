@@ -14,6 +14,8 @@ from monai_diffrecon.protocols.operator import Operator
 
 #: Parts in which a multiple of a volume is added to another, or volumes are converted to double precision.
 _PARTS = 8
+#: Numbers that are converted at once, few enough for the processor's cache.
+_CACHED = 2**16
 
 
 def inner(u: Tensor, v: Tensor) -> float:
@@ -24,8 +26,13 @@ def inner(u: Tensor, v: Tensor) -> float:
     """
     if u.is_complex():
         u, v = torch.view_as_real(u), torch.view_as_real(v)
-    pairs = zip(u.reshape(-1).tensor_split(_PARTS), v.reshape(-1).tensor_split(_PARTS), strict=True)
-    return slabs.total_of_solve(float(torch.stack([torch.dot(a.double(), b.double()) for a, b in pairs]).sum()))
+    u, v = u.reshape(-1), v.reshape(-1)
+    size = max(min(_CACHED, len(u) // _PARTS), 1)
+    sums = []
+    for a, b in zip(u.split(size), v.split(size), strict=True):
+        double = a.double()
+        sums.append(torch.dot(double, double if u.data_ptr() == v.data_ptr() else b.double()))
+    return slabs.total_of_solve(float(torch.stack(sums).sum()))
 
 
 def conjugate_gradient(
