@@ -39,13 +39,13 @@ THICK = {
     "perpendicular#K": [3, 10, "average"],
 }
 INTEGRALS = {
+    "perpendicular#primary": [["axial", "coronal", "sagittal"], "coronal", "sagittal"],
     "sampler#steps": [20, 40],
     "sampler#sigma_start": [0.07, 0.1, 0.15, 0.2, 0.3],
     "sampler#sigma_end": [0.003, 0.005, 0.02],
     "sampler#momentum": [0.5, 0.65, 0.9],
     "consistency#iterations": [3, 10, 20],
     "perpendicular#K": [3, 1.5],
-    "perpendicular#primary": ["coronal", "sagittal", "auto"],
 }
 
 
