@@ -22,8 +22,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Spacing
 
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
@@ -54,6 +57,7 @@ class Task:
         window: intensities are clamped to it, and it is the data range.
         measure: overrides of the overlay that say what is measured.
         first: first voxel of the part, instead of around the centre.
+        spacing: voxel size in mm that the volume is resampled to, along each axis; None keeps its own.
     """
 
     title: str
@@ -67,6 +71,7 @@ class Task:
     window: tuple[float, float] | None = None
     measure: dict[str, Any] = field(default_factory=dict)
     first: tuple[int, int, int] | None = None
+    spacing: float | None = None
 
 
 T1 = ("mr/ljubx19_T1", "mr/fnndsc_eun_T1", "mr/fsformats_T1_brain")
@@ -101,17 +106,35 @@ TASKS = {
         0.1,
         WINDOW,
         {"operator#views": 32},
+        spacing=1.5,
     ),
     "ct_8": Task(
-        "CT, 8 views", "sparse_view_ct", "body_ct", BODY, CHEST, (TUNED, 3.2), FBP, 0.1, WINDOW, {"operator#views": 8}
+        "CT, 8 views",
+        "sparse_view_ct",
+        "body_ct",
+        BODY,
+        CHEST,
+        (TUNED, 3.2),
+        FBP,
+        0.1,
+        WINDOW,
+        {"operator#views": 8},
+        spacing=1.5,
     ),
-    "ct_90": Task("CT, 90 degrees", "limited_angle_ct", "body_ct", BODY, CHEST, (TUNED, 4.2), FBP, 0.1, WINDOW),
+    "ct_90": Task(
+        "CT, 90 degrees", "limited_angle_ct", "body_ct", BODY, CHEST, (TUNED, 4.2), FBP, 0.1, WINDOW, spacing=1.5
+    ),
 }
 
 
 def write_part(task: Task, volume: str, data: Path, path: Path) -> None:
     """Write the part of a subject that is measured."""
     voxels, geometry = read_volume(data / f"{volume}.nii.gz")
+    affine = affine_of(geometry)
+    if task.spacing is not None:
+        resample = Spacing(pixdim=(task.spacing,) * 3, mode=3)
+        resampled = resample(MetaTensor(voxels, affine=torch.as_tensor(affine)))
+        voxels, affine = resampled.as_subclass(torch.Tensor), np.asarray(resampled.affine)
     if task.window is not None:
         voxels = voxels.clamp(*task.window)
     low, high = float(voxels.min()), float(voxels.max())
@@ -119,7 +142,7 @@ def write_part(task: Task, volume: str, data: Path, path: Path) -> None:
     for axis, (c, size, most) in enumerate(zip(centre.tolist(), voxels.shape[1:], task.size, strict=True)):
         start = min(max(round(c) - most // 2, 0), max(size - most, 0)) if task.first is None else task.first[axis]
         voxels = voxels.narrow(1 + axis, start, min(size, most))
-    write_volume(path, voxels.contiguous(), geometry_of(voxels.shape[1:], affine_of(geometry)))
+    write_volume(path, voxels.contiguous(), geometry_of(voxels.shape[1:], affine))
 
 
 def tv(task: Task, weight: float, iterations: int, nonnegative: bool) -> dict[str, Any]:
@@ -234,7 +257,8 @@ def table(task: Task, rows: Rows, rival: dict[str, Any]) -> list[str]:
     lines = [
         f"### {task.title}",
         "",
-        f"`{task.bundle}`, `{task.overlay}`, at most {size} voxels of {', '.join(Path(v).name for v in task.volumes)}. "
+        f"`{task.bundle}`, `{task.overlay}`, at most {size} voxels of {', '.join(Path(v).name for v in task.volumes)}"
+        f"{'' if task.spacing is None else f', resampled to {task.spacing:g} mm'}. "
         f"ADMM-TV: weight {weight:.2g}, {rival['iterations']} iterations"
         f"{', no negative values' if rival['nonnegative'] else ''}.",
         "",
