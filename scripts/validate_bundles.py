@@ -39,6 +39,8 @@ from monai_diffrecon.tracking.export_run import TrackedRun
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT, ALONE, TUNED = "Three planes (default)", "One plane alone", "3D ADMM-TV, tuned"
 MOST_CALLS, SAMPLE_CALLS = 40, 16
+#: Iterations of the rival; more as long as they help.
+ITERATIONS = (30, 60, 150, 400, 1000)
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,14 @@ def tuned_tv(task: Task, parts: Sequence[Path], kept: Path) -> dict[str, Any]:
             if max(nearby, key=nearby.__getitem__) == best:
                 break
             best = max(nearby, key=nearby.__getitem__)
-    options = [(n, c) for c in (True, False) for n in (30, 60, 150, 400)]
-    weight = 10 ** (best / 2)
+    weight, options = 10 ** (best / 2), []
+    for constrained in (True, False):
+        numbers = [30]
+        while len(numbers) < len(ITERATIONS) and psnr(weight, numbers[-1], constrained) >= max(
+            psnr(weight, n, constrained) for n in numbers
+        ):
+            numbers.append(ITERATIONS[len(numbers)])
+        options += [(n, constrained) for n in numbers]
     iterations, constrained = max(options, key=lambda o: psnr(weight, *o))
     return tv(task, weight, iterations, constrained)
 
