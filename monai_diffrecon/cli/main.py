@@ -15,11 +15,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon._version import __version__
+from monai_diffrecon.cli.bundles import bundles, tasks
 from monai_diffrecon.cli.calibrate import calibrate
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
 from monai_diffrecon.cli.methods import methods
 from monai_diffrecon.cli.reader_study import reader_study
+from monai_diffrecon.cli.reconstruct import reconstruct
 from monai_diffrecon.cli.records import rerun, verify
 from monai_diffrecon.cli.run import run as run_bundle
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
@@ -256,8 +258,11 @@ def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, An
 
 #: Name of the subcommand -> function that adds its arguments and returns what runs it; its docstring is the help.
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
+    "reconstruct": reconstruct,
     "plugins": plugins,
     "methods": methods,
+    "bundles": bundles,
+    "tasks": tasks,
     "run": run_bundle,
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
