@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon._version import __version__
@@ -282,6 +283,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="diffrecon", description="Reconstruct 3D CT and MR volumes with pre-trained 2D diffusion models."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=("bash", "zsh", "tcsh"), action=_Completion, help="print completions for a shell"
+    )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         text = (command.__doc__ or "").strip().splitlines()[0]
@@ -299,7 +303,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments; those of the process unless given.
     """
-    arguments = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        close = get_close_matches(words[0], COMMANDS, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else "`diffrecon --help` lists them"
+        sys.stderr.write(f"error: {ConfigError('no such command', where='diffrecon', got=repr(words[0]), mend=mend)}\n")
+        return ConfigError.exit_code
+    arguments = build_parser().parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -308,6 +318,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DiffReconError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+
+
+class _Completion(argparse.Action):
+    """Prints the completions of the whole parser, which the library shtab writes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--print-completion needs the library shtab: pip install shtab")
+        parser.exit(message=f"{shtab.complete(parser, values)}\n")
 
 
 def _check_launcher(command: str) -> None:

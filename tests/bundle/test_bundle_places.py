@@ -34,6 +34,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv(VARIABLE, raising=False)
+    # The bundles of the repository may be installed as a package, or not.
+    folders = registry.folders
+    others = lambda kind: tuple(f for f in folders(kind) if f[0] != "diffrecon-bundles")  # noqa: E731
+    monkeypatch.setattr(registry, "folders", others)
     monkeypatch.setattr("monai_diffrecon.bundle.places.user_cache_path", lambda name: tmp_path / "cache" / name)
     return tmp_path
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from monai_diffrecon import registry
 from monai_diffrecon.bundle.places import VARIABLE, cache_folder
 from monai_diffrecon.bundle.transfer import download_bundle, export_bundle
 from monai_diffrecon.cli import main as cli
@@ -25,6 +26,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_bundle: Callable
     """A working directory with one bundle, and a cache of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(VARIABLE, raising=False)
+    # The bundles of the repository may be installed as a package, or not.
+    folders = registry.folders
+    others = lambda kind: tuple(f for f in folders(kind) if f[0] != "diffrecon-bundles")  # noqa: E731
+    monkeypatch.setattr(registry, "folders", others)
     monkeypatch.setattr("monai_diffrecon.bundle.places.user_cache_path", lambda name: tmp_path / "cache" / name)
     make_bundle(tmp_path / "bundles/mine")
     return tmp_path
@@ -117,3 +122,15 @@ def test_names_that_lead_elsewhere(place: Path, name: str, error: type[Exception
 def test_nothing_there(place: Path) -> None:
     with raises(InputError, where="bundle theirs"):
         download_bundle("theirs", (place / "no.zip").as_uri())
+
+
+def test_a_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reconstrct", "x.nii"]) == 2
+    assert "'reconstruct'" in capsys.readouterr().err
+
+
+def test_completions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--print-completion", "bash"])
+    assert caught.value.code == 0
+    assert "reconstruct" in capsys.readouterr().out

@@ -81,7 +81,7 @@ def test_a_network_of_another_modality_is_refused_for_raw_data() -> None:
 
 def test_a_bundle_without_such_a_task_is_refused() -> None:
     with raises(InputError, where="--task"):
-        choose(raw("cone_beam_ct"), "head_mr_t1_2mm_axial", find=shipped)
+        choose(raw("unconditional"), "brain_mr", find=shipped)
 
 
 def test_modality_by_its_witnesses() -> None:
