@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Finding a bundle by its name, or by its family's: ``brain_mr_t1`` for ``brain_mr_t1_axial`` and its siblings."""
+"""Finding a bundle by its name, or by its family's: ``knee`` for ``knee_axial`` and its siblings."""
 
 from __future__ import annotations
 
