@@ -328,7 +328,8 @@ class _Completion(argparse.Action):
             import shtab
         except ImportError:
             parser.error("--print-completion needs the library shtab: pip install shtab")
-        parser.exit(message=f"{shtab.complete(parser, values)}\n")
+        sys.stdout.write(f"{shtab.complete(parser, values)}\n")
+        parser.exit()
 
 
 def _check_launcher(command: str) -> None:

@@ -144,7 +144,8 @@ def foresee(words: list[str]) -> None:
             foresee(words[words.index("--wrap") + 1].split())
     elif words[:2] == ["pip", "install"]:
         for word in words[2:]:
-            assert word.startswith("-") or Path(word.partition("[")[0]).exists() or word == ".", words
+            name = word.partition("[")[0]
+            assert word.startswith("-") or Path(name).exists() or name == "monai-diffrecon", words
     elif words[0] == "python":
         text = Path(words[1]).read_text(encoding="utf-8")
         assert all(word.partition("=")[0] in text for word in words[2:] if word.startswith("--")), words
