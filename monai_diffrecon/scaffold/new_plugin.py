@@ -66,14 +66,11 @@ def new_plugin(kind: str, name: str, output: str | Path = ".", *, author: str | 
     if os.path.lexists(parent / distribution):
         raise InputError("is there already", where=distribution, mend="choose another NAME or --output")
     texts = {
-        target: (TEMPLATES / source).read_text(encoding="utf-8")
-        for target, source in {
-            "setup.cfg": f"{_COMMON}/setup.cfg.template",
-            "pyproject.toml": f"{_COMMON}/pyproject.toml.template",
-            "README.md": f"{_COMMON}/README.md.template",
-            f"{module}.py": f"{kind}/plugin.py.template",
-            f"tests/test_{name}.py": f"{kind}/test_plugin.py.template",
-        }.items()
+        "setup.cfg": _template(_COMMON, "setup.cfg"),
+        "pyproject.toml": _template(_COMMON, "pyproject.toml"),
+        "README.md": _template(_COMMON, "README.md"),
+        f"{module}.py": _template(kind, "plugin.py"),
+        f"tests/test_{name}.py": _template(kind, "test_plugin.py"),
     }
     major, minor = map(int, __version__.split(".")[:2])
     fields = {
@@ -84,10 +81,14 @@ def new_plugin(kind: str, name: str, output: str | Path = ".", *, author: str | 
         "cls": _class_name(name, kind, " ".join(texts.values())),
         "author": author,
         "requires": f">={major}.{minor},<{major}.{minor + 1}",
-        "usage": Template((TEMPLATES / kind / "usage.md.template").read_text(encoding="utf-8")).substitute(name=name),
+        "usage": Template(_template(kind, "usage.md").rstrip()).substitute(name=name),
     }
     _write(parent / distribution, {target: Template(text).substitute(fields) for target, text in texts.items()})
     return parent / distribution
+
+
+def _template(folder: str, file: str) -> str:
+    return (TEMPLATES / folder / f"{file}.template").read_text(encoding="utf-8")
 
 
 def _checked_kind(word: str) -> str:
@@ -129,7 +130,9 @@ def _check_name(kind: str, name: str, distribution: str, module: str) -> None:
         taken = f"the package {distribution}"
     else:
         return
-    raise ConfigError("the name is taken", where="NAME", expected="a new name", got=f"{name!r}, {taken}")
+    raise ConfigError(
+        "the name is taken", where="NAME", expected="a new name", got=f"{name!r}, {taken}", mend="choose another"
+    )
 
 
 def _class_name(name: str, kind: str, text: str) -> str:

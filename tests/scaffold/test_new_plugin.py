@@ -20,6 +20,7 @@ from monai_diffrecon.cli import main as cli
 from monai_diffrecon.scaffold.new_plugin import TEMPLATES, kinds, new_plugin
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/your_first_plugin.md").read_text(encoding="utf-8")
 KINDS = sorted({*kinds().values()})
 #: Registers packages without installing them: an egg-info in each folder that is given.
 REGISTER = """
@@ -92,7 +93,10 @@ def test_a_package_is_short_and_complete(packages: Path, kind: str) -> None:
     wanted = {"README.md", "setup.cfg", "pyproject.toml", f"diffrecon_{name}.py", f"tests/test_{name}.py"}
     assert {*files} - {path for path in files if "__pycache__" in path} == wanted
     texts = {path: files[path].read_text(encoding="utf-8") for path in wanted}
-    assert sum(len(text.splitlines()) for text in texts.values()) < 100
+    lines = sum(len(text.splitlines()) for text in texts.values())
+    assert lines < 100
+    assert f"| {kind} | {lines} | " in PAGE
+    assert f"| `{kind.removesuffix('s')}` | " in PAGE
     assert not [path for path, text in texts.items() if "$" in text or not text.endswith("\n")]
     setup = ConfigParser()
     setup.read_string(texts["setup.cfg"])

@@ -22,7 +22,14 @@ from ..raising import raises
 
 @pytest.mark.parametrize(
     ("kind", "near"),
-    [("operatr", "operator"), ("Sampler", "sampler"), ("regulariser", "regularizer"), ("xyz", None), ("", None)],
+    [
+        ("operatr", "operator"),
+        ("Sampler", "sampler"),
+        ("regulariser", "regularizer"),
+        ("importer", None),  # a kind without a template
+        ("xyz", None),
+        ("", None),
+    ],
 )
 def test_an_unknown_kind(tmp_path: Path, kind: str, near: str | None) -> None:
     with raises(ConfigError, where="KIND", expected=..., got=None) as caught:
