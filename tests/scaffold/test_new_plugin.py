@@ -55,7 +55,7 @@ def run(*words: str, folders: Iterable[Path] = (), cwd: Path = ROOT) -> subproce
     path = os.pathsep.join([*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, timeout=110, cwd=cwd, env=environment
+        [sys.executable, *words], capture_output=True, text=True, check=False, timeout=280, cwd=cwd, env=environment
     )
 
 
@@ -127,6 +127,7 @@ def test_the_registry_knows_them(packages: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_their_tests_pass_and_find_errors(packages: Path, tmp_path: Path) -> None:
     """In one process: of the packages as they are, and of others with an error each."""
     for kind, (right, wrong) in ERRORS.items():
@@ -147,6 +148,7 @@ def test_their_tests_pass_and_find_errors(packages: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_run_uses_them_by_name(packages: Path, tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
     """As their pages say; the bundle names the denoiser. Executors and regularizers have no place in such a run."""
     name = {kind: name_of(kind) for kind in KINDS}
