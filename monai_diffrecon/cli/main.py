@@ -19,6 +19,7 @@ from monai_diffrecon.cli.calibrate import calibrate
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
 from monai_diffrecon.cli.methods import methods
+from monai_diffrecon.cli.new_plugin import new_plugin
 from monai_diffrecon.cli.reader_study import reader_study
 from monai_diffrecon.cli.records import rerun, verify
 from monai_diffrecon.cli.run import run as run_bundle
@@ -258,6 +259,7 @@ def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, An
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "plugins": plugins,
     "methods": methods,
+    "new-plugin": new_plugin,
     "run": run_bundle,
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
