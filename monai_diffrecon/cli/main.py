@@ -21,6 +21,7 @@ from monai_diffrecon.cli.calibrate import calibrate
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
 from monai_diffrecon.cli.methods import methods
+from monai_diffrecon.cli.new_plugin import new_plugin
 from monai_diffrecon.cli.reader_study import reader_study
 from monai_diffrecon.cli.reconstruct import reconstruct
 from monai_diffrecon.cli.records import rerun, verify
@@ -264,6 +265,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "methods": methods,
     "bundles": bundles,
     "tasks": tasks,
+    "new-plugin": new_plugin,
     "run": run_bundle,
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
