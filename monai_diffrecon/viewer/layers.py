@@ -133,10 +133,13 @@ def gather(
     for title, (kind, path) in (scans or {}).items():
         found = [layer for layer in found if layer.title != title]
         found.append(Layer(title, kind, on_grid(*_image(Path(path)), geometry, Path(path).name, kind)))
-    if unit is None:
-        unit = "HU" if looks_like_hounsfield(volume) else "arbitrary"
     found.sort(key=lambda layer: get_args(Kind).index(layer.kind))
-    return CaseLayers(name or "reconstruction", tuple(found), geometry, unit)
+    return CaseLayers(name or "reconstruction", tuple(found), geometry, unit or unit_of(volume))
+
+
+def unit_of(volume: Tensor) -> str:
+    """Return ``HU`` for a volume with the values of CT, else ``arbitrary``."""
+    return "HU" if looks_like_hounsfield(volume) else "arbitrary"
 
 
 def on_grid(volume: Tensor, geometry: VolumeGeometry, target: VolumeGeometry, where: str, kind: Kind) -> Tensor:
