@@ -86,8 +86,7 @@ def loaded(file: Path) -> tuple[np.ndarray, np.ndarray]:
 def compare(page: Page, recon: Path) -> None:
     """Compare values and position under the crosshair with the files."""
     voxel, mm, values = state(page)
-    description = page.evaluate("page")
-    steps = {layer["title"]: layer.get("step", 0.0) for layer in description["layers"]}
+    steps = dict(page.evaluate("layers.map((layer) => [layer.title, layer.step || 0])"))
     for end, title in TITLES.items():
         file = recon.with_name(recon.name.replace("_recon", f"_{end}"))
         if not file.is_file():

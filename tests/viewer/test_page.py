@@ -51,6 +51,9 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         self._id = dict(attrs).get("id") or tag
 
+    def handle_endtag(self, tag: str) -> None:
+        self._id = ""
+
     def handle_data(self, data: str) -> None:
         self.texts[self._id] = self.texts.get(self._id, "") + data
 

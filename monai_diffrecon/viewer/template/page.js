@@ -148,14 +148,13 @@ function world() {
 }
 function readout() {
   const mm = world().map((x) => number(x, 0.1)), i = at[0] + shape[0] * (at[1] + shape[1] * at[2]);
-  const unit = page.unit ? ` ${page.unit}` : "";
   const entries = [["Voxel, from 0", at.join(", ")]];
   if (page.ends) entries.unshift(["Right", `${mm[0]} mm`], ["Anterior", `${mm[1]} mm`], ["Superior", `${mm[2]} mm`]);
   else entries.unshift(["Orientation", "unknown"], ["Position", `${mm.join(", ")} mm`]);
   $("place").replaceChildren(...entries.flatMap(([name, text]) => [make("dt", name), make("dd", text)]));
   const rows = layers.map((layer) => {
     const half = halfStep(layer), known = ready(layer), value = known ? valueOf(layer, i) : NaN;
-    const row = make("tr"), cell = make("td", known ? number(value, half) + (layer.kind === "phase" ? " rad" : unit) : "\u2026");
+    const row = make("tr"), cell = make("td", known ? number(value, half) + (layer.kind === "phase" ? " rad" : "") : "\u2026");
     cell.dataset.value = value;
     row.append(make("th", layer.title), cell, make("td", half ? `\u00b1${half.toPrecision(1)}` : "exact"));
     row.firstChild.scope = "row";
@@ -321,6 +320,7 @@ function build() {
     $("planes").append(element);
   }
   $("side-label").hidden = page.ends === null;
+  $("unit").textContent = page.unit ? `Value (${page.unit})` : "Value";
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("controls").addEventListener("input", (event) => {
     const group = groupOf(layers[$("first").value]);
