@@ -26,6 +26,7 @@ from monai_diffrecon.cli.reader_study import reader_study
 from monai_diffrecon.cli.reconstruct import reconstruct
 from monai_diffrecon.cli.records import rerun, verify
 from monai_diffrecon.cli.run import run as run_bundle
+from monai_diffrecon.cli.view import view
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 
 if TYPE_CHECKING:
@@ -275,6 +276,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "check": check,
     "verify": verify,
     "rerun": rerun,
+    "view": view,
     "reader-study": reader_study,
 }
 
