@@ -127,6 +127,7 @@ def test_a_scan_without_another_word(
     record = verify_record(folder / "a_recon.provenance.json")
     assert record["config"]["sampler"]["steps"] == 2
     assert nib.load(folder / "a_recon.nii.gz").shape == (16, 14, 12)
+    assert f"look at it: {Path('reconstruction/a_view.html')}" in done.stdout
     (same,) = [line for line in done.stdout.splitlines() if line.startswith("the same as: ")]
     command = shlex.split(same.removeprefix("the same as: "))
     assert command[:4] == ["python", "-m", "monai.bundle", "run"]
