@@ -71,11 +71,12 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         sys.stdout.flush()
         if arguments.dry_run:
             return 0
+        started, output = time.time(), Path(arguments.output)
         code = run_words(words)
-        output = Path(arguments.output)
-        sys.stdout.write(
-            f"the run, its metrics and pictures: mlflow ui --backend-store-uri sqlite:///{output / 'mlflow.db'}\n"
-        )
+        pages = [page for page in sorted(output.glob("*_view.html")) if page.stat().st_mtime >= started - 1]
+        sys.stdout.write("".join(f"look at it: {page}\n" for page in pages))
+        store = quoted(f"sqlite:///{output / 'mlflow.db'}")
+        sys.stdout.write(f"options, metrics and pictures: mlflow ui --backend-store-uri {store}\n")
         return code
 
     return run
