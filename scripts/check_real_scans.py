@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def run(scan: Path, output: Path, *options: str) -> tuple[int, str]:
     """Run the default command of the brain bundle; return the exit code and what it wrote on stderr."""
-    bundle = ROOT / "bundles" / "brain_mr_t1_axial"
+    bundle = ROOT / "bundles" / "brain_mr"
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run"]
     command += ["--config_file", str(bundle / "configs/inference.json"), "--bundle_root", str(bundle)]
     command += ["--image", str(scan), "--output_dir", str(output), "--case_name", "real", *options]

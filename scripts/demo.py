@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""From a simulated 5 mm scan of Colin27 back to 1 mm, by both planes, against cubic interpolation.
+"""From a simulated 5 mm scan of Colin27 back to 1 mm, by all planes, against cubic interpolation.
 
     python scripts/demo.py [--all]
 
@@ -32,11 +32,14 @@ DEPTH = 100
 THICK = {"name": "slice_thickness", "thickness": 5.0}
 Z_TV = {"name": "admm", "regularizers": [{"name": "z_tv", "threshold": 0.002}]}
 DDS = {"name": "ddim", "steps": 20, "sigma_start": "max", "sigma_end": 0.01}
+AXIAL = {"name": "slices"}
+#: The other plane would be at the last of every 100 steps.
+CORONAL = {"name": "perpendicular", "K": 100, "primary": "coronal", "share": {"coronal": "axial"}}
 
 
-def bundle(plane: str, **overrides: Any) -> ConfigParser:
-    """Return the parsed inference configuration of a bundle."""
-    root = ROOT / "bundles" / f"brain_mr_t1_{plane}"
+def bundle(**overrides: Any) -> ConfigParser:
+    """Return the parsed inference configuration of the bundle."""
+    root = ROOT / "bundles" / "brain_mr"
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "inference.json"))
     parser.update({"bundle_root": str(root), **overrides})
@@ -56,19 +59,18 @@ def simulate(source: Path, output: Path, *, whole: bool) -> tuple[Path, Path]:
     return scan_path, truth_path
 
 
-def rows(everything: bool) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return (label, primary plane, overrides) of the rows of the table but the default composition."""
-    alone = {"auxiliary_bundle": "none"}
-    cubic = ("cubic interpolation", "axial", {"sampler": {"name": "cubic"}})
+def rows(everything: bool) -> dict[str, dict[str, Any]]:
+    """Return the overrides of the rows of the table but the default composition."""
+    cubic = {"cubic interpolation": {"sampler": {"name": "cubic"}}}
     if not everything:
-        return [cubic]
-    return [
-        cubic,
-        *((f"{plane} alone", plane, alone) for plane in ("axial", "coronal")),
-        ("axial + z-TV", "axial", {**alone, "consistency": Z_TV}),
-        ("perpendicular + z-TV", "axial", {"consistency": Z_TV}),
-        ("DDS from noise, perpendicular + z-TV", "axial", {"consistency": Z_TV, "sampler": DDS}),
-    ]
+        return cubic
+    return cubic | {
+        "axial alone": {"prior": AXIAL},
+        "coronal alone": {"prior": CORONAL},
+        "axial + z-TV": {"prior": AXIAL, "consistency": Z_TV},
+        "perpendicular + z-TV": {"consistency": Z_TV},
+        "DDS from noise, perpendicular + z-TV": {"consistency": Z_TV, "sampler": DDS},
+    }
 
 
 def line(label: str, metrics: dict[str, float], calls: int, seconds: float) -> str:
@@ -93,7 +95,6 @@ def main() -> None:
     label = "perpendicular (default)"
     print(f"{label}: {scan.name} to 1 mm", flush=True)
     config = bundle(
-        "axial",
         image=str(scan),
         reference=str(truth_path),
         case_name="colin27",
@@ -111,9 +112,9 @@ def main() -> None:
     reconstruction, _ = read_volume(Path(evaluator.results[0]["output"]))
     measurement = config.get_parsed_content("dataset")[0]["image"]
     cubic = torch.zeros(0)
-    for name, plane, overrides in rows(args.all):
+    for name, overrides in rows(args.all).items():
         print(name, flush=True)
-        other = bundle(plane, **overrides)
+        other = bundle(**overrides)
         done = other.get_parsed_content("inferer").reconstruct(measurement, case="colin27")
         metrics = volume_metrics(done.volume, truth)
         table.append(line(name, metrics, done.report.denoiser_calls, done.report.seconds))

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put trained weights into a bundle: float16 weights, their hash and the training record in the metadata, pictures.
 
-    python scripts/export_bundle.py bundles/brain_mr_t1_axial TRAINING_FOLDER
-    python scripts/export_bundle.py bundles/brain_mr_t1_axial --to EXPORTED_FOLDER
+    python scripts/export_bundle.py bundles/brain_mr TRAINING_FOLDER
+    python scripts/export_bundle.py bundles/brain_mr --to EXPORTED_FOLDER
 
 TRAINING_FOLDER is the ``output_dir`` of ``configs/train.json``: ``model.pt``, ``history.jsonl``, ``samples.png``.
 EXPORTED_FOLDER is a new folder for a copy that leaves the repository; the presets of methods are copied into it.

@@ -63,6 +63,7 @@ def make_bundle() -> Callable[..., Path]:
         torch.save({k: v.to(torch.float16) for k, v in weights.items()}, root / "models/model.pt")
         metadata = json.loads((root / "configs/metadata.json").read_text())
         metadata["version"] = "0.1.0"
+        del metadata["diffrecon"]["successor"]
         metadata["diffrecon"] |= {"plane": plane, "window": None, **block}
         if block.get("intensity", {}).get("map") == "window":
             metadata["network_data_format"]["inputs"]["image"]["modality"] = "CT"

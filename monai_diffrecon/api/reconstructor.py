@@ -141,8 +141,8 @@ def load(
     """Load the networks of a bundle with the settings of a task and a method.
 
     Args:
-        bundle: path of a bundle, its name, or the name of its family: ``brain_mr_t1`` loads ``brain_mr_t1_axial`` and
-            the planes beside it. Names are searched in ``bundles``, in the folders of ``DIFFRECON_BUNDLES`` and in
+        bundle: path of a bundle, its name, or the name of its family: ``knee`` loads ``knee_axial`` and the
+            planes beside it. Names are searched in ``bundles``, in the folders of ``DIFFRECON_BUNDLES`` and in
             installed packages.
         task: a task of the bundle, such as ``accelerated_mri``; None for the bundle's own settings.
         method: a preset (``diffrecon methods`` lists them), such as ``dds``.

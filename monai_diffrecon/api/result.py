@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from monai_diffrecon.api.files import write_volume
+from monai_diffrecon.api.files import as_tensor, write_volume
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.errors.options import path_option
 from monai_diffrecon.io.measurement.metatensor import affine_of
+from monai_diffrecon.viewer.layers import KNOWN, CaseLayers, Layer, unit_of
+from monai_diffrecon.viewer.notebook import show
 
 
 @dataclass
@@ -61,3 +64,25 @@ class ReconstructionResult(Reconstruction):
                 mend="write_volume(path, result.volume.abs(), result.geometry), and the angle() beside it",
             )
         write_volume(target, self.volume, self.geometry)
+
+    def view(self, reference: Any = None) -> Any:
+        """Return what a notebook shows: the volume, its spread and, with a reference, the error, in three planes.
+
+        A widget if ipyniivue is installed (``pip install 'monai-diffrecon[viewer]'``), else a page in a frame, which
+        its ``save(path)`` writes to a file. Of complex volumes, the magnitude.
+
+        Args:
+            reference: the truth, array or tensor (X, Y, Z) or (1, X, Y, Z), on the grid of the volume.
+
+        Raises:
+            InputError: a reference of another shape.
+        """
+        volumes = {"recon": self.volume, "truth": None if reference is None else as_tensor(reference, "reference")}
+        volumes["std"] = None if self.spread is None else self.spread.std
+        shown = {end: volume.as_subclass(Tensor) for end, volume in volumes.items() if volume is not None}
+        layers = tuple(
+            Layer(*KNOWN[end], (x.abs() if x.is_complex() else x).float().reshape(-1, *x.shape[-3:]))
+            for end, x in shown.items()
+        )
+        unit = self.report.unit if self.report.unit != "arbitrary" else unit_of(layers[0].volume)
+        return show(CaseLayers("reconstruction", layers, self.geometry, unit))

@@ -40,6 +40,10 @@ def _names(value: object, where: str) -> list[str]:
     return names
 
 
+def _successor(value: object, where: str) -> str | None:
+    return None if value is None else _names([value], where)[0]
+
+
 def check_range(value: object, where: str) -> tuple[float, float] | None:
     """Return the shortest and the longest side of a pixel (mm), or None.
 
@@ -98,6 +102,7 @@ class ScoreMetadata:
         window: largest slice (height, width) processed whole, or None for no limit.
         anatomy: the anatomy the network was trained on, or None if not stated.
         auxiliary: names of the bundles of other planes.
+        successor: name of the bundle that replaces this one, which is deprecated; None for a bundle that is not.
         spacing: voxel size (mm) within the slice; None for a network of a range.
         spacing_range: shortest and longest side (mm) of a voxel within the slice, instead of ``spacing``.
         spacing_ratio: of a network of a range: longer over shorter side of a voxel within the slice.
@@ -110,6 +115,7 @@ class ScoreMetadata:
     window: tuple[_Count, _Count] | None = None
     anatomy: str | None = None
     auxiliary: Annotated[list[str], checked(_names)] = field(default_factory=list)
+    successor: Annotated[str | None, checked(_successor)] = None
     spacing: tuple[_Length, _Length] | None = None
     spacing_range: Annotated[tuple[float, float] | None, checked(check_range)] = None
     spacing_ratio: Annotated[Number, Field(ge=1)] = MOST_OBLONG

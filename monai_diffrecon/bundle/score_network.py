@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from monai_diffrecon.bundle.wrapped_weights import without_prefixes
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_device, path_option
 from monai_diffrecon.numerics.pixel_range import PixelSizes
+
+logger = logging.getLogger(__name__)
 
 #: The bundles of other planes that lie beside the primary's; no bundle.
 BESIDE, _NONE = "auto", (None, "none", "null")
@@ -44,6 +47,7 @@ class ScoreNetwork:
         channels: channels of a slice; 2 for the real and the imaginary part.
         anatomy: what it was trained on, ``head``, ``brain`` or ``body``, or None.
         modality: of the scans it was trained on, as ``MR`` or ``CT``, or None.
+        successor: the bundle that replaces this one, which is deprecated, or None.
     """
 
     name: str
@@ -58,6 +62,7 @@ class ScoreNetwork:
     channels: int = 1
     anatomy: str | None = None
     modality: str | None = None
+    successor: str | None = None
 
 
 def load_score_network(
@@ -65,7 +70,7 @@ def load_score_network(
     network: nn.Module | None = None,
     device: torch.device | str | None = None,
 ) -> ScoreNetwork:
-    """Load and check the score network of a bundle.
+    """Load and check the score network of a bundle; a deprecated bundle is warned of.
 
     Args:
         bundle_root: root folder of the bundle.
@@ -78,6 +83,21 @@ def load_score_network(
         IntegrityError: the weights file does not match the metadata, would run code, or is not finite; or the
             network must be built and the configuration would run untrusted code.
     """
+    score = _load(bundle_root, network, device)
+    _warn_if_deprecated(score)
+    return score
+
+
+def _warn_if_deprecated(score: ScoreNetwork) -> None:
+    if score.successor is not None:
+        logger.warning(
+            "bundle %s is deprecated and will be removed in the next release: use %s", score.name, score.successor
+        )
+
+
+def _load(
+    bundle_root: str | Path, network: nn.Module | None = None, device: torch.device | str | None = None
+) -> ScoreNetwork:
     device = check_device(device, "device")
     root = path_option(bundle_root, "bundle_root")
     metadata, said, image = checked_metadata(root)
@@ -105,6 +125,7 @@ def load_score_network(
         channels=image.num_channels,
         anatomy=said.anatomy,
         modality=image.modality if image.modality in ("CT", "MR") else None,
+        successor=said.successor,
     )
 
 
@@ -150,7 +171,7 @@ def load_auxiliaries(
     for name in (path_option(name, "auxiliary_bundle") for name in names):
         # Not through a symbolic link's parent: ``..`` is the folder that holds the bundle itself.
         beside = Path(bundle_root).resolve() / name
-        auxiliary = load_score_network(beside if beside.is_dir() else name, device=device)
+        auxiliary = _load(beside if beside.is_dir() else name, device=device)
         where = f"auxiliary_bundle {auxiliary.name}"
         if auxiliary.plane in {primary.plane, *(a.plane for a in loaded)}:
             raise ConfigError(
@@ -164,6 +185,9 @@ def load_auxiliaries(
             raise ConfigError(
                 "its intensity map differs", where=where, expected=primary.intensity, got=auxiliary.intensity
             )
+        # The planes of a deprecated family are warned of once.
+        if auxiliary.successor not in {primary.successor, *(a.successor for a in loaded)}:
+            _warn_if_deprecated(auxiliary)
         loaded.append(auxiliary)
     return tuple(loaded)
 

@@ -5,18 +5,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from monai_diffrecon.cli.check_bundle import check as check_bundle
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import path_option
+
+if TYPE_CHECKING:
+    from monai_diffrecon.bundle.inspection.bundle_report import BundleReport
 
 
 def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Show what a bundle would import and execute, without running it; with a scan, check the scan like a run."""
-    inspect = check_bundle(parser)
+    inspect = inspection(parser)
     parser.add_argument("--image", metavar="SCAN", help="check it like a run, and estimate the memory")
     parser.add_argument("--task", metavar="NAME", help="overlay in configs/tasks, with --image")
     parser.add_argument("--preset", metavar="NAME", help="name of a preset (`diffrecon methods`), with --image")
@@ -38,6 +44,59 @@ def check(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
         return code
 
     return run
+
+
+def inspection(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """Add the arguments of an inspection of a bundle, and return what runs it; nothing of the bundle is run."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="root folder of a bundle, or a .zip of one")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="a package whose author you trust; repeatable"
+    )
+    parser.add_argument("--extract", metavar="FOLDER", help="unpack the checked .zip into this new folder")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.bundle.inspection.bundle_report import report_on
+
+        with bundle_folder(arguments.bundle, arguments.extract) as root:
+            report = report_on(root, arguments.trust)
+            lines = json_lines(report) if arguments.json else report.lines()
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return report.exit_code
+
+    return run
+
+
+def json_lines(report: BundleReport) -> list[str]:
+    """Return the report as the lines of a JSON document."""
+    return json.dumps(report.as_json(), indent=2).splitlines()
+
+
+@contextmanager
+def bundle_folder(bundle: str, extract: str | None) -> Iterator[Path]:
+    """Give the folder of a bundle: it, or where its checked archive was unpacked.
+
+    Args:
+        bundle: a folder, or a .zip file.
+        extract: new folder to unpack into; without it the unpacked files are removed at the end.
+
+    Raises:
+        ConfigError: a folder to unpack into, and nothing to unpack.
+        InputError: as for ``extract_checked``.
+        IntegrityError: an archive that is damaged, or that does not belong to a bundle.
+    """
+    from monai_diffrecon.bundle.zip_members import extract_checked
+
+    path = Path(bundle)
+    if path.suffix.lower() != ".zip" or path.is_dir():
+        if extract is not None:
+            raise ConfigError("nothing to unpack", where="--extract", expected="a .zip of a bundle", got=path.name)
+        yield path
+    elif extract is not None:
+        yield extract_checked(path, extract)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield extract_checked(path, Path(folder) / path.stem)
 
 
 def scan_lines(arguments: argparse.Namespace) -> list[str]:
@@ -79,8 +138,6 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
 
 
 def _overrides(pairs: list[str]) -> dict[str, object]:
-    import json
-
     found: dict[str, object] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

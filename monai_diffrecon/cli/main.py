@@ -12,16 +12,21 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon._version import __version__
+from monai_diffrecon.cli.bundles import bundles, tasks
 from monai_diffrecon.cli.calibrate import calibrate
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
 from monai_diffrecon.cli.methods import methods
+from monai_diffrecon.cli.new_plugin import new_plugin
 from monai_diffrecon.cli.reader_study import reader_study
+from monai_diffrecon.cli.reconstruct import reconstruct
 from monai_diffrecon.cli.records import rerun, verify
 from monai_diffrecon.cli.run import run as run_bundle
+from monai_diffrecon.cli.view import view
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 
 if TYPE_CHECKING:
@@ -256,8 +261,12 @@ def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, An
 
 #: Name of the subcommand -> function that adds its arguments and returns what runs it; its docstring is the help.
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
+    "reconstruct": reconstruct,
     "plugins": plugins,
     "methods": methods,
+    "bundles": bundles,
+    "tasks": tasks,
+    "new-plugin": new_plugin,
     "run": run_bundle,
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
@@ -267,6 +276,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "check": check,
     "verify": verify,
     "rerun": rerun,
+    "view": view,
     "reader-study": reader_study,
 }
 
@@ -277,6 +287,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="diffrecon", description="Reconstruct 3D CT and MR volumes with pre-trained 2D diffusion models."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=("bash", "zsh", "tcsh"), action=_Completion, help="print completions for a shell"
+    )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         text = (command.__doc__ or "").strip().splitlines()[0]
@@ -294,7 +307,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments; those of the process unless given.
     """
-    arguments = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        close = get_close_matches(words[0], COMMANDS, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else "`diffrecon --help` lists them"
+        sys.stderr.write(f"error: {ConfigError('no such command', where='diffrecon', got=repr(words[0]), mend=mend)}\n")
+        return ConfigError.exit_code
+    arguments = build_parser().parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -303,6 +322,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DiffReconError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+
+
+class _Completion(argparse.Action):
+    """Prints the completions of the whole parser, which the library shtab writes."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--print-completion needs the library shtab: pip install shtab")
+        sys.stdout.write(f"{shtab.complete(parser, values)}\n")
+        parser.exit()
 
 
 def _check_launcher(command: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 def methods(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """List the presets of methods, or print the file of one for --config_file."""
+    parser.add_argument("name", nargs="?", help="explain this preset")
     parser.add_argument("--path", metavar="NAME", help="print the path of this preset only")
     parser.add_argument("--bundle", metavar="FOLDER", help="include the bundle's own presets, which take precedence")
 
@@ -19,6 +20,15 @@ def methods(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
 
         if arguments.path is not None:
             lines = [str(overlay_path(METHOD, arguments.path, arguments.bundle, where="--path"))]
+        elif arguments.name is not None:
+            path = overlay_path(METHOD, arguments.name, arguments.bundle, where="methods")
+            said = next(p for p in presets(arguments.bundle) if p.path == path)
+            lines = [
+                f"{said.name}: {said.summary}",
+                f"  for {', '.join(said.families) or 'every operator'}",
+                f"  {path}",
+            ]
+            lines += ["", *path.read_text(encoding="utf-8").strip().splitlines()]
         else:
             found = presets(arguments.bundle)
             rows = [("NAME", "FAMILIES", "SUMMARY"), *((p.name, " ".join(p.families), p.summary) for p in found)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def run(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -17,28 +17,43 @@ def run(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     parser.add_argument("words", nargs="*", metavar="--ID VALUE", help="arguments of `python -m monai.bundle run`")
 
     def run_bundle(arguments: argparse.Namespace) -> int:
-        from importlib.util import find_spec
-
-        from monai_diffrecon.errors.uncaught import users_error
-        from monai_diffrecon.options.command_line import check_arguments, with_present_ids
-
         if {"--help", "-h"} & {*arguments.words}:
             parser.print_help()
             return 0
-        check_arguments(arguments.words)
-        words = with_present_ids(arguments.words)
-        before = sys.argv
-        found = find_spec("monai.bundle.__main__")
-        sys.argv = [str(found.origin if found else ""), "run", *words]
-        try:
-            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-        except Exception as error:
-            cause = users_error(error)
-            if cause is None:
-                raise
-            raise cause from error
-        finally:
-            sys.argv = before
-        return 0
+        return run_words(arguments.words)
 
     return run_bundle
+
+
+def run_words(words: Sequence[str]) -> int:
+    """Check the arguments of `python -m monai.bundle run`, and run it in this process.
+
+    Args:
+        words: the arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        DiffReconError: what the check or the run raises.
+    """
+    from importlib.util import find_spec
+
+    from monai_diffrecon.errors.uncaught import users_error
+    from monai_diffrecon.options.command_line import check_arguments, with_present_ids
+
+    check_arguments(words)
+    words = with_present_ids(words)
+    before = sys.argv
+    found = find_spec("monai.bundle.__main__")
+    sys.argv = [str(found.origin if found else ""), "run", *words]
+    try:
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    except Exception as error:
+        cause = users_error(error)
+        if cause is None:
+            raise
+        raise cause from error
+    finally:
+        sys.argv = before
+    return 0

@@ -8,6 +8,7 @@ from monai_diffrecon._lazy import lazy
 
 if TYPE_CHECKING:
     from monai_diffrecon.networks.bias_free_unet import BiasFreeUNet
+    from monai_diffrecon.networks.by_noise_level import ByNoiseLevel
     from monai_diffrecon.networks.preconditioned_unet import PreconditionedUNet
 else:
     __getattr__ = lazy(__name__)

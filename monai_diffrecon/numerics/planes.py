@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -60,6 +61,27 @@ def to_slices(x: Tensor, plane: str) -> Tensor:
 def from_slices(slices: Tensor, plane: str) -> Tensor:
     """Return the volume (C, X, Y, Z) of slices (N, C, H, W)."""
     return rearrange(slices, _PATTERNS[check_plane(plane)][1])
+
+
+def slice_positions(plane: str, shape: Sequence[int], first: int = 0, total: int | None = None) -> Tensor:
+    """Return where the pixels of slices lie in a volume.
+
+    Args:
+        plane: plane of the slices.
+        shape: X, Y, Z of a volume that holds these slices, whole.
+        first: index of the first of them in the whole volume.
+        total: slices of the whole volume; None: these are all.
+
+    Returns:
+        (N, 3, H, W): of each pixel the position along X, Y, Z from -1, the first voxel, to 1, the last one.
+    """
+    ends = [(0, n) for n in shape]
+    ends[PLANE_AXIS[check_plane(plane)]] = (first, shape[PLANE_AXIS[plane]] if total is None else total)
+    axes = [
+        (2.0 * torch.arange(start, start + n) - (of - 1)) / max(of - 1, 1)
+        for n, (start, of) in zip(shape, ends, strict=True)
+    ]
+    return to_slices(torch.stack(torch.meshgrid(*axes, indexing="ij")), plane)
 
 
 def turned(slices: Tensor, symmetry: int) -> Tensor:

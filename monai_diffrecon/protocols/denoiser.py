@@ -25,7 +25,13 @@ class Denoiser(Plugin, nn.Module, ABC):
         network: the wrapped network, weights loaded.
         sigma_min: smallest noise level the network was trained for, in network units.
         sigma_max: largest noise level the network was trained for, in network units.
+
+    Attributes:
+        takes_position: it is called with a third argument where its network has the attribute ``position``: where each
+            pixel lies in the volume, along X, Y, Z from -1 to 1, (B, 3, H, W).
     """
+
+    takes_position: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module, *, sigma_min: float, sigma_max: float) -> None:
         super().__init__()
@@ -39,11 +45,16 @@ class Denoiser(Plugin, nn.Module, ABC):
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise slices (B, C, H, W); ``sigma`` is one number or one a slice, (B,), in network units."""
-        if isinstance(sigma, Tensor):
-            levels = sigma.to(x.device, x.real.dtype).reshape(-1, 1, 1, 1)
-        else:  # filled on the device: an upload would make the processor wait
-            levels = torch.full((1, 1, 1, 1), sigma, dtype=x.real.dtype, device=x.device)
-        return self.denoise(x, levels.expand(x.shape[0], 1, 1, 1))
+        return self.denoise(x, levels_like(x, sigma))
+
+
+def levels_like(x: Tensor, sigma: Tensor | float) -> Tensor:
+    """Return noise levels (B, 1, 1, 1) of slices (B, C, H, W), given as one number or one a slice."""
+    if isinstance(sigma, Tensor):
+        levels = sigma.to(x.device, x.real.dtype).reshape(-1, 1, 1, 1)
+    else:  # filled on the device: an upload would make the processor wait
+        levels = torch.full((1, 1, 1, 1), sigma, dtype=x.real.dtype, device=x.device)
+    return levels.expand(x.shape[0], 1, 1, 1)
 
 
 class PlaneDenoiser(ABC):

@@ -62,13 +62,15 @@ class DenoisingBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor], tuple[()], dict[str, Tensor]]:
-        """Return (noisy (B, 1, H, W), {"clean", "sigma"}, (), {"sigma": (B,)})."""
-        clean = batchdata.to(device=device, non_blocking=non_blocking, **kwargs)
+        """Return (noisy (B, 1, H, W), {"clean", "sigma"}, (), {"sigma": (B,)}); with positions also ``position``."""
+        batch = batchdata.to(device=device, non_blocking=non_blocking, **kwargs)
+        clean, position = batch[:, :1], batch[:, 1:]
         generator = torch.Generator().manual_seed(key_seed(self.seed, "training", self.iteration))
         sigma = self._levels(clean.shape[0], generator).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         noisy = clean + sigma.view(-1, 1, 1, 1) * noise
-        return noisy, {"clean": clean, "sigma": sigma}, (), {"sigma": sigma}
+        more = {"position": position} if position.shape[1] else {}
+        return noisy, {"clean": clean, "sigma": sigma}, (), {"sigma": sigma, **more}
 
     def _levels(self, count: int, generator: torch.Generator) -> Tensor:
         if self.log_std is None:

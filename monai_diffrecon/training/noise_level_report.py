@@ -29,7 +29,7 @@ class NoiseLevelReport:
     ``mlflow_run_id.txt`` names.
 
     Args:
-        patches: validation patches, indexable, each (1, H, W).
+        patches: validation patches, indexable, each (1, H, W), or (4, H, W) with positions.
         network: the network to judge, the moving average for instance.
         output_dir: folder for the history, the picture and the MLflow store.
         name: name of the MLflow run.
@@ -48,7 +48,8 @@ class NoiseLevelReport:
         count: int = 24,
         seed: int = 0,
     ) -> None:
-        self.clean = torch.stack([patches[i] for i in range(count)])
+        stacked = torch.stack([patches[i] for i in range(count)])
+        self.clean, self.position = stacked[:, :1], stacked[:, 1:]
         self.network, self.sigmas, self.seed = network, tuple(sigmas), seed
         self.output_dir, self.name = Path(output_dir), name
         self.started = time.monotonic()
@@ -104,12 +105,13 @@ class NoiseLevelReport:
         was_training = self.network.training
         self.network.eval()
         device = next(self.network.parameters()).device
+        where = {"position": self.position.to(device)} if self.position.shape[1] else {}
         metrics: dict[str, float] = {}
         noisy, denoised = [], []
         for sigma in self.sigmas:
             generator = torch.Generator().manual_seed(key_seed(self.seed, "validation", sigma))
             noisy.append(self.clean + sigma * torch.randn(self.clean.shape, generator=generator))
-            denoised.append(self.network(noisy[-1].to(device), sigma).cpu())
+            denoised.append(self.network(noisy[-1].to(device), sigma, **where).cpu())
             metrics[f"val_psnr_sigma_{sigma:g}"] = float(-10 * (denoised[-1] - self.clean).square().mean().log10())
         self.network.train(was_training)
         return metrics, noisy, denoised

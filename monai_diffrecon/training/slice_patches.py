@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.numerics.pixel_range import MOST_OBLONG
-from monai_diffrecon.numerics.planes import check_plane
+from monai_diffrecon.numerics.planes import check_plane, slice_positions
 from monai_diffrecon.protocols.geometry import PLANE_AXIS
 from monai_diffrecon.training.label_contrast import random_means, render_labels
 
@@ -46,6 +46,9 @@ class SlicePatches(Dataset):
         spacing_range: smallest and largest pixel size in mm: half of the patches keep the pixels of their scan, the
             others are resampled to a random size, sometimes another one along each axis; pixels are refined by up to
             ``1 / FINEST``. None: every patch keeps its pixels. Needs ``spacing`` in the data list.
+        position: patches come with where they are, as three more channels: of each pixel the position along X, Y, Z,
+            -1 to 1, in a cube of ``patch_size`` voxels. Patches are then slices of such a cube, which lies in the
+            volume at random; only for volumes that are larger, and keep their pixels.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class SlicePatches(Dataset):
         contrast: float = 1.0,
         warp: float = 0.0,
         spacing_range: Sequence[float] | None = None,
+        position: bool = False,
     ) -> None:
         self.section = section
         self.planes = tuple(PLANE_AXIS) if plane == "any" else (check_plane(plane, "dataset#plane"),)
@@ -92,6 +96,15 @@ class SlicePatches(Dataset):
         self.flip = check_flag(flip, "dataset#flip")
         self.foreground, self.label_fraction, self.t1_probability = foreground, label_fraction, t1_probability
         self.contrast, self.warp = contrast, warp
+        self.position = check_flag(position, "dataset#position")
+        shapes = [v.voxels.shape for v in (*self.images, *self.label_maps)]
+        if self.position and (spacing_range is not None or any(min(shape) < patch_size for shape in shapes)):
+            raise ConfigError(
+                "positions are in a cube",
+                where="dataset#position",
+                expected=f"volumes of {patch_size} voxels or more along every axis, no spacing_range",
+                got=min(shapes),
+            )
         self.epoch = 0
 
     def whole(self) -> tuple[list[PreparedVolume], np.ndarray]:
@@ -118,7 +131,7 @@ class SlicePatches(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Return one patch (1, H, W) in network units."""
+        """Return one patch (1, H, W) in network units, with ``position`` (4, H, W)."""
         rng = np.random.Generator(np.random.PCG64((self.seed, self.epoch, int(index))))
         rendered = bool(self.label_maps) and (not self.images or rng.random() < self.label_fraction)
         if rendered:
@@ -129,7 +142,12 @@ class SlicePatches(Dataset):
         plane = volume.planes[rng.integers(len(volume.planes))] if len(volume.planes) > 1 else volume.planes[0]
         native = tuple(s for axis, s in enumerate(volume.spacing) if axis != PLANE_AXIS[plane])
         wanted = native if self.spacing_range is None else _draw_spacing(native, self.spacing_range, rng)
-        patch = self._crop(np.moveaxis(volume.voxels, PLANE_AXIS[plane], 0), rng, native, wanted)
+        stack = np.moveaxis(volume.voxels, PLANE_AXIS[plane], 0)
+        first, stop = 0, len(stack)
+        if self.position:
+            first = int(rng.integers(len(stack) - self.patch_size + 1))
+            stop = first + self.patch_size
+        index, patch = self._crop(stack[first:stop], rng, native, wanted)
         if rendered:
             patch = render_labels(patch, random_means(volume.labels, rng, t1_probability=self.t1_probability), rng)
         patch = patch.astype(np.float32)
@@ -138,19 +156,27 @@ class SlicePatches(Dataset):
         if self.warp:
             patch = _warped(patch, rng, self.warp)
         flip = self.flip and plane != "sagittal"
-        return torch.from_numpy(_augment(patch, rng, flip=flip, contrast=self.contrast))[None]
+        drawn = torch.from_numpy(_augment(patch, rng, flip=flip, contrast=self.contrast))[None]
+        if not self.position:
+            return drawn
+        mirrored = self.flip and plane == "sagittal" and rng.random() < 0.5  # of a head seen in a mirror
+        index = self.patch_size - 1 - index if mirrored else index
+        shape = [self.patch_size] * 3
+        shape[PLANE_AXIS[plane]] = 1
+        return torch.cat((drawn, slice_positions(plane, shape, index, self.patch_size)[0]))
 
     def _crop(
         self, volume: np.ndarray, rng: np.random.Generator, native: tuple[float, ...], wanted: tuple[float, ...]
-    ) -> np.ndarray:
+    ) -> tuple[int, np.ndarray]:
         size = [max(round(self.patch_size * w / n), 2) for n, w in zip(native, wanted, strict=True)]
         for attempt in range(8):
-            plane = volume[rng.integers(volume.shape[0])]
+            index = int(rng.integers(volume.shape[0]))
+            plane = volume[index]
             top, left = (int(rng.integers(max(n - m, 0) + 1)) for n, m in zip(plane.shape, size, strict=True))
             patch = plane[top : top + size[0], left : left + size[1]]
             if attempt == 7 or np.count_nonzero(patch > 0.02) >= self.foreground * size[0] * size[1]:
                 break
-        return padded(np.asarray(patch), size)
+        return index, padded(np.asarray(patch), size)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -315,6 +316,21 @@ def test_an_older_bundle_is_read(make_bundle: Callable[..., Path], tmp_path: Pat
     path.write_text(text)
     assert dr.load(bundle, sampler="initial", device="cpu").reconstruct(y, operator=built).volume.shape == TRUTH.shape
     assert dr.load_score_network(bundle).plane == "axial"
+
+
+@pytest.mark.parametrize(
+    ("name", "planes", "warned"), [("brain_mr_t1", 2, [("brain_mr_t1_axial", "brain_mr")]), ("brain_mr", 1, [])]
+)
+def test_bundles_of_the_repository_by_name_or_family(
+    name: str, planes: int, warned: list[object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A family that is deprecated still loads, with one warning."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with caplog.at_level(logging.WARNING):
+        inferer = dr.load(name, task="accelerated_mri", device="cpu").inferer
+    assert 1 + len(inferer.auxiliaries) == planes
+    assert inferer.score.plane == "axial"
+    assert [record.args for record in caplog.records] == warned
 
 
 def test_a_bundle_that_only_generates_takes_tensors(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,10 @@ from ..raising import raises
 BUNDLES = Path(__file__).parents[2] / "bundles"
 SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
 PAIRS = [(f"{name}_axial", f"{name}_coronal") for name in ("brain_mr_t1", "body_ct", "head_mr_t1_2mm")]
-COMMITTED = ["brain_mr", "body_ct", "body_mr", "materials_ct", *(name for pair in PAIRS for name in pair)]
+ONE_NETWORK = ("brain_mr", "body_ct", "body_mr", "materials_ct")
+SUCCESSORS = {f"brain_mr_t1_{plane}": "brain_mr" for plane in ("axial", "coronal")}
+SUCCESSORS |= {f"body_ct_{plane}": "body_ct" for plane in ("axial", "coronal")}
+COMMITTED = [*ONE_NETWORK, *(name for pair in PAIRS for name in pair)]
 
 
 @pytest.fixture
@@ -133,6 +137,7 @@ def test_an_unknown_plane(bundle: Path) -> None:
         ("window", [64, [64], [0, 64], [64.0, 64.0], "64", {}, [True, 64], [64, 64, 64]]),
         ("anatomy", [3, ["head"], {}]),
         ("auxiliary", [3, ["../coronal"], ["a", 3], {"a": 1}]),
+        ("successor", [3, "", "../brain_mr", ["brain_mr"], {"name": "brain_mr"}]),
     ],
 )
 def test_metadata_of_the_wrong_type_is_refused(bundle: Path, key: str, values: list[Any]) -> None:
@@ -275,6 +280,32 @@ def test_committed_weights_denoise(name: str) -> None:
     noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     errors = [float((x - clean).square().mean()) for x in (network(noisy, 0.1), noisy)]
     assert errors[0] < errors[1] / 3
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_deprecated_bundles_name_their_successor(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for a family, in the card, too; the other bundles warn of nothing."""
+    with caplog.at_level(logging.WARNING):
+        score = load_score_network(BUNDLES / name, device="cpu")
+        assert len(load_auxiliaries("auto", score, BUNDLES / name)) == (name not in ONE_NETWORK)
+    successor = SUCCESSORS.get(name)
+    assert score.successor == successor
+    assert [record.args for record in caplog.records] == ([] if successor is None else [(name, successor)])
+    first = (BUNDLES / name / "docs/README.md").read_text(encoding="utf-8").splitlines()[2]
+    assert first.startswith("**Deprecated.**") == (successor is not None)
+    if successor is not None:
+        assert f"`{successor}`" in first
+        assert read_metadata(BUNDLES / successor)["diffrecon"]["intensity"] == score.intensity
+
+
+def test_a_deprecated_auxiliary_is_warned_of(
+    bundle: Path, make_bundle: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for plane in ("coronal", "sagittal"):
+        make_bundle(bundle.parent / plane, plane=plane, successor="knee")
+    with caplog.at_level(logging.WARNING):
+        load_auxiliaries(["../coronal", "../sagittal"], load_score_network(bundle), bundle)
+    assert [record.args for record in caplog.records] == [("coronal", "knee")]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].removesuffix("_axial"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from monai_diffrecon import registry
-from monai_diffrecon.bundle.places import VARIABLE, find_bundle
+from monai_diffrecon.bundle.places import VARIABLE, cache_folder, find_bundle
 from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.presets.overlays import METHOD, METHODS, overlay_path, overlays
@@ -34,6 +34,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv(VARIABLE, raising=False)
+    # The bundles of the repository may be installed as a package, or not.
+    folders = registry.folders
+    others = lambda kind: tuple(f for f in folders(kind) if f[0] != "diffrecon-bundles")  # noqa: E731
+    monkeypatch.setattr(registry, "folders", others)
+    monkeypatch.setattr("monai_diffrecon.bundle.places.user_cache_path", lambda name: tmp_path / "cache" / name)
     return tmp_path
 
 
@@ -46,13 +51,16 @@ def test_a_family_is_entered_by_its_first_plane(place: Path) -> None:
 
 
 def test_places_in_their_order(place: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> None:
-    install("acme", "bundles", {"all": "FOLDER"}, f"FOLDER = {str(put(place / 'acme', 'brain_axial', 'own'))!r}")
-    assert find_bundle("brain") == place / "acme/brain_axial"
+    put(cache_folder(), "brain_axial", "late_axial")
+    assert find_bundle("brain") == cache_folder() / "brain_axial"
     put(place / "second", "brain_axial", "more_axial")
     put(place / "first", "brain_coronal")
     monkeypatch.setenv(VARIABLE, os.pathsep.join([str(place / "first"), "", str(place / "second")]))
     assert find_bundle("brain") == place / "first/brain_coronal"
+    install("acme", "bundles", {"all": "FOLDER"}, f"FOLDER = {str(put(place / 'acme', 'brain_axial', 'own'))!r}")
+    assert find_bundle("brain") == place / "acme/brain_axial"
     assert find_bundle("more") == place / "second/more_axial"
+    assert find_bundle("late") == cache_folder() / "late_axial"
     assert find_bundle("own") == place / "acme/own"
     put(place / "here/bundles", "brain_axial")
     assert find_bundle("brain") == Path("bundles/brain_axial")

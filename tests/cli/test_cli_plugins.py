@@ -105,7 +105,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["fail"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["plugin"], ["plugins", "--kind", "prior"]])
+@pytest.mark.parametrize("arguments", [[], ["plugins", "--kind", "prior"]])
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

@@ -37,10 +37,7 @@ MONAI = ["python", "-m", "monai.bundle", "run"]
 #: What a run of the README is given besides, to be quick and to leave the terminal alone.
 QUICK = ["--sampler#steps", "2", "--logging_file", "False", "--device", "cpu", "--inferer#progress", "False"]
 #: A command of the README that consists of options only goes with this one.
-BASE = (
-    "python -m monai.bundle run --bundle_root $B --image volume.nii.gz --output_dir outputs/more"
-    " --auxiliary_bundle ../brain_mr_t1_coronal"
-)
+BASE = "python -m monai.bundle run --bundle_root $B --image volume.nii.gz --output_dir outputs/more"
 
 RECORDER = r"""
 exec 3>&1; SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=20
@@ -94,7 +91,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Calla
     ball(tmp_path / "chest_hu.nii.gz", (1.5, 1.5, 1.5), -1000, 200, size=16)
     ball(tmp_path / "slices.nii.gz", (1, 1, 1), -1000, 200)
     torch.save(published(), tmp_path / "checkpoint_185.pth")
-    for output in ("outputs/mine", "outputs/more", "bundles/brain_mr_t1_axial/eval", "bundles/body_ct_axial/eval"):
+    for output in ("outputs/mine", "outputs/more", "bundles/brain_mr/eval", "bundles/body_ct/eval"):
         empty_store(tmp_path / output)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIFFRECON_CASE_KEY", "key")
@@ -147,7 +144,8 @@ def foresee(words: list[str]) -> None:
             foresee(words[words.index("--wrap") + 1].split())
     elif words[:2] == ["pip", "install"]:
         for word in words[2:]:
-            assert word.startswith("-") or Path(word.partition("[")[0]).exists() or word == ".", words
+            name = word.partition("[")[0]
+            assert word.startswith("-") or Path(name).exists() or name == "monai-diffrecon", words
     elif words[0] == "python":
         text = Path(words[1]).read_text(encoding="utf-8")
         assert all(word.partition("=")[0] in text for word in words[2:] if word.startswith("--")), words
@@ -175,7 +173,7 @@ def test_the_commands_of_the_readme_run(checkout: Path, monkeypatch: pytest.Monk
             words = [str(record) if word == "RECORD" else word for word in words]
         execute(words, monkeypatch)
     assert (checkout / "bundles/aapm_axial/configs/metadata.json").is_file()
-    for folder in ("outputs/mine", "outputs/more", "bundles/brain_mr_t1_axial/eval", "bundles/body_ct_axial/eval"):
+    for folder in ("outputs/mine", "outputs/more", "bundles/brain_mr/eval", "bundles/body_ct/eval"):
         assert list((checkout / folder).glob("*_recon.nii.gz")), folder
 
 
@@ -183,7 +181,7 @@ def test_the_commands_of_the_readme_run(checkout: Path, monkeypatch: pytest.Monk
 def test_the_commands_of_other_pages_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(page.parents[1] if page.parent.name == "docs" and page.parents[2].name == "bundles" else ROOT)
     if page.name == "evaluation_protocol.md":  # within a bundle
-        monkeypatch.chdir(ROOT / "bundles/brain_mr_t1_axial")
+        monkeypatch.chdir(ROOT / "bundles/brain_mr")
     if page.parents[2].name == "bundles":
         monkeypatch.chdir(ROOT)
     imported = "bundles/ct_axial/configs/inference.json"
@@ -196,9 +194,9 @@ def test_options_within_the_text_exist() -> None:
     known = set()
     for parser in cli.build_parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
         known |= set(parser._option_string_actions)
-    axial = ROOT / "bundles/brain_mr_t1_axial/configs"
-    found = [path for kind in ("tasks", "methods") for path in overlays(kind, axial.parent).values()]
-    files = str([str(path) for path in (axial / "inference.json", *found)])
+    bundle = ROOT / "bundles/brain_mr/configs"
+    found = [path for kind in ("tasks", "methods") for path in overlays(kind, bundle.parent).values()]
+    files = str([str(path) for path in (bundle / "inference.json", *found)])
     for span in re.findall(r"`(--[^`]+)`", README.read_text(encoding="utf-8")):
         name = span.split()[0]
         if name in known or name == "--pretrained":
@@ -218,9 +216,9 @@ def test_options_within_the_text_exist() -> None:
         "diffrecon verify --shema",
         "diffrecon explain a",
         "python -m monai.bundle run --config_file bundles/none/configs/inference.json",
-        "python -m monai.bundle run --config_file bundles/brain_mr_t1_axial/configs/inference.json --imag a.nii",
+        "python -m monai.bundle run --config_file bundles/brain_mr/configs/inference.json --imag a.nii",
         "./scripts/demo.sh extra",
-        "torchrun --no-such-flag 2 -m monai.bundle run --config_file bundles/body_ct_axial/configs/inference.json",
+        "torchrun --no-such-flag 2 -m monai.bundle run --config_file bundles/body_ct/configs/inference.json",
         "torchrun --nproc-per-node 2 -m monai.bundle run --config_file bundles/none/configs/inference.json",
         "./scripts/demo.sh --no-such-flag",
         "pip install -e plugins/none",

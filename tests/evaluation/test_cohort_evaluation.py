@@ -10,6 +10,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -163,7 +164,8 @@ def test_one_run_a_case_and_method_under_one_for_the_cohort(done: Folder) -> Non
     assert len(data.dataset.digest) == 32
     assert json.loads(data.dataset.source)["sha256"].startswith(data.dataset.digest)
     artifacts = {a.path for a in done.client().list_artifacts(parent.info.run_id)}
-    assert artifacts == {"report.html", "cases.csv", "summary.csv", "differences.csv", "results.json"}
+    assert artifacts == {"report.html", "cases.csv", "summary.csv", "differences.csv", "results.json", "views"}
+    assert len(done.client().list_artifacts(parent.info.run_id, "views")) == 2
     assert set(parent.data.metrics) == {"psnr/cubic-b-more-b", "psnr/diffusion"}
 
 
@@ -185,7 +187,10 @@ def test_the_report_is_complete_and_needs_nothing_else(done: Folder) -> None:
     page = Page(done.output / "report.html")
     ids = {a["id"] for _, a in page.tags if a.get("id")}
     assert ids >= SECTIONS
-    assert {a["href"] for tag, a in page.tags if tag == "a"} == {f"#{name}" for name in SECTIONS}
+    links = {unquote(str(a["href"])) for tag, a in page.tags if tag == "a"}
+    views = {f"views/{path.name}" for path in (done.output / "views").iterdir()}
+    assert len(views) == 2
+    assert links == {f"#{name}" for name in SECTIONS} | views
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
     sources = [a["src"] for _, a in page.tags if a.get("src")]
     assert sources

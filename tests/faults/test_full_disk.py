@@ -278,9 +278,10 @@ def break_writer(monkeypatch: pytest.MonkeyPatch, name: str, count: int = 1) -> 
         ("gzip.GzipFile.write", 2, "a_recon.nii.gz", ["a_checkpoint.pt"]),
         ("pydicom.dataset.FileDataset.save_as", 7, "0007.dcm", ["a_checkpoint.pt", "a_recon.nii.gz"]),
         ("matplotlib.figure.Figure.savefig", 1, "a_montage.png", ["a_checkpoint.pt", "a_recon.nii.gz"]),
-        ("pathlib.Path.write_text", 1, _RECORD, ["a_checkpoint.pt", "a_montage.png", "a_recon.nii.gz"]),
+        ("pathlib.Path.write_text", 1, "a_view.html", ["a_checkpoint.pt", "a_montage.png", "a_recon.nii.gz"]),
+        ("pathlib.Path.write_text", 2, _RECORD, ["a_checkpoint.pt", "a_montage.png", "a_recon.nii.gz", "a_view.html"]),
     ],
-    ids=["volume", "DICOM series", "picture", "record"],
+    ids=["volume", "DICOM series", "picture", "page", "record"],
 )
 def test_an_output_that_does_not_fit_is_not_there_and_made_by_the_next_run(
     writer: str, count: int, name: str, left: list[str], job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -312,7 +313,7 @@ def test_checkpoints_that_do_not_fit_cost_no_run(job: Any, tmp_path: Path, monke
     assert "a_recon.nii.gz" in done
 
 
-@pytest.mark.parametrize("suffix", ["a_recon.nii.gz", "0007.dcm", "a_montage.png", _RECORD])
+@pytest.mark.parametrize("suffix", ["a_recon.nii.gz", "0007.dcm", "a_montage.png", "a_view.html", _RECORD])
 def test_what_was_there_before_is_whole_or_without_a_record(
     suffix: str, job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,3 +63,12 @@ def test_called_with_one_tensor_it_takes_the_default_level() -> None:
 def test_sizes_must_fit(options: dict[str, object]) -> None:
     with raises(ConfigError, where="network_def", expected="one attention flag per level, positive numbers"):
         small(**options)
+
+
+@torch.no_grad()
+def test_a_network_that_is_told_where_it_is() -> None:
+    net, x, where = small(position=True), rand(2, 1, 13, 18), rand(2, 3, 13, 18)
+    here, there = net(x, 0.5, where), net(x, 0.5, where + 0.3)
+    assert here.shape == x.shape
+    assert float((here - there).abs().max()) > 1e-3
+    torch.testing.assert_close(net(x, 0.5), net(x, 0.5, torch.zeros_like(where)))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.training.denoising_batch import DenoisingBatch
 from monai_diffrecon.training.slice_patches import SlicePatches, _warped
 
 ALL = ["sagittal", "coronal", "axial"]
@@ -165,3 +166,52 @@ def test_a_range_of_pixels_must_rise(fine_ramp: Path, limits: list[float]) -> No
 def test_a_range_of_pixels_needs_the_voxel_sizes(datalist: Path) -> None:
     with pytest.raises(InputError):
         patches(datalist, spacing_range=[0.5, 2.0])
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+def test_positions_are_those_of_a_cube_around_the_patch(
+    datalist: Path, plane: str, axis: int, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("monai_diffrecon.training.slice_patches._augment", lambda patch, rng, **_: patch.copy())
+    data = patches(datalist, plane, section="validation", position=True, flip=False)
+    firsts = set()
+    for i in range(30):
+        item = data[i].double()
+        assert item.shape == (4, 16, 16)
+        voxels = (item[1:] + 1) / 2 * 15  # of the cube, along X, Y, Z
+        value = item[0, 0, 0] - 1
+        index = [int(torch.round(value / step)) % 100 for step in (1e-2, 1e-4, 1e-6)]
+        first = [n - int(torch.round(at)) for n, at in zip(index, voxels[:, 0, 0], strict=True)]
+        firsts.add(first[axis])
+        assert all(0 <= a <= n - 16 for a, n in zip(first, (20, 24, 28), strict=True))
+        for dim, other in enumerate(a for a in range(3) if a != axis):
+            torch.testing.assert_close(
+                torch.diff(voxels[other], dim=dim), torch.ones_like(torch.diff(voxels[0], dim=dim))
+            )
+        assert float(voxels[axis].std()) == 0
+    assert len(firsts) > 2
+
+
+def test_a_mirrored_sagittal_slice_lies_on_the_other_side(datalist: Path) -> None:
+    sides = {
+        tuple(patches(datalist, "sagittal", position=True, flip=flip, length=200)[i][1, 0, 0].item() for i in range(50))
+        for flip in (False, True)
+    }
+    plain, mirrored = sides
+    assert all(abs(abs(a) - abs(b)) < 1e-6 for a, b in zip(plain, mirrored, strict=True))
+    assert 10 < sum(a != b for a, b in zip(plain, mirrored, strict=True)) < 40
+
+
+@pytest.mark.parametrize("options", [{"spacing_range": [0.5, 2.0]}, {"patch_size": 24}])
+def test_positions_need_a_cube(datalist: Path, options: dict[str, Any]) -> None:
+    with pytest.raises((ConfigError, InputError)):
+        patches(datalist, "any", position=True, **options)
+
+
+def test_a_batch_of_placed_patches_tells_the_network_where(datalist: Path) -> None:
+    data = patches(datalist, "any", section="validation", position=True)
+    batch = torch.stack([data[i] for i in range(4)])
+    noisy, target, _, more = DenoisingBatch(seed=1)(batch)
+    assert noisy.shape == target["clean"].shape == (4, 1, 16, 16)
+    assert torch.equal(more["position"], batch[:, 1:])
+    assert "position" not in DenoisingBatch(seed=1)(batch[:, :1])[3]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from monai_diffrecon.comparison.third_party_metrics import compute_third_party
 from monai_diffrecon.comparison.volume_metrics import default_data_range, volume_metrics
 from monai_diffrecon.engine.calibration.intervals import Intervals
 from monai_diffrecon.engine.cases.output_formats import write_formats
+from monai_diffrecon.engine.problem.classical_estimate import classical_estimate
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
@@ -36,6 +38,7 @@ from monai_diffrecon.tracking.provenance import (
     verify_record,
     write_record,
 )
+from monai_diffrecon.viewer.run_page import write_run_page
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +68,10 @@ class CaseRecord:
         writers: dict[str, VolumeWriter],
         unit: str,
         anatomy: str | None,
+        view: bool = False,
     ) -> None:
         self.name, self.folder, self.run, self.unit = name, folder, run, unit
-        self.checkpoint, self.anatomy = checkpoint, anatomy
+        self.checkpoint, self.anatomy, self.view = checkpoint, anatomy, view
         self.output = folder / f"{name}_recon.nii.gz"
         self.writers = writers
         self.written: dict[str, Any] = {}
@@ -180,6 +184,12 @@ class CaseRecord:
                 metrics={"reconstruction": metrics},
                 std=None if done.spread is None else done.spread.std,
             )
+        page = None
+        if self.view:
+            volumes = {"recon": shown, "truth": reference, "std": None if done.spread is None else done.spread.std}
+            volumes |= {} if intervals is None else {"low": intervals.low, "high": intervals.high}
+            path, estimate = self.folder / f"{self.name}_view.html", partial(classical_estimate, case)
+            page = write_run_page(path, self.name, volumes, estimate, done.geometry, self._unit(case))
         if (face := face_notice(shown, done.geometry.spacing, self.anatomy)) is not None:
             logger.warning("case %s: %s", self.name, face)
             self.run.set_tags({"face": "true"})
@@ -222,6 +232,8 @@ class CaseRecord:
             }
         )
         self.run.log_artifact(picture)
+        if page is not None:
+            self.run.log_artifact(page)
         self.run.log_artifact(record_path(self.output))
         return metrics
 
@@ -246,11 +258,14 @@ class CaseRecord:
         names = ", ".join(f"{kind} {used[kind]['name']}" for kind in ("operator", "prior", "sampler") if kind in used)
         return VolumeOrigin(
             case=self.name,
-            unit=self.unit if said.unit == "arbitrary" else said.unit,
+            unit=self._unit(case),
             header=said.header,
             derivation=f"Reconstructed by monai_diffrecon ({names}); for research, not for clinical use",
             entropy=case.sha256,
         )
+
+    def _unit(self, case: PosedCase) -> str:
+        return self.unit if case.said.unit == "arbitrary" else case.said.unit
 
     @staticmethod
     def metrics(volume: Tensor, reference: Tensor | None, geometry: VolumeGeometry) -> dict[str, float]:

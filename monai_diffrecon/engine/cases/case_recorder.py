@@ -40,6 +40,7 @@ class CaseRecorder:
             computed again even if its record verifies.
         checkpoint_every: steps between checkpoints, see there.
         anatomy: the anatomy the network was trained on, for the notice that a volume may show a face.
+        view: write a page for each case that shows its volumes in a browser.
 
     Attributes:
         notes: what the first process of a run has to log for this one, if the store is a file.
@@ -58,6 +59,7 @@ class CaseRecorder:
         resume: str = "auto",
         checkpoint_every: int | None = None,
         anatomy: str | None = None,
+        view: bool = False,
     ) -> None:
         self.output_dir, self.track = output_dir, check_flag(track, "evaluator#track")
         self.tracking_uri, self.experiment = tracking_uri, experiment
@@ -67,6 +69,7 @@ class CaseRecorder:
         self.writers = output_writers(output_format)
         self.unit, self.anatomy = "HU" if hounsfield else "arbitrary", anatomy
         self.notes: list[RunNotes] = []
+        self.view = check_flag(view, "evaluator#view")
         self._parent: str | None = None
         self._first = True
 
@@ -121,7 +124,7 @@ class CaseRecorder:
         checkpoint = RunCheckpoint(
             checkpoint_path(self.output_dir, name), resume=self.resume, every=self.checkpoint_every
         )
-        return CaseRecord(name, self.output_dir, run, checkpoint, self.writers, self.unit, self.anatomy)
+        return CaseRecord(name, self.output_dir, run, checkpoint, self.writers, self.unit, self.anatomy, self.view)
 
 
 def check_reference(reference: Tensor, geometry: VolumeGeometry, image: Tensor | None = None) -> None:

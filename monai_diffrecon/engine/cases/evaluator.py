@@ -75,6 +75,7 @@ class ReconstructionEvaluator(Evaluator):
         calibration: file of ``diffrecon calibrate``: intervals of its nominal level are written, and a case outside of
             what was calibrated is refused.
         region: mask on the grid of the reconstruction, for the interval of its mean; needs a calibration.
+        view: write ``<case>_view.html``, a page that shows the volumes of a case in a browser.
         val_handlers: further handlers of this evaluator.
 
     Raises:
@@ -102,6 +103,7 @@ class ReconstructionEvaluator(Evaluator):
         postprocessing: Callable[[dict[str, Any]], Any] | None = None,
         calibration: str | None = None,
         region: str | None = None,
+        view: bool = True,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         _refuse_monai_tracking(val_handlers)
@@ -129,6 +131,7 @@ class ReconstructionEvaluator(Evaluator):
             resume=resume,
             checkpoint_every=checkpoint_every,
             anatomy=inferer.score.anatomy,
+            view=view,
         )
         self.data_loader = LoadedCases(val_data_loader)
         self.results: list[dict[str, Any]] = []

@@ -24,8 +24,8 @@ from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory, releas
 from monai_diffrecon.engine.plugin_checks import check_like
 from monai_diffrecon.errors import ConfigError, NumericalError
 from monai_diffrecon.errors.options import check_choice
-from monai_diffrecon.numerics.planes import check_plane, from_slices, to_slices, turned, turned_back
-from monai_diffrecon.protocols import Denoiser, PlaneDenoiser
+from monai_diffrecon.numerics.planes import check_plane, from_slices, slice_positions, to_slices, turned, turned_back
+from monai_diffrecon.protocols import PLANE_AXIS, Denoiser, PlaneDenoiser
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 
     A plane larger than ``window`` is covered by overlapping windows with Gaussian blending (MONAI's sliding
     window); a smaller one passes through the convolutional network whole, which is faster and has no seams. For a
-    network that needs multiples of a size (attribute ``multiple``), slices are padded with their edge voxels.
+    network that needs multiples of a size (attribute ``multiple``), slices are padded with their edge voxels. A network
+    with the attribute ``position`` is told where in the volume each pixel lies.
 
     A batch that runs out of memory is halved, and the run continues with smaller batches: the voxels are the same,
     within the rounding of another batch size. The network's output for finite slices must be finite; on a CPU each
@@ -55,7 +56,8 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
     Attributes:
         batch_size: current number of slices per network call; 0 until ``auto`` has chosen it at the first call.
         fallbacks: fallbacks used for lack of memory, as text.
-        first_slice: index in the whole volume of the first slice, for messages.
+        first_slice: index in the whole volume of the first slice.
+        total_slices: slices of the whole volume; None for those it is given.
         network_calls: batches of slices or windows passed through the network so far.
         symmetry: of the square, 0 to 7: how slices are turned before the network sees them; undone after it.
     """
@@ -93,6 +95,15 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
         self.fallbacks: list[str] = []
         self._wanted, self._slices = batch_size, batch_size
         self.first_slice = self.symmetry = 0
+        self.total_slices: int | None = None
+        self.position = bool(getattr(denoiser.network, "position", False))
+        if self.position and not denoiser.takes_position:
+            raise ConfigError(
+                "the network takes the position of its pixels, which this denoiser does not pass on",
+                where=f"bundle {name}",
+                expected="a denoiser with takes_position, such as direct",
+                got=type(denoiser).__name__,
+            )
 
     def for_plane(self, plane: str) -> BatchedPlaneDenoiser:
         """Return a denoiser of another plane that uses the same network and counts its own calls."""
@@ -185,7 +196,13 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
 
     def _checked(self, batch: Tensor, start: int, sigma: float) -> Tensor:
         given = turned(batch.to(self.device), self.symmetry).contiguous()
-        done = check_like(self._batch(given, sigma), given, self._where)
+        placed = given
+        if self.position:
+            shape = list(batch.shape[-2:])
+            shape.insert(PLANE_AXIS[self.plane], len(batch))
+            at = slice_positions(self.plane, shape, self.first_slice + start, self.total_slices or self._slices)
+            placed = torch.cat((given, turned(at.to(given), self.symmetry)), dim=1)
+        done = check_like(self._batch(placed, sigma), given, self._where)
         if self.device.type == "cpu":
             self._check(done, given, start, sigma)
         return turned_back(done, self.symmetry).to(batch.device)
@@ -246,10 +263,11 @@ class BatchedPlaneDenoiser(PlaneDenoiser):
             yield
 
     def _differentiable(self, batch: Tensor, sigma: float) -> Tensor:
+        given = (batch[:, :-3], sigma, batch[:, -3:]) if self.position else (batch, sigma)
         if torch.is_grad_enabled() and batch.requires_grad:
             # Guidance differentiates through all slices: activations are kept for one batch and computed twice.
-            return torch.as_tensor(checkpoint(self.denoiser, batch, sigma, use_reentrant=False))
-        denoised: Tensor = self.denoiser(batch, sigma)
+            return torch.as_tensor(checkpoint(self.denoiser, *given, use_reentrant=False))
+        denoised: Tensor = self.denoiser(*given)
         return denoised
 
 

@@ -30,6 +30,7 @@ class ExecutedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.multiple = int(getattr(network, "multiple", 1))
+        self.position = bool(getattr(network, "position", False))
         self.call = call
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:

@@ -43,11 +43,11 @@ class SlabPlaneDenoiser(PlaneDenoiser):
         """Denoise this slab (C, X, Y, Z) of a volume at noise level ``sigma``; same shape and type out."""
         slab, dim = self.peers.slab, 1 + PLANE_AXIS[self.plane]
         if slab.dim == dim:
-            self.inner.first_slice = slab.first
+            self.inner.first_slice, self.inner.total_slices = slab.first, sum(len(other) for other in self.peers.slabs)
             return self.inner(x, sigma)
         slabs, me = self.peers.slabs, self.peers.index
         rows = cut(dim, x.shape[dim], len(slabs))
-        self.inner.first_slice = rows[me].first
+        self.inner.first_slice, self.inner.total_slices = rows[me].first, x.shape[dim]
         shapes = [_resized(x, {slab.dim: len(other), dim: len(rows[me])}) for other in slabs]
         whole = torch.cat(self.peers.swap([row.of(x) for row in rows], shapes), dim=slab.dim)
         done = self.inner(whole, sigma) if len(rows[me]) else whole

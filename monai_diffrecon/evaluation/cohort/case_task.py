@@ -26,11 +26,13 @@ from monai_diffrecon.evaluation.cohort.cases import CaseHashes, anonymous
 from monai_diffrecon.evaluation.cohort.method import PreparedMethod, digest
 from monai_diffrecon.evaluation.cohort.read import read_cohort, slug
 from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortSpec
+from monai_diffrecon.io.atomic import make_folder
 from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.tracking.export_run import TrackedRun
 from monai_diffrecon.tracking.run_notes import RunNotes, is_server
 from monai_diffrecon.tracking.versions import versions_of
+from monai_diffrecon.viewer.run_page import write_methods_page
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +98,13 @@ class CaseOutcome:
     Attributes:
         rows: one row per method, in their order.
         picture: the picture of all methods, or None without a reference.
+        page: the page that shows the volumes of all methods, or None.
         notes: what the driver has to log.
     """
 
     rows: list[CaseRow] = field(default_factory=list)
     picture: Path | None = None
+    page: Path | None = None
     notes: list[RunNotes] = field(default_factory=list)
 
 
@@ -146,6 +150,7 @@ class CaseEvaluation:
             if isinstance(run, RunNotes):
                 outcome.notes.append(run)
         outcome.picture = self._picture(outcome.rows, truths, images)
+        outcome.page = self._page(outcome.rows, truths)
         return outcome
 
     def _run(self, case: CohortCase, method: PreparedMethod, parent: str | None) -> Any:
@@ -197,6 +202,19 @@ class CaseEvaluation:
             metrics = {title: row.metrics for title, row in zip(volumes, rows, strict=True)}
             montage(volumes, truth, path, spacing=spacing, metrics=metrics)
         return path
+
+    def _page(self, rows: Sequence[CaseRow], truths: dict[str, Tensor]) -> Path | None:
+        """Write the page of all methods, unless it exists."""
+        rows = [row for row in rows if not row.failed]
+        if not rows:
+            return None
+        name = digest([[r.method, r.record_sha256] for r in rows])[:12]
+        path = self.output_dir / "views" / f"{rows[0].case}-{name}.html"
+        if path.is_file():
+            return path
+        files = {r.method: self.output_dir / slug(r.method) / f"{r.case}_recon.nii.gz" for r in rows}
+        truth = magnitude(truths[rows[0].method]) if rows[0].method in truths else None
+        return write_methods_page(make_folder(path.parent) / path.name, rows[0].case, files, truth)
 
 
 #: The evaluation that this process works for, by the name of its driver.

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -33,6 +34,7 @@ def write_report(
     methods: Sequence[Mapping[str, Any]],
     data_sha256: str,
     pictures: Mapping[str, Path | None],
+    pages: Mapping[str, Path],
 ) -> None:
     """Write the report, atomically.
 
@@ -43,6 +45,7 @@ def write_report(
         methods: descriptions of the methods, without paths.
         data_sha256: hash over the cases.
         pictures: case -> picture of all its reconstructions.
+        pages: case -> page that shows them in a browser, in a folder beside the report.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -51,7 +54,10 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(_context(spec, rows, methods, data_sha256, pictures))
+    views = {case: quote(f"{page.parent.name}/{page.name}") for case, page in pages.items()}
+    page = environment.get_template("report.html.j2").render(
+        _context(spec, rows, methods, data_sha256, pictures), views=views
+    )
     atomic_write(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 

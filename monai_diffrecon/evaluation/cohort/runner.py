@@ -142,12 +142,14 @@ class CohortEvaluation:
             described = [method.description for method in self.methods]
             parent.log_params({"seed": self.spec.seed, "baseline": self.spec.baseline, "methods": described})
             parent.log_dataset("cohort", data, {"cases": len(self.cases)})
-            pictures = self._evaluate(parent)
+            pictures, pages = self._evaluate(parent)
             if self.shard is None:
                 files = write_tables(self.output_dir, self.spec, self.rows, described, data)
-                write_report(self.report, self.spec, self.rows, described, data, pictures)
+                write_report(self.report, self.spec, self.rows, described, data, pictures, pages)
                 for path in (*files, self.report):
                     parent.log_artifact(path)
+                for path in pages.values():
+                    parent.log_artifact(path, path.parent.name)
             for method in self.methods:
                 values = [r.value("psnr") for r in self.rows if r.method == method.label and not r.failed]
                 values = [v for v in values if math.isfinite(v)]
@@ -163,8 +165,8 @@ class CohortEvaluation:
                 )
         return self.rows
 
-    def _evaluate(self, parent: Any) -> dict[str, Path | None]:
-        """Fill the rows, in the order of the file; return case -> its picture."""
+    def _evaluate(self, parent: Any) -> tuple[dict[str, Path | None], dict[str, Path]]:
+        """Fill the rows, in the order of the file; return case -> its picture, and case -> its page."""
         setup, outcomes = self._evaluation.setup, dict[str, CaseOutcome]()
         tasks = [
             CaseTask(setup, number, case.name, self.hashes[case.name], parent.run_id)
@@ -187,7 +189,8 @@ class CohortEvaluation:
                 mend="report it to its author; the serial executor resumes",
             )
         self.rows = [row for case in self.cases for row in outcomes[case.name].rows]
-        return {case: outcome.picture for case, outcome in outcomes.items()}
+        pages = {case: outcome.page for case, outcome in outcomes.items() if outcome.page is not None}
+        return {case: outcome.picture for case, outcome in outcomes.items()}, pages
 
     def _failed(self, task: CaseTask, error: Exception) -> CaseOutcome:
         """Return the rows of a case that no worker could evaluate, and that no worker has tracked."""

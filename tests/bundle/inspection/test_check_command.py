@@ -21,7 +21,7 @@ import monai_diffrecon
 from monai_diffrecon.bundle.inspection.inspect_bundle import inspect_bundle, inspect_mapping
 from monai_diffrecon.bundle.inspection.policy import plugin_packages, policy_for
 from monai_diffrecon.bundle.inspection.require_trusted import refusals
-from monai_diffrecon.cli.check_bundle import check
+from monai_diffrecon.cli.check import inspection as check
 from monai_diffrecon.errors import ConfigError, InputError, IntegrityError
 
 from ...raising import raises

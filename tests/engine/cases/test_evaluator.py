@@ -153,7 +153,7 @@ def test_one_run_a_case_under_one_for_the_cohort(cohort: Cohort) -> None:
         history = cohort.client.get_metric_history(run.info.run_id, "residual")
         assert [point.step for point in history] == [1, 2, 3, 4]
         artifacts = {artifact.path for artifact in cohort.client.list_artifacts(run.info.run_id)}
-        assert artifacts == {f"{result['case']}_montage.png", f"{result['case']}_recon.provenance.json"}
+        assert artifacts == {f"{result['case']}_{end}" for end in ("montage.png", "recon.provenance.json", "view.html")}
 
 
 def test_the_curve_of_a_case_is_seen_while_it_runs_and_is_of_its_first_sample(
@@ -258,6 +258,7 @@ def test_without_reference_and_tracking(cohort: Cohort, tmp_path: Path) -> None:
         "alone_montage.png",
         "alone_recon.nii.gz",
         "alone_recon.provenance.json",
+        "alone_view.html",
     ]
     assert evaluator.results[0]["metrics"] == {}
     verify_record(tmp_path / "new" / "alone_recon.provenance.json")

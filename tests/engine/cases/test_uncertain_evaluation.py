@@ -112,7 +112,8 @@ def test_files_and_record(score: ScoreNetwork, tmp_path: Path) -> None:
     output = evaluate(inferer(score, num_samples=3, keep_samples=True), tmp_path, THICK, reference=truth())
     names = ["std", "std_measured", "std_null", "sample000", "sample001", "sample002"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".diffrecon") == sorted(
-        ["c_recon.nii.gz", "c_recon.provenance.json", "c_montage.png", *(f"c_{name}.nii.gz" for name in names)]
+        ["c_recon.nii.gz", "c_recon.provenance.json", "c_montage.png", "c_view.html"]
+        + [f"c_{name}.nii.gz" for name in names]
     )
     spread, mean = output["spread"], output["pred"].as_tensor()
     assert torch.equal(read_volume(tmp_path / "c_recon.nii.gz")[0], mean)
@@ -140,7 +141,8 @@ def test_complex_volumes_without_a_reference(score: ScoreNetwork, tmp_path: Path
     volumes = ["recon", "phase", "std", "std_measured", "std_null"]
     volumes += ["sample000", "sample000_phase", "sample001", "sample001_phase"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".diffrecon") == sorted(
-        ["c_recon.provenance.json", "c_montage.png", "c_std.png", *(f"c_{name}.nii.gz" for name in volumes)]
+        ["c_recon.provenance.json", "c_montage.png", "c_std.png", "c_view.html"]
+        + [f"c_{name}.nii.gz" for name in volumes]
     )
     samples = torch.stack(output["spread"].samples)
     expected = (samples - samples.mean(0)).abs().square().sum(0).sqrt()

@@ -1,0 +1,137 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommand ``diffrecon reconstruct``; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_diffrecon.cli.run import run_words
+from monai_diffrecon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from monai_diffrecon.api.choice import Choice
+
+#: Argument -> id of the bundle's configuration.
+_IDS = {
+    "reference": "reference",
+    "output": "output_dir",
+    "samples": "num_samples",
+    "device": "device",
+    "precision": "precision",
+    "reader": "reader",
+    "case": "case_name",
+    "seed": "seed",
+}
+#: What draws samples, if the user names no method.
+_SAMPLES = "posterior"
+
+
+def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """Reconstruct a scan: the bundle and the task are chosen from it unless you name them."""
+    parser.add_argument("scan", metavar="SCAN", help="image with thick slices, folder of a DICOM series, or raw data")
+    parser.add_argument("--bundle", metavar="NAME", help="name or path of a bundle (`diffrecon bundles`)")
+    parser.add_argument("--task", metavar="NAME", help="task of the bundle (`diffrecon tasks`)")
+    parser.add_argument("--method", metavar="NAME", help="preset of a method (`diffrecon methods`)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ID=VALUE", help="config id and value, as sampler.steps=20"
+    )
+    parser.add_argument("--reference", metavar="FILE", help="the truth, for PSNR and SSIM")
+    parser.add_argument("--output", metavar="FOLDER", default="reconstruction", help="(reconstruction)")
+    parser.add_argument("--calls", type=int, metavar="N", help="network calls for each slice")
+    parser.add_argument("--samples", type=int, metavar="N", help="draw so many and write their mean and spread")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
+    parser.add_argument("--precision", help="float32, bfloat16, float16, tf32 or auto (the bundle's)")
+    parser.add_argument("--reader", help="name of a reader; auto (the default) tries each")
+    parser.add_argument("--case", metavar="NAME", help="name of the case in files and records (a keyed hash)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed (0)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.api.choice import choose
+        from monai_diffrecon.errors.options import path_option
+        from monai_diffrecon.io.find_reader import read_scan
+
+        overrides = overrides_of(arguments.set)
+        scan = path_option(arguments.scan, "SCAN")
+        _, measured = read_scan(scan, arguments.reader or "auto", leaning=bool(overrides.get("correct_tilt")))
+        choice = choose(measured, arguments.bundle, arguments.task)
+        del measured
+        words = words_of(scan, choice, arguments, overrides)
+        for reason in choice.reasons:
+            sys.stdout.write(f"{reason}\n")
+        sys.stdout.write(f"the same as: python -m monai.bundle run {' '.join(map(quoted, words))}\n")
+        sys.stdout.flush()
+        if arguments.dry_run:
+            return 0
+        started, output = time.time(), Path(arguments.output)
+        code = run_words(words)
+        pages = [page for page in sorted(output.glob("*_view.html")) if page.stat().st_mtime >= started - 1]
+        sys.stdout.write("".join(f"look at it: {page}\n" for page in pages))
+        store = quoted(f"sqlite:///{output / 'mlflow.db'}")
+        sys.stdout.write(f"options, metrics and pictures: mlflow ui --backend-store-uri {store}\n")
+        return code
+
+    return run
+
+
+def words_of(scan: Path, choice: Choice, arguments: argparse.Namespace, overrides: dict[str, Any]) -> list[str]:
+    """Return the arguments of ``monai.bundle run``.
+
+    Raises:
+        ConfigError: no such task or method, or arguments that contradict each other.
+    """
+    from monai_diffrecon.presets.overlays import METHOD, TASK, overlay_path
+
+    files = [choice.bundle / "configs" / "inference.json"]
+    if choice.task is not None:
+        files.append(overlay_path(TASK, choice.task, choice.bundle, where="--task"))
+    method = arguments.method
+    if arguments.samples is not None and arguments.samples > 1 and method is None:
+        method = _SAMPLES
+        sys.stdout.write(f"method {method}: it draws samples\n")
+    if method is not None:
+        files.append(overlay_path(METHOD, method, choice.bundle, where="--method"))
+    given = {id_: getattr(arguments, name) for name, id_ in _IDS.items() if getattr(arguments, name) is not None}
+    if arguments.calls is not None:
+        named = method is not None and "calls" in json.loads(files[-1].read_text(encoding="utf-8"))
+        given["calls" if named else "sampler#steps"] = arguments.calls
+    if twice := sorted(set(given) & set(overrides)):
+        raise ConfigError("given twice", where=f"--set {twice[0]}", mend="give it once")
+    listed = ",".join(f"'{file}'" for file in files)
+    words = ["--config_file", str(files[0]) if len(files) == 1 else f"[{listed}]", "--bundle_root", str(choice.bundle)]
+    words += ["--image", str(scan)]
+    for id_, value in {**given, **overrides}.items():
+        words += [f"--{id_}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def quoted(word: str) -> str:
+    """Return a word as a shell takes it; words in single quotes within double ones, which people can read."""
+    return f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word)
+
+
+def overrides_of(pairs: list[str]) -> dict[str, Any]:
+    """Return ``ID=VALUE`` pairs as a dict: ``.`` or ``#`` between the levels of an id, JSON values or words.
+
+    Raises:
+        ConfigError: no such pair, or an id twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.replace(".", "#").replace("::", "#")
+        if not (name and equals) or name in found:
+            raise ConfigError("not an option", where="--set", expected="ID=VALUE, each ID once", got=pair)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
