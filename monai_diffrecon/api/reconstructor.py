@@ -142,8 +142,8 @@ def load(
 
     Args:
         bundle: path of a bundle, its name, or the name of its family: ``knee`` loads ``knee_axial`` and the
-            planes beside it. Names are searched in ``bundles``, in the folders of ``DIFFRECON_BUNDLES`` and in
-            installed packages.
+            planes beside it. Names are searched in ``bundles``, in installed packages, in the folders of
+            ``DIFFRECON_BUNDLES`` and among the downloads.
         task: a task of the bundle, such as ``accelerated_mri``; None for the bundle's own settings.
         method: a preset (``diffrecon methods`` lists them), such as ``dds``.
         overrides: config id -> value, for ids such as ``sampler#steps``.

@@ -20,7 +20,7 @@ from monai_diffrecon.bundle.weights import read_weights
 from monai_diffrecon.bundle.zip_members import extract_checked
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import path_option
-from monai_diffrecon.io.atomic import atomic_write
+from monai_diffrecon.io.atomic import atomic_write, make_folder
 from monai_diffrecon.presets.overlays import copy_methods
 
 
@@ -48,7 +48,7 @@ def download_bundle(name: str, url: str | None, *, force: bool = False) -> Path:
     target = cache_folder() / name
     if target.exists() and not force:
         raise ConfigError("it was downloaded before", where=f"bundle {name}", mend="give --force to replace it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
         archive = Path(folder) / f"{name}.zip"
         try:
@@ -65,7 +65,7 @@ def download_bundle(name: str, url: str | None, *, force: bool = False) -> Path:
         root = _only_bundle(Path(folder) if url is None else extract_checked(archive, Path(folder) / name), name)
         check_bundle(root)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(Path(folder) / ".before")  # removed with the folder
         root.rename(target)
     return target
 

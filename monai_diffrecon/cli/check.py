@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monai_diffrecon.cli.run import overrides_of
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import path_option
 
@@ -113,7 +114,7 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
     from monai_diffrecon.evaluation.cohort.method import PreparedMethod
     from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortMethod, CohortSpec
 
-    overrides = _overrides(arguments.set)
+    overrides = overrides_of(arguments.set)
     shared = {name: overrides.pop(name) for name in list(overrides) if name.startswith("simulate")}
     method = CohortMethod(
         "check",
@@ -135,16 +136,3 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
     lines = [f"the scan would be reconstructed: {size} voxels of {voxel} mm, unit {measured.unit}"]
     lines += [f"notice: {notice}" for notice in measured.notices]
     return [*lines, *posed.memory.lines(), *posed.memory.check()]
-
-
-def _overrides(pairs: list[str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals) or name in found:
-            raise ConfigError("not an option", where="--set", expected="ID=VALUE, each ID once", got=pair)
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon._version import __version__
-from monai_diffrecon.cli.bundles import bundles, tasks
+from monai_diffrecon.cli.bundles import bundles, table, tasks
 from monai_diffrecon.cli.calibrate import calibrate
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
@@ -80,8 +80,7 @@ def plugin_table(infos: Sequence[PluginInfo]) -> list[str]:
         name = info.name if providers[info.kind, info.name] == 1 else f"{info.distribution}:{info.name}"
         text = f"BROKEN: {info.error}" if info.error else info.summary
         rows.append((info.kind, name, f"{info.distribution} {info.version}".strip(), text))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
+    return table(rows)
 
 
 def import_checkpoint(parser: argparse.ArgumentParser) -> Run:

@@ -8,6 +8,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from monai_diffrecon.cli.bundles import table
+
 
 def methods(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """List the presets of methods, or print the file of one for --config_file."""
@@ -32,8 +34,7 @@ def methods(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
         else:
             found = presets(arguments.bundle)
             rows = [("NAME", "FAMILIES", "SUMMARY"), *((p.name, " ".join(p.families), p.summary) for p in found)]
-            widths = [max(len(row[column]) for row in rows) for column in range(2)]
-            lines = ["  ".join([*map(str.ljust, row[:2], widths), row[2]]).rstrip() for row in rows]
+            lines = table(rows)
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         return 0
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_diffrecon.cli.run import run_words
+from monai_diffrecon.cli.run import overrides_of, run_words
 from monai_diffrecon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,33 +105,14 @@ def words_of(scan: Path, choice: Choice, arguments: argparse.Namespace, override
         given["calls" if named else "sampler#steps"] = arguments.calls
     if twice := sorted(set(given) & set(overrides)):
         raise ConfigError("given twice", where=f"--set {twice[0]}", mend="give it once")
-    listed = ",".join(f"'{file}'" for file in files)
+    listed = ",".join(repr(str(file)) for file in files)
     words = ["--config_file", str(files[0]) if len(files) == 1 else f"[{listed}]", "--bundle_root", str(choice.bundle)]
     words += ["--image", str(scan)]
     for id_, value in {**given, **overrides}.items():
-        words += [f"--{id_}", value if isinstance(value, str) else json.dumps(value)]
+        words += [f"--{id_}", value if isinstance(value, str) else repr(value)]  # MONAI reads Python, not JSON
     return words
 
 
 def quoted(word: str) -> str:
     """Return a word as a shell takes it; words in single quotes within double ones, which people can read."""
     return f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word)
-
-
-def overrides_of(pairs: list[str]) -> dict[str, Any]:
-    """Return ``ID=VALUE`` pairs as a dict: ``.`` or ``#`` between the levels of an id, JSON values or words.
-
-    Raises:
-        ConfigError: no such pair, or an id twice.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        name = name.replace(".", "#").replace("::", "#")
-        if not (name and equals) or name in found:
-            raise ConfigError("not an option", where="--set", expected="ID=VALUE, each ID once", got=pair)
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found

@@ -5,9 +5,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from monai_diffrecon.errors import ConfigError
 
 
 def run(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -57,3 +61,22 @@ def run_words(words: Sequence[str]) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def overrides_of(pairs: list[str]) -> dict[str, Any]:
+    """Return ``ID=VALUE`` pairs as a dict: ``.`` or ``#`` between the levels of an id, JSON values or words.
+
+    Raises:
+        ConfigError: no such pair, or an id twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.replace(".", "#").replace("::", "#")
+        if not (name and equals) or name in found:
+            raise ConfigError("not an option", where="--set", expected="ID=VALUE, each ID once", got=pair)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -128,6 +128,15 @@ class Recipe:
                 "volume_store",
             )
             self._check_stored(checked)
+        scores = (self.score, *self.auxiliaries) if sampler.calls_network else ()
+        if any(getattr(score.network, "position", False) for score in scores):
+            for name in ("volume_store", "tune", "adaptation"):
+                if checked[name] is not None:
+                    raise ConfigError(
+                        "gives parts of the volume to a network that is told where its pixels lie in the whole",
+                        where=f"inferer#{name}",
+                        mend=f"set {name} to null",
+                    )
         registry.check_options("operators", plugin_of(specs["operator"]), where="operator", context=("geometry",))
         notices = object_notice(specs)
         checked |= {

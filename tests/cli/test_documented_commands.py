@@ -124,7 +124,9 @@ def execute(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         except Exception as error:
             raise users_error(error) or error from error
     elif words[0] == "diffrecon":
-        assert cli.main(words[1:]) == 0, words
+        quick = [f"{id_.lstrip('-')}={value}" for id_, value in zip(QUICK[::2], QUICK[1::2], strict=True)]
+        more = [word for pair in quick for word in ("--set", pair)] if words[1] == "reconstruct" else []
+        assert cli.main([*words[1:], *more]) == 0, words
     else:
         foresee(words)
 

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.io.atomic import atomic_write, write_json
@@ -44,123 +43,71 @@ AROUND = 2
 WHOLE_PLANE = 4096  # slices of a batch: neighbours are those of the batch
 
 
-class Neighbours(nn.Module):
-    """The network of slices that also sees ``AROUND`` slices on either side; a batch is a stack of slices."""
+class Around(nn.Module):
+    """The first convolution, which also sees ``AROUND`` slices on either side; they count nothing at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, plain: nn.Module, pixels: int, size: list[int]) -> None:
         super().__init__()
-        plain = BiasFreeUNet(channels=CHANNELS)
-        self.inner, self.multiple = plain, plain.multiple
-        old = plain.head.conv
-        pixels = plain.unshuffle**2
-        wide = nn.Conv2d(old.in_channels + 2 * AROUND * pixels, old.out_channels, 3, padding=1, bias=False)
-        nn.init.zeros_(wide.weight)
-        plain.head.conv = wide
+        self.plain, self.pixels, self.size = plain, pixels, size
+        features = plain.conv.out_channels
+        self.around = nn.Conv2d(2 * AROUND * pixels, features, 3, padding=1, bias=False)
+        nn.init.zeros_(self.around.weight)
 
-    def load_plain(self, weights: dict[str, Tensor]) -> None:
-        """Take the weights of the network of slices: the new inputs count nothing yet."""
-        wide = self.inner.state_dict()
-        given = dict(weights)
-        given["head.conv.weight"] = wide["head.conv.weight"]
-        self.inner.load_state_dict(given)
-        with torch.no_grad():
-            old = weights["head.conv.weight"]
-            self.inner.head.conv.weight[:, : old.shape[1]] = old
-
-    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Denoise a stack of slices (N, 1, H, W), or stacks (B, S, H, W)."""
-        stacks = x if x.shape[1] > 1 else x[:, 0][None]
-        net, (_, slices, height, width) = self.inner, stacks.shape
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1)[:: 1 if x.shape[1] > 1 else len(x)]
-        level = level.repeat_interleave(slices).reshape(-1, 1, 1, 1)
-        pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        around = F.pad(stacks, (0, 0, 0, 0, AROUND, AROUND), mode="constant")
-        around[:, :AROUND], around[:, -AROUND:] = stacks[:, :1], stacks[:, -1:]
-        seen = torch.stack([around[:, i : i + slices] for i in range(2 * AROUND + 1)], dim=2).flatten(0, 1)
-        order = [AROUND, *(i for i in range(2 * AROUND + 1) if i != AROUND)]
-        h = F.pixel_unshuffle(F.pad(seen[:, order], pad, mode="replicate"), net.unshuffle)
-        pixels = net.unshuffle**2
-        h = torch.cat((h[:, :pixels], level.expand(-1, 1, *h.shape[-2:]), h[:, pixels:]), dim=1)
-        h = net.head(h.contiguous(memory_format=torch.channels_last))
-        skips = []
-        for units, down in zip(net.down_units, net.downs, strict=True):
-            h = units(h)
-            skips.append(h)
-            h = down(h)
-        h = net.bottleneck(h)
-        for up, units in zip(reversed(net.ups), reversed(net.up_units), strict=True):
-            h = units(up(h) + skips.pop())
-        residual = F.pixel_shuffle(net.tail(h).to(x.dtype), net.unshuffle)[..., :height, :width]
-        return x + residual.reshape(x.shape)
+    def forward(self, h: Tensor) -> Tensor:
+        """Return features (B * S, C, H, W) of pixels and noise level."""
+        stacks, slices = h[:, : self.pixels].unflatten(0, (-1, self.size[0])), self.size[0]
+        ends = [stacks[:, i : i + 1].expand(-1, AROUND, -1, -1, -1) for i in (0, slices - 1)]
+        longer = torch.cat((ends[0], stacks, ends[1]), dim=1)
+        others = [longer[:, i : i + slices] for i in range(2 * AROUND + 1) if i != AROUND]
+        return self.plain(h) + self.around(torch.cat(others, dim=2).flatten(0, 1))
 
 
 class AcrossSlices(nn.Module):
     """Adds what a convolution over three slices finds; computes nothing at first."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, size: list[int]) -> None:
         super().__init__()
         self.mix = nn.Conv1d(channels, channels, 3, groups=channels, bias=False)
         self.product = nn.Conv2d(channels, channels, 1, bias=False)
         nn.init.zeros_(self.product.weight)
-        self.size = [1]  # slices of a stack, of the call that runs
+        self.size = size
 
     def forward(self, h: Tensor) -> Tensor:
         """Return features (B * S, C, H, W)."""
         slices = self.size[0]
         stacks = h.unflatten(0, (-1, slices))
-        padded_ = torch.cat((stacks[:, :1], stacks, stacks[:, -1:]), dim=1)
+        longer = torch.cat((stacks[:, :1], stacks, stacks[:, -1:]), dim=1)
         w = self.mix.weight[:, 0]
-        mixed = sum(padded_[:, i : i + slices] * w[:, i].reshape(1, 1, -1, 1, 1) for i in range(3))
+        mixed = sum(longer[:, i : i + slices] * w[:, i].reshape(1, 1, -1, 1, 1) for i in range(3))
         return h + self.product(torch.relu(torch.as_tensor(mixed)).flatten(0, 1))
 
 
-class Across(nn.Module):
-    """The network of slices with layers across them; a batch is a stack of slices."""
+class Stacks(nn.Module):
+    """The network of slices, which may see others of their stack.
 
-    def __init__(self) -> None:
+    Args:
+        arm: ``slices``, ``neighbours`` or ``across``.
+    """
+
+    def __init__(self, arm: str) -> None:
         super().__init__()
         self.inner = BiasFreeUNet(channels=CHANNELS)
+        self.inner.load_state_dict({k: v.float() for k, v in torch.load(START, weights_only=True).items()})
         self.multiple = self.inner.multiple
+        self.size = [1]  # slices of a stack, of the call that runs
         self.added = nn.ModuleList()
-        for units, channels in (
-            *zip(self.inner.down_units, CHANNELS, strict=False),
-            (self.inner.bottleneck, CHANNELS[-1]),
-            *zip(self.inner.up_units, CHANNELS, strict=False),
-        ):
-            layer = AcrossSlices(channels)
-            self.added.append(layer)
-            units.append(layer)
-
-    def load_plain(self, weights: dict[str, Tensor]) -> None:
-        """Take the weights of the network of slices."""
-        self.inner.load_state_dict({**self.inner.state_dict(), **weights})
+        if arm == "neighbours":
+            self.inner.head = Around(self.inner.head, self.inner.unshuffle**2, self.size)
+            self.added.append(self.inner.head.around)
+        if arm == "across":
+            levels = (*self.inner.down_units, self.inner.bottleneck, *self.inner.up_units)
+            for units, channels in zip(levels, (*CHANNELS, *CHANNELS[:-1]), strict=True):
+                self.added.append(AcrossSlices(channels, self.size))
+                units.append(self.added[-1])
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise a stack of slices (N, 1, H, W), or stacks (B, S, H, W)."""
-        slices = x.shape[1] if x.shape[1] > 1 else len(x)
-        for layer in self.added:
-            layer.size[0] = slices  # type: ignore[index,union-attr]
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1)
-        if x.shape[1] > 1:
-            level = level.repeat_interleave(slices)
-        out: Tensor = self.inner(x.reshape(-1, 1, *x.shape[2:]), level)
-        return out.reshape(x.shape)
-
-
-class Slices(nn.Module):
-    """The network of slices, each by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = BiasFreeUNet(channels=CHANNELS)
-        self.multiple = self.inner.multiple
-
-    def load_plain(self, weights: dict[str, Tensor]) -> None:
-        """Take its weights."""
-        self.inner.load_state_dict(weights)
-
-    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Denoise slices (N, 1, H, W), or stacks (B, S, H, W)."""
+        self.size[0] = x.shape[1] if x.shape[1] > 1 else len(x)
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1)
         if x.shape[1] > 1:
             level = level.repeat_interleave(x.shape[1])
@@ -168,7 +115,7 @@ class Slices(nn.Module):
         return out.reshape(x.shape)
 
 
-ARMS: dict[str, type[nn.Module]] = {"slices": Slices, "neighbours": Neighbours, "across": Across}
+ARMS = ("slices", "neighbours", "across")
 
 
 class StackRecorder:
@@ -222,12 +169,11 @@ def settings(datalist: Path, network: nn.Module) -> tuple[LoopTasks, LoopReport,
 def train(arm: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train a network and return the PSNR of the tasks, before and after, and times."""
     torch.manual_seed(0)
-    network = ARMS[arm]()
-    network.load_plain({k: v.float() for k, v in torch.load(START, weights_only=True).items()})  # type: ignore[operator]
+    network = Stacks(arm)
     average = copy.deepcopy(network)
     tasks, report, patches = settings(args.datalist, average)
     volumes, weights = patches.whole()
-    new = list(network.added.parameters()) if isinstance(network, Across) else []
+    new = list(network.added.parameters())
     old = [p for p in network.parameters() if all(p is not q for q in new)]
     optimizer = torch.optim.Adam([{"params": old, "lr": args.rate}, {"params": new, "lr": args.rate * 10}])
     shape = (args.slices, 64, 64)
@@ -290,10 +236,8 @@ def main() -> None:
         kept = args.work / f"{arm}.json"
         if not kept.exists():
             if arm == "start":
-                network = Slices()
-                network.load_plain({k: v.float() for k, v in torch.load(START, weights_only=True).items()})
                 started = time.monotonic()
-                found = settings(args.datalist, network)[1].evaluate()
+                found = settings(args.datalist, Stacks("slices"))[1].evaluate()
                 write_json(kept, {"arm": arm, "training_s": 0.0, "loop_s": time.monotonic() - started, **found})
             else:
                 write_json(kept, train(arm, args))

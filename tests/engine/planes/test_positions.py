@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from monai_diffrecon.denoisers.direct import DirectDenoiser
 from monai_diffrecon.denoisers.ve_score import VEScoreDenoiser
+from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.planes.batched_plane_denoiser import BatchedPlaneDenoiser
 from monai_diffrecon.engine.planes.executed_network import ExecutedNetwork
 from monai_diffrecon.engine.planes.slab_plane_denoiser import SlabPlaneDenoiser
@@ -19,6 +22,7 @@ from monai_diffrecon.slabs import Slab, cut, peers
 from monai_diffrecon.testing.execution.slabs_in_threads import run_in_threads
 
 from ...raising import raises
+from ..tiny_networks import SCORE
 
 SIZES = (5, 6, 9)
 
@@ -84,3 +88,19 @@ def test_a_gradient_reaches_the_slices() -> None:
 def test_a_denoiser_that_does_not_pass_it_on_is_refused() -> None:
     with raises(ConfigError, where="bundle b", got="VEScoreDenoiser"):
         BatchedPlaneDenoiser(VEScoreDenoiser(Says()), "axial", name="b")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"tune": {"option": "sampler#sigma_start", "values": [0.1, 0.2]}},
+        {"adaptation": True},
+        {"volume_store": "zarr"},
+    ],
+)
+def test_what_gives_networks_parts_of_a_volume_is_refused(option: dict[str, object]) -> None:
+    score = replace(SCORE, network=Says())
+    DiffReconInferer(score, "parallel_ct")
+    (name,) = option
+    with raises(ConfigError, where=f"inferer#{name}"):
+        DiffReconInferer(score, "parallel_ct", **option)
