@@ -37,7 +37,8 @@ html_copy_source = False
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 # Pages that scripts write begin with their tables; untitled_pages gives them a title.
-suppress_warnings = ["myst.header", "myst.xref_missing_anchor"]
+# Commands are no target of links: their domain cannot look for one.
+suppress_warnings = ["myst.header", "myst.domains"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

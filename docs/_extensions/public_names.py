@@ -6,27 +6,30 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from types import ModuleType
 from typing import Any
+
+import monai_diffrecon
+
+ROOT = "monai_diffrecon"
 
 
 def names_of(package: str) -> list[tuple[str, str]]:
     """Return (name, what documents it) of the public classes and functions of a package.
 
     Args:
-        package: a package with lazy names or with ``__all__``.
+        package: a package with lazy names or with ``__all__``; less what the whole package exports under the same name.
     """
     module = importlib.import_module(package)
     named = getattr(module, "__all__", None) or [n for n in dir(module) if not n.startswith("_")]
     found = []
     for name in named:
         value = getattr(module, name)
+        if package != ROOT and value is getattr(monai_diffrecon, name, None):
+            continue  # documented as a name of the whole package
         if inspect.isclass(value):
             found.append((name, "autoclass"))
         elif inspect.isfunction(value):
             found.append((name, "autofunction"))
-        elif not isinstance(value, ModuleType) and not name.startswith("_") and name != "TYPE_CHECKING":
-            found.append((name, "autodata"))
     return found
 
 
@@ -47,7 +50,6 @@ def setup(app: Any) -> dict[str, Any]:
             for name, directive in names_of(package):
                 lines += ["", f".. {directive}:: {package}.{name}"]
                 lines += ["   :members:"] if members and directive == "autoclass" else []
-                lines += ["   :no-value:"] if directive == "autodata" else []
             return list(self.parse_text_to_nodes("\n".join([*lines, "```"])))
 
     app.add_directive("public-names", PublicNames)
