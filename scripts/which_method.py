@@ -36,7 +36,7 @@ def results(text: str) -> dict[str, list[Row]]:
 
 
 def table(found: dict[str, list[Row]]) -> str:
-    """Return two tables: the two best methods of each task, and the gains of all methods over the classical estimate."""
+    """Return two tables: the two best methods of each task, and the gains of all over the classical estimate."""
     lines = ["| task | best | gain over the classical estimate | next best |", "|---|---|---|---|"]
     for task, title in TASKS.items():
         rows = {name: row for name, *row in found[task]}
