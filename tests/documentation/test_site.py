@@ -86,9 +86,10 @@ def test_tables_have_every_option_of_every_plugin(extension: Any) -> None:
     page = extension("plugin_tables").kind_page("operators")
     sections = dict(section.split("\n", 1) for section in page.removeprefix("## ").split("\n## "))
     assert {*sections} == {info.name for info in registry.available("operators")}
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", sections["parallel_ct"], re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| ", sections["parallel_ct"], re.MULTILINE)
     assert [row[0] for row in rows] == [o.name for o in plugin_options(find_plugin("operators:parallel_ct"))]
-    assert ("views", "`int`") in [row[:2] for row in rows]
+    assert ("views", "`int \\| None`") in [row[:2] for row in rows]
+    assert ("arc", "`float`", "`180.0`") in rows
     # A bar within a cell would end it.
     for line in re.findall(r"^\|.*$", page, re.MULTILINE):
         assert len(re.findall(r"(?<!\\)\|", line)) == 5, line
