@@ -64,6 +64,18 @@ def best_median_worst(rows: Sequence[CaseRow]) -> dict[str, str]:
     return {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
 
 
+def shown_cases(rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, str]:
+    """Return the best, the median and the worst case of the method with the best mean PSNR; empty without any."""
+    (psnr,) = (info for info in metric_infos() if info.key == "psnr")
+    means = summarize(rows, labels, [psnr])["psnr"]
+    most = max((s.n for s in means), default=0)
+    label = max(
+        (pair for pair in zip(labels, means, strict=True) if pair[1].n == most),
+        key=lambda pair: pair[1].mean if pair[1].n else -math.inf,
+    )[0]
+    return best_median_worst([row for row in rows if row.method == label])
+
+
 def _context(
     spec: CohortSpec,
     rows: Sequence[CaseRow],
