@@ -108,7 +108,11 @@ class TrackedRun:
     ) -> None:
         self.output_dir, self.run_name, self.experiment = Path(output_dir), run_name, experiment
         self.tracking_uri, self.required, self._resumed = tracking_uri, required, run_id
-        self._tags = {**_SOURCE, **(tags or {}), **({} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id})}
+        self._tags = {
+            **_SOURCE,
+            **(tags or {}),
+            **({} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}),
+        }
         self.run_id: str | None = None
         self.problems: tuple[str, ...] = ()
         self._client: Any = None

@@ -9,24 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_diffrecon.comparison.metric_info import DEFINITIONS
 from monai_diffrecon.comparison.third_party_metrics import metric_infos
 from monai_diffrecon.engine.run_report import RunReport
 from monai_diffrecon.tracking.markdown import artifact, code, number, plain, table
 from monai_diffrecon.tracking.provenance import record_path
 
-#: Metric -> its definition, for readers who see it for the first time.
-_DEFINITIONS = {
-    "psnr": "all voxels of the volume; range of the reference",
-    **{f"psnr_{p}": f"mean over the {p} slices that are not empty" for p in ("axial", "coronal", "sagittal")},
-    **{f"ssim_{p}": f"mean over the {p} slices that are not empty" for p in ("axial", "coronal", "sagittal")},
-    "ssim": "mean of the three planes",
-    "nmse": "squared error over the squared reference, all voxels",
-    "mae": "mean absolute error, all voxels",
-    "data_residual": "norm of A x - y over that of y",
-    "seconds": "wall time of the reconstruction",
-    "denoiser_calls": "passes of a network over all slices",
-    "network_calls": "batches of slices",
-}
 _RESEARCH = "For research, not for clinical use."
 
 
@@ -83,7 +71,7 @@ def case_note(record: Mapping[str, Any], metrics: Mapping[str, float], folder: s
     text = [f"Reconstruction of {plain(record['case'])} by {networks}: {', '.join(parts)}. {_RESEARCH}"]
     infos = {info.key: info for info in metric_infos()}
     rows = [
-        [code(key), number(metrics[key], info.digits), info.unit, info.better, _DEFINITIONS.get(key, plain(info.title))]
+        [code(key), number(metrics[key], info.digits), info.unit, info.better, DEFINITIONS.get(key, plain(info.title))]
         for key, info in infos.items()
         if key in metrics
     ]
@@ -97,9 +85,9 @@ def case_note(record: Mapping[str, Any], metrics: Mapping[str, float], folder: s
     )
     if picture is not None:
         text.append(f"![the reconstruction]({artifact(picture)})")
-    files = [f"{code(record['output']['file'])} is the volume"]
-    files.append(f"{code(record['output']['file'].split('.')[0] + '.provenance.json')} says how it was made")
-    text.append(f"In the output folder {code(folder)}: {', '.join(files)} and is checked by {code('diffrecon verify')}.")
+    volume = record["output"]["file"]
+    files = f"{code(volume)} is the volume, {code(record_path(Path(volume)).name)} says how it was made"
+    text.append(f"In the output folder {code(folder)}: {files} ({code('diffrecon verify')} checks it).")
     return "\n\n".join(text)
 
 

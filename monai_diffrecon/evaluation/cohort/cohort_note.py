@@ -64,11 +64,15 @@ def cohort_note(spec: CohortSpec, rows: Sequence[CaseRow], folder: str, picture:
         name = f"{plain(label)} (baseline)" if label == spec.baseline and len(labels) > 1 else plain(label)
         lines.append([name, *(_cell(rows, label, info, summary[info.key][index]) for info in infos)])
     text.append(table(["method", *(f"{info.heading}, {info.better} is better" for info in infos)], lines))
-    text.append("Means over the cases; in parentheses the worst case. All metrics are in the report and in summary.csv.")
+    text.append(
+        "Means over the cases; in parentheses the worst case. All metrics are in the report and in summary.csv."
+    )
     if picture is not None:
         text.append(f"![all methods, their errors and the truth]({artifact(picture)})")
-    files = f"{code('cases.csv')}, {code('summary.csv')}, {code('differences.csv')} and a folder per method"
-    text.append(f"[Report]({artifact('report.html')}). In the output folder {code(folder)}: {code('report.html')}, {files}.")
+    files = ", ".join(map(code, ("report.html", "cases.csv", "summary.csv", "differences.csv")))
+    text.append(
+        f"[Report]({artifact('report.html')}). In the output folder {code(folder)}: {files}, the methods."
+    )
     return "\n\n".join(text)
 
 
