@@ -176,10 +176,9 @@ def test_one_run_a_case_and_method_under_one_for_the_cohort(done: Folder) -> Non
     (picture,) = done.client().list_artifacts(parent.info.run_id, "montages")
     assert f"](get-artifact?path={picture.path}&run_uuid={parent.info.run_id})" in note
     assert "<" not in note.replace("\\<", "")
-    assert {run.inputs.dataset_inputs[0].dataset.name for run in children} == {
-        run.data.tags["case"] for run in children
-    }
-    assert len({run.inputs.dataset_inputs[0].dataset.digest for run in children}) == 2
+    scans = [run.inputs.dataset_inputs[0].dataset for run in children]
+    assert [scan.name for scan in scans] == [run.data.tags["case"] for run in children]
+    assert len({scan.digest for scan in scans}) == 2
     for run in children:
         assert f"`psnr` | {run.data.metrics['psnr']:.2f} |" in run.data.tags["mlflow.note.content"]
 
