@@ -39,7 +39,7 @@ def forest_plot(title: str, rows: Mapping[str, tuple[float, float, float]], unit
     return _svg(title, [*parts, *_axis(scale, bottom, f"{unit}; {note}")], bottom + _BOTTOM, _NARROW)
 
 
-def dot_plot(title: str, rows: Mapping[str, Sequence[float]], unit: str, *, zero: bool = False) -> Markup:
+def box_plot(title: str, rows: Mapping[str, Sequence[float]], unit: str, *, zero: bool = False) -> Markup:
     """Return a dot a case, and for enough cases boxes (quartiles, median, whiskers to 1.5 interquartile ranges).
 
     Args:

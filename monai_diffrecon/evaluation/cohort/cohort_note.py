@@ -63,7 +63,7 @@ def cohort_note(spec: CohortSpec, rows: Sequence[CaseRow], folder: str, picture:
     for index, label in enumerate(labels):
         name = f"{plain(label)} (baseline)" if label == spec.baseline and len(labels) > 1 else plain(label)
         lines.append([name, *(_cell(rows, label, info, summary[info.key][index]) for info in infos)])
-    text.append(table(["method", *(f"{info.heading}, {info.better} is better" for info in infos)], lines))
+    text.append(table(["method", *(f"{info.heading}, {info.better} is better" for info in infos)], lines, most=15))
     text.append(
         "Means over the cases; in parentheses the worst case. All metrics are in the report and in summary.csv."
     )

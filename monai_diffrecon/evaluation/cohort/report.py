@@ -18,7 +18,7 @@ from monai_diffrecon.comparison.metric_info import DEFINITIONS, HIGHER, MetricIn
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS, PairedDifference, pool
 from monai_diffrecon.comparison.third_party_metrics import metric_infos
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort.charts import agreement_plot, calibration_plot, dot_plot, forest_plot
+from monai_diffrecon.evaluation.cohort.charts import agreement_plot, calibration_plot, box_plot, forest_plot
 from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import Summary, compare, differences_of, mean_coverage, present, summarize
 from monai_diffrecon.io.atomic import atomic_write
@@ -165,7 +165,7 @@ def _difference(
     plot, about = None, f"{title}: methods minus {baseline}"
     if info.key in _CHARTS and min(d.n for d in row.values()) < LEAST_PAIRS:
         values = {m: differences_of(rows, m, baseline, info) for m in row}
-        plot = dot_plot(f"{about}, one dot a case", values, f"{unit}; {note}", zero=True)
+        plot = box_plot(f"{about}, one dot a case", values, f"{unit}; {note}", zero=True)
     elif info.key in _CHARTS:
         plot = forest_plot(about, {m: (d.mean, d.low, d.high) for m, d in row.items()}, unit, note)
     return {"info": info, "title": title, "note": note, "rows": row, "plot": plot}
@@ -176,7 +176,7 @@ def _dots(info: MetricInfo, rows: Sequence[CaseRow], labels: Sequence[str]) -> d
     values = {m: [r.value(info.key) for r in rows if r.method == m and not r.failed] for m in labels}
     return {
         "title": title,
-        "plot": dot_plot(f"{title} by method, one dot a case", values, f"{info.heading}, {info.better} is better"),
+        "plot": box_plot(f"{title} by method, one dot a case", values, f"{info.heading}, {info.better} is better"),
     }
 
 
