@@ -97,7 +97,7 @@ _PLANES = ("axial", "coronal", "sagittal")
 #: Metric -> its definition.
 DEFINITIONS = {
     "psnr": "all voxels of the volume, relative to the range of the truth or the given one",
-    "ssim": "mean of the SSIM of the three planes",
+    "ssim": "structural similarity in windows of 1.5 voxels, slice by slice",
     "nmse": "squared error over the squared truth, all voxels",
     "mae": "mean absolute error, all voxels",
     "vif": "visual information fidelity, mean over slices and planes",

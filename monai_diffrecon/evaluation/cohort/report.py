@@ -168,7 +168,8 @@ def _difference(
         plot = box_plot(f"{about}, one dot a case", values, f"{unit}; {note}", zero=True)
     elif info.key in _CHARTS:
         plot = forest_plot(about, {m: (d.mean, d.low, d.high) for m, d in row.items()}, unit, note)
-    return {"info": info, "title": title, "note": note, "rows": row, "plot": plot}
+    sign = "positive" if info.better == HIGHER else "negative"
+    return {"info": info, "title": title, "sign": sign, "rows": row, "plot": plot}
 
 
 def _dots(info: MetricInfo, rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, Any]:
