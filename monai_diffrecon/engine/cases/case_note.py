@@ -70,6 +70,10 @@ def case_note(record: Mapping[str, Any], metrics: Mapping[str, float], folder: s
     networks = ", ".join(map(plain, record["weights"]))
     text = [f"Reconstruction of {plain(record['case'])} by {networks}: {', '.join(parts)}. {_RESEARCH}"]
     infos = {info.key: info for info in metric_infos()}
+    # First what matters: MLflow shows a few lines until asked for more.
+    first = [key for key in ("psnr", "ssim_axial", "ssim_coronal", "ssim_sagittal", "seconds") if key in metrics]
+    said = [f"{infos[k].title} {number(metrics[k], infos[k].digits)} {infos[k].unit}".rstrip() for k in first]
+    text += [f"**{', '.join(said)}**"] if said else []
     rows = [
         [code(key), number(metrics[key], info.digits), info.unit, info.better, DEFINITIONS.get(key, plain(info.title))]
         for key, info in infos.items()
