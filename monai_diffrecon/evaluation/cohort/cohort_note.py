@@ -16,7 +16,9 @@ from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import Summary, present, summarize
 from monai_diffrecon.tracking.markdown import artifact, code, number, plain, table
 
-#: Shown besides the metrics of the whole volume.
+#: Columns of the table: a wider one makes MLflow's page wider than the window.
+_TABLE = ("psnr", "ssim", "psnr_mask", "coverage_90", "seconds")
+#: Tracked besides the metrics of the whole volume.
 _FURTHER = ("psnr_mask", "coverage_90", "seconds")
 _WORST = ("psnr", "ssim")
 
@@ -52,7 +54,7 @@ def cohort_note(spec: CohortSpec, rows: Sequence[CaseRow], folder: str, picture:
         folder: name of the output folder.
         picture: path of a montage among the artifacts, or None.
     """
-    labels, infos = [method.label for method in spec.methods], _shown(rows)
+    labels, infos = [method.label for method in spec.methods], [i for i in _shown(rows) if i.key in _TABLE]
     failed = sum(row.failed for row in rows)
     text = [
         f"**{plain(spec.title)}**: {len({row.case for row in rows})} cases, {len(labels)} methods, "
@@ -63,17 +65,20 @@ def cohort_note(spec: CohortSpec, rows: Sequence[CaseRow], folder: str, picture:
     for index, label in enumerate(labels):
         name = f"{plain(label)} (baseline)" if label == spec.baseline and len(labels) > 1 else plain(label)
         lines.append([name, *(_cell(rows, label, info, summary[info.key][index]) for info in infos)])
-    text.append(table(["method", *(f"{info.heading}, {info.better} is better" for info in infos)], lines, most=15))
+    text.append(table(["method", *map(_heading, infos)], lines, most=15))
     text.append(
         "Means over the cases; in parentheses the worst case. All metrics are in the report and in summary.csv."
     )
     if picture is not None:
         text.append(f"![all methods, their errors and the truth]({artifact(picture)})")
     files = ", ".join(map(code, ("report.html", "cases.csv", "summary.csv", "differences.csv")))
-    text.append(
-        f"[Report]({artifact('report.html')}). In the output folder {code(folder)}: {files}, the methods."
-    )
+    text.append(f"[Report]({artifact('report.html')}). In the output folder {code(folder)}: {files}, the methods.")
     return "\n\n".join(text)
+
+
+def _heading(info: MetricInfo) -> str:
+    title = info.title.partition(",")[0] + (" (mask)" if info.key.endswith("_mask") else "")
+    return f"{title} ({info.unit})" if info.unit else title
 
 
 def _shown(rows: Sequence[CaseRow]) -> list[MetricInfo]:
