@@ -23,7 +23,8 @@ def test_texts_are_shown_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "digits", "text"), [(31.456, 2, "31.46"), (0.00012, 3, "0.00012"), (0.0, 2, "0.00"), (math.nan, 2, "–")]
+    ("value", "digits", "text"),
+    [(31.456, 2, "31.46"), (0.00012, 3, "0.00012"), (0.0, 2, "0.00"), (math.nan, 2, "\u2013")],
 )
 def test_numbers(value: float, digits: int, text: str) -> None:
     assert number(value, digits) == text

@@ -66,9 +66,7 @@ def cohort_note(spec: CohortSpec, rows: Sequence[CaseRow], folder: str, picture:
         name = f"{plain(label)} (baseline)" if label == spec.baseline and len(labels) > 1 else plain(label)
         lines.append([name, *(_cell(rows, label, info, summary[info.key][index]) for info in infos)])
     text.append(table(["method", *map(_heading, infos)], lines, most=15))
-    text.append(
-        "Means over the cases; in parentheses the worst case. All metrics are in the report and in summary.csv."
-    )
+    text.append("Means over the cases, the best in bold, in parentheses the worst case. The report has all metrics.")
     if picture is not None:
         text.append(f"![all methods, their errors and the truth]({artifact(picture)})")
     files = ", ".join(map(code, ("report.html", "cases.csv", "summary.csv", "differences.csv")))

@@ -18,7 +18,7 @@ from monai_diffrecon.comparison.metric_info import DEFINITIONS, HIGHER, MetricIn
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS, PairedDifference, pool
 from monai_diffrecon.comparison.third_party_metrics import metric_infos
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort.charts import agreement_plot, calibration_plot, box_plot, forest_plot
+from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import Summary, compare, differences_of, mean_coverage, present, summarize
 from monai_diffrecon.io.atomic import atomic_write
