@@ -95,9 +95,9 @@ class CaseRecorder:
         Raises:
             InputError: the default store cannot be in ``output_dir``.
         """
+        make_folder(self.output_dir)
         if self.track and self.tracking_uri is None:
             check_address(self.output_dir)
-        make_folder(self.output_dir)
         self.notes, self._parent, self._first = [], None, distributed.is_first()
         with self._run("cohort") if self._first and cases != 1 else nullcontext() as run:
             self._parent = distributed.from_first(None if run is None else run.run_id)
