@@ -35,14 +35,14 @@ def check_runs(folder: Path, cases: set[str]) -> None:
     experiment = client.get_experiment_by_name("monai_diffrecon")
     found = client.search_runs([experiment.experiment_id], max_results=1000)
     assert {run.info.status for run in found} <= {"FINISHED", "FAILED"}
-    assert {run.info.run_name for run in found} == cases | {"cohort"}
+    assert {run.info.run_name for run in found} == cases | {"Three"}
     done: list[str] = []
     for run in found:
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "residual")]
         if steps:
             assert sorted(steps) == list(range(1, _STEPS + 1)), run.info.run_name
             done.append(run.info.run_name)
-        if run.info.run_name != "cohort":
+        if run.info.run_name != "Three":
             assert run.data.tags["mlflow.parentRunId"]
     assert sorted(done) == sorted(cases)
 

@@ -32,9 +32,9 @@ def test_numbers(value: float, digits: int, text: str) -> None:
 
 def test_a_description_names_its_run_and_no_path(tmp_path: Path, empty_store: Callable[[Path], Path]) -> None:
     with TrackedRun(empty_store(tmp_path), "a", required=True) as run:
-        run.log_note(f"![p]({artifact('m/a b.png')}) of /home/Doe/scan.nii")
+        run.log_note(f"![p]({artifact('m/a b.png')}) of /home/Doe/scan.nii, here")
     found = open_client(tmp_path, None).get_run(run.run_id)
-    expected = f"![p](get-artifact?path=m/a%20b.png&run_uuid={run.run_id}) of <path>"
+    expected = f"![p](get-artifact?path=m/a%20b.png&run_uuid={run.run_id}) of <path>, here"
     assert found.data.tags["mlflow.note.content"] == expected
 
 

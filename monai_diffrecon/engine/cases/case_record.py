@@ -17,7 +17,7 @@ from monai_diffrecon.comparison.montage import montage, preview
 from monai_diffrecon.comparison.third_party_metrics import compute_third_party
 from monai_diffrecon.comparison.volume_metrics import default_data_range, volume_metrics
 from monai_diffrecon.engine.calibration.intervals import Intervals
-from monai_diffrecon.engine.cases.case_note import few_params, montage_path, track_summary
+from monai_diffrecon.engine.cases.notes.case_note import few_params, montage_path, track_summary
 from monai_diffrecon.engine.cases.output_formats import write_formats
 from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.reconstruction_engine import StepEvents

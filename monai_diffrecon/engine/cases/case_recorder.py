@@ -15,8 +15,8 @@ from torch import Tensor
 from monai_diffrecon import distributed
 from monai_diffrecon.comparison.volume_metrics import default_data_range
 from monai_diffrecon.engine.cases.case_lock import case_lock
-from monai_diffrecon.engine.cases.case_note import cases_note, means_of
 from monai_diffrecon.engine.cases.case_record import CaseRecord, checkpoint_path, magnitude_of
+from monai_diffrecon.engine.cases.notes.case_note import cases_note, means_of
 from monai_diffrecon.engine.cases.output_formats import output_writers
 from monai_diffrecon.engine.cases.reference_grid import RESAMPLE, check_on_grid
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint

@@ -20,9 +20,9 @@ from monai_diffrecon.comparison.statistics import agreement
 from monai_diffrecon.comparison.third_party_metrics import providers
 from monai_diffrecon.engine.calibration.intervals import coverage_of
 from monai_diffrecon.engine.calibration.residuals import case_residuals
-from monai_diffrecon.engine.cases.case_note import track_summary
 from monai_diffrecon.engine.cases.case_record import comparable
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.notes.case_note import track_summary
 from monai_diffrecon.engine.cases.reference_grid import check_on_grid
 from monai_diffrecon.engine.cases.run_case import run_case
 from monai_diffrecon.engine.memory.machine_memory import PeakMemory

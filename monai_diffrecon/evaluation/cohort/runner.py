@@ -24,8 +24,8 @@ from monai_diffrecon.evaluation.cohort.case_task import (
     prepared,
 )
 from monai_diffrecon.evaluation.cohort.cases import check_case, cohort_digest
-from monai_diffrecon.evaluation.cohort.cohort_note import cohort_metrics, cohort_note, method_params
 from monai_diffrecon.evaluation.cohort.method import PreparedMethod
+from monai_diffrecon.evaluation.cohort.notes.cohort_note import cohort_metrics, cohort_note, method_params
 from monai_diffrecon.evaluation.cohort.read import read_cohort
 from monai_diffrecon.evaluation.cohort.report import shown_cases, write_report
 from monai_diffrecon.evaluation.cohort.shards import Shard, evaluation_lock
