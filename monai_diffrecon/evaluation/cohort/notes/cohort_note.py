@@ -37,7 +37,7 @@ def method_params(methods: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def cohort_metrics(rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, float]:
     """Return ``<metric>/<folder of the method>`` -> mean over the cases, and ``psnr_worst/...``, ``ssim_worst/...``."""
     infos = _shown(rows)
-    found = {}
+    found: dict[str, float] = {}
     for key, row in summarize(rows, labels, infos).items():
         found |= {f"{key}/{slug(label)}": s.mean for label, s in zip(labels, row, strict=True)}
     for label in labels:
