@@ -91,3 +91,30 @@ METRICS = (
     MetricInfo("network_calls", "Network calls", LOWER, COST, "batches", 0, compare=False),
     MetricInfo("peak_memory", "Peak memory", LOWER, COST, "GB", 2, compare=False),
 )
+
+_PLANES = ("axial", "coronal", "sagittal")
+
+#: Metric -> its definition.
+DEFINITIONS = {
+    "psnr": "all voxels of the volume, relative to the range of the truth or the given one",
+    "ssim": "structural similarity in windows of 1.5 voxels, slice by slice",
+    "nmse": "squared error over the squared truth, all voxels",
+    "mae": "mean absolute error, all voxels",
+    "vif": "visual information fidelity, mean over slices and planes",
+    "data_residual": "norm of A x - y over that of y, of the volume as written",
+    **{f"psnr_{plane}": f"mean over the {plane} slices that are not empty" for plane in _PLANES},
+    **{f"ssim_{plane}": f"mean over the {plane} slices that are not empty" for plane in _PLANES},
+    "high_frequency_ratio": "energy of high frequencies along z relative to the truth; below 1 is blur",
+    "jump_ratio": "mean step between slices relative to the truth; above 1 is a staircase",
+    "psnr_mask": "the same formula over the voxels of the mask",
+    "nmse_mask": "the same formula over the voxels of the mask",
+    "mae_mask": "the same formula over the voxels of the mask",
+    **{f"ssim_{plane}_mask": "mean of the SSIM map over the mask" for plane in _PLANES},
+    "coverage_90": "part of the voxels whose nominal 90 % interval, of the samples, holds the truth",
+    "coverage_excess": "coverage of the calibrated intervals minus their level",
+    "calibration_error": "mean absolute difference of observed and nominal coverage",
+    "seconds": "wall time of the reconstruction",
+    "denoiser_calls": "passes of a network over all slices",
+    "network_calls": "batches of slices that went through a network",
+    "peak_memory": "of the GPU, or of the whole process",
+}

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
+from monai_diffrecon._version import __version__
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.privacy.redaction import redact
+from monai_diffrecon.tracking.markdown import RUN_ID
 from monai_diffrecon.tracking.mlflow_client import (
     MAX_KEY,
     check_client,
@@ -33,9 +35,11 @@ from monai_diffrecon.tracking.run_claims import TAG, RunClaim, sweep
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 
-_MAX_METRICS, _MAX_ROWS, _MAX_PARAM = 1000, 100, 6000
+_MAX_METRICS, _MAX_ROWS, _MAX_PARAM, _MAX_NOTE = 1000, 100, 6000, 4500
 _FLUSH_SECONDS = 10.0
 _INCOMPLETE = "tracking incomplete"
+#: What MLflow shows as the source of a run. Its own default is the path of a script.
+_SOURCE = {"mlflow.source.name": f"monai_diffrecon {__version__}", "mlflow.source.type": "LOCAL"}
 
 
 def _tolerated(method: Callable[Concatenate[TrackedRun, P], None]) -> Callable[Concatenate[TrackedRun, P], None]:
@@ -104,7 +108,11 @@ class TrackedRun:
     ) -> None:
         self.output_dir, self.run_name, self.experiment = Path(output_dir), run_name, experiment
         self.tracking_uri, self.required, self._resumed = tracking_uri, required, run_id
-        self._tags = {**(tags or {}), **({} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id})}
+        self._tags = {
+            **_SOURCE,
+            **(tags or {}),
+            **({} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}),
+        }
         self.run_id: str | None = None
         self.problems: tuple[str, ...] = ()
         self._client: Any = None
@@ -202,11 +210,17 @@ class TrackedRun:
             digest: hash over the data, hexadecimal; MLflow keeps its first 32 digits.
             profile: further properties, such as the number of cases.
         """
-        from mlflow.entities import Dataset, DatasetInput
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source, about = json.dumps({"sha256": digest}), json.dumps(redact(profile))
         data = Dataset(cut(name, MAX_KEY), digest[:32], "sha256", source, profile=about)
-        self._ask("log_inputs", [DatasetInput(data)])
+        self._ask("log_inputs", [DatasetInput(data, [InputTag("mlflow.data.context", "reconstruction")])])
+
+    @_tolerated
+    def log_note(self, text: str) -> None:
+        """Set the description of the run, in Markdown, see :mod:`~monai_diffrecon.tracking.markdown`."""
+        text = cut(redact(text), _MAX_NOTE).replace(RUN_ID, str(self.run_id))
+        self._ask("set_tag", "mlflow.note.content", text)
 
     def fail(self, error: str) -> None:
         """Let the run end FAILED with the tag ``error``, without an exception."""

@@ -11,6 +11,7 @@ import re
 import sqlite3
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,9 @@ from monai_diffrecon.privacy.redaction import redact
 from monai_diffrecon.tracking.store_file import check_address, check_store, make_store, relocate, store_file
 
 MAX_KEY, _MAX_TAG, _MAX_TEXT = 250, 5000, 300
+
+#: The tag of an experiment by which MLflow's pages open on runs and metrics, and not on traces of chat models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 #: MLflow's settings unless the user has set them: an unreachable server costs ten seconds, not twenty minutes.
 SETTINGS = {
@@ -119,7 +123,7 @@ def find_run(client: Any, run_id: str) -> Any:
 def experiment_id(client: Any, name: str, output_dir: Path) -> str:
     """Return the id of an experiment; a new one keeps its artifacts in ``<output_dir>/mlartifacts``.
 
-    A server (``http``) decides itself where artifacts go.
+    A server (``http``) decides itself where artifacts go. An experiment without a kind becomes one of model training.
 
     Raises:
         ConfigError: the experiment was deleted.
@@ -131,7 +135,7 @@ def experiment_id(client: Any, name: str, output_dir: Path) -> str:
         remote = re.match(r"https?:", client.tracking_uri) is not None
         location = None if remote else (output_dir.resolve() / "mlartifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=KIND))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process may have created it meanwhile
             if found is None:
@@ -143,6 +147,9 @@ def experiment_id(client: Any, name: str, output_dir: Path) -> str:
             got=repr(name),
             mend="restore it, or choose another",
         )
+    if not KIND.keys() & found.tags.keys():
+        with suppress(MlflowException):  # a server may not let everyone change experiments
+            client.set_experiment_tag(found.experiment_id, *next(iter(KIND.items())))
     return str(found.experiment_id)
 
 

@@ -56,6 +56,14 @@ class RunNotes:
         """Keep the path of a file."""
         self._calls.append(("log_artifact", (str(path), folder)))
 
+    def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
+        """Keep the hash of the input data."""
+        self._calls.append(("log_dataset", (name, digest, dict(profile))))
+
+    def log_note(self, text: str) -> None:
+        """Keep the description."""
+        self._calls.append(("log_note", (text,)))
+
     def replay(self, run: TrackedRun) -> None:
         """Open a run, log everything, and end it as the worker's ended."""
         with run:

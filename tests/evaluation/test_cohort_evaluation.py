@@ -155,7 +155,7 @@ def test_summary_and_differences_agree_with_the_cases(done: Folder) -> None:
 
 def test_one_run_a_case_and_method_under_one_for_the_cohort(done: Folder) -> None:
     parent, *children = [run for run in done.runs() if run.data.tags.get("computed") != "false"][:5]
-    assert parent.info.run_name == "cohort"
+    assert parent.info.run_name == "Thin <slices>"
     assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 5
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert len({(run.data.tags["case"], run.data.tags["method"]) for run in children}) == 4
@@ -164,9 +164,25 @@ def test_one_run_a_case_and_method_under_one_for_the_cohort(done: Folder) -> Non
     assert len(data.dataset.digest) == 32
     assert json.loads(data.dataset.source)["sha256"].startswith(data.dataset.digest)
     artifacts = {a.path for a in done.client().list_artifacts(parent.info.run_id)}
-    assert artifacts == {"report.html", "cases.csv", "summary.csv", "differences.csv", "results.json", "views"}
+    tables = {"cases.csv", "summary.csv", "differences.csv", "results.json"}
+    assert artifacts == {"report.html", "montages", "views", *tables}
     assert len(done.client().list_artifacts(parent.info.run_id, "views")) == 2
-    assert set(parent.data.metrics) == {"psnr/cubic-b-more-b", "psnr/diffusion"}
+    rows = table(done.output / "cases.csv")
+    for method, folder in ((LABEL, "cubic-b-more-b"), ("Diffusion", "diffusion")):
+        values = [float(row["psnr"]) for row in rows if row["method"] == method]
+        assert parent.data.metrics[f"psnr/{folder}"] == pytest.approx(sum(values) / 2, rel=1e-6)
+        assert parent.data.metrics[f"psnr_worst/{folder}"] == pytest.approx(min(values), rel=1e-6)
+        assert f"{min(values):.2f})" in parent.data.tags["mlflow.note.content"]
+        assert parent.data.params[f"method.{folder}"].startswith("axial 0.1.0; task z_super_resolution")
+    note = parent.data.tags["mlflow.note.content"]
+    (picture,) = done.client().list_artifacts(parent.info.run_id, "montages")
+    assert f"](get-artifact?path={picture.path}&run_uuid={parent.info.run_id})" in note
+    assert "<" not in note.replace("\\<", "").replace("<path>", "")
+    scans = [run.inputs.dataset_inputs[0].dataset for run in children]
+    assert [scan.name for scan in scans] == [run.data.tags["case"] for run in children]
+    assert len({scan.digest for scan in scans}) == 2
+    for run in children:
+        assert f"`psnr` | {run.data.metrics['psnr']:.2f} |" in run.data.tags["mlflow.note.content"]
 
 
 def test_several_cohorts_are_nested_under_one_run(
@@ -177,10 +193,10 @@ def test_several_cohorts_are_nested_under_one_run(
     with TrackedRun(folder.output, "all") as run:
         CohortEvaluation(file, folder.output, parent_run_id=run.run_id).run()
     by_name = {found.info.run_name: found for found in folder.runs()}
-    assert by_name["cohort"].data.tags["mlflow.parentRunId"] == run.run_id
-    assert by_name["cohort"].data.tags["title"] == "Thin <slices>"
-    (case,) = (found for name, found in by_name.items() if name not in ("all", "cohort"))
-    assert case.data.tags["mlflow.parentRunId"] == by_name["cohort"].info.run_id
+    assert by_name["Thin <slices>"].data.tags["mlflow.parentRunId"] == run.run_id
+    assert by_name["Thin <slices>"].data.tags["title"] == "Thin <slices>"
+    (case,) = (found for name, found in by_name.items() if name not in ("all", "Thin <slices>"))
+    assert case.data.tags["mlflow.parentRunId"] == by_name["Thin <slices>"].info.run_id
 
 
 def test_the_report_is_complete_and_needs_nothing_else(done: Folder) -> None:
@@ -284,7 +300,7 @@ def test_a_failing_method_stops_no_other(
     page = Page(folder.output / "report.html")
     assert "failures" in {a.get("id") for _, a in page.tags}
     by_name = {run.info.run_name: run.info.status for run in folder.runs()}
-    assert by_name["cohort"] == by_name["second diffusion"] == "FAILED"
+    assert by_name["Thin <slices>"] == by_name["second diffusion"] == "FAILED"
     assert sorted(by_name.values()) == ["FAILED"] * 2 + ["FINISHED"] * 3
     for path in folder.output.rglob("*"):
         assert not path.is_file() or b"Roe_Jane" not in path.read_bytes()

@@ -14,7 +14,7 @@ from monai_diffrecon.comparison.metric_info import METRICS
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort.report import best_median_worst
-from monai_diffrecon.evaluation.cohort.tables import compare, mean_coverage, present, summarize
+from monai_diffrecon.evaluation.cohort.tables import compare, differences_of, mean_coverage, present, summarize
 
 INFO = {info.key: info for info in METRICS}
 
@@ -102,6 +102,21 @@ def test_diagrams_are_well_formed_and_escaped() -> None:
         root = ET.fromstring(str(svg))
         assert root.attrib["aria-label"] == label
         assert "nan" not in re.sub(r"<title>.*?</title>", "", str(svg))
+
+
+@pytest.mark.parametrize(("values", "boxes"), [([0.5, -1.0, 2.0, 1.0, 0.0], 0), ([0.5, -1.0, 2.0, 1.0, 0.0, 3.0], 1)])
+def test_few_cases_are_dots_without_a_box(values: list[float], boxes: int) -> None:
+    root = ET.fromstring(str(box_plot("t", {"a": values}, "dB", zero=True)))
+    found = [element.get("class") for element in root.iter()]
+    assert (found.count("dot"), found.count("box"), found.count("interval")) == (len(values), boxes, boxes)
+    (zero,) = (element for element in root.iter() if element.get("class") == "zero")
+    (dot,) = (e for e, v in zip(root.iter("circle"), values, strict=True) if v == 0.0)
+    assert dot.get("cx") == zero.get("x1")
+
+
+def test_differences_are_of_cases_that_both_methods_have() -> None:
+    found = differences_of(rows("psnr", a=[3.0, math.nan, 2.0], b=[1.0, 1.0, 2.5]), "a", "b", INFO["psnr"])
+    assert found == [2.0, -0.5]
 
 
 def test_the_forest_plot_is_to_scale() -> None:

@@ -172,7 +172,7 @@ def test_a_small_disk_that_is_full_from_the_start_ends_in_one_line(
     assert code == 0, said
     assert whole(output) is not None
     assert sha256_file(output / "a_recon.nii.gz") == undisturbed
-    assert statuses(output) == {("a", "FINISHED"), ("cohort", "FINISHED")}
+    assert statuses(output) == {("a", "FINISHED")}
 
 
 def test_a_small_disk_that_fills_up_midway_loses_no_step(
@@ -195,7 +195,7 @@ def test_a_small_disk_that_fills_up_midway_loses_no_step(
     assert record is not None
     assert record["report"]["execution"]["resumed"] == 1
     assert sha256_file(output / "a_recon.nii.gz") == undisturbed
-    assert statuses(output) == {("a", "FAILED"), ("cohort", "FAILED"), ("a", "FINISHED"), ("cohort", "FINISHED")}
+    assert statuses(output) == {("a", "FAILED"), ("a", "FINISHED")}
     assert not list(output.glob("*checkpoint*"))
 
 

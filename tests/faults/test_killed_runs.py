@@ -110,14 +110,9 @@ def test_every_attempt_has_a_run_of_its_own_and_none_is_left_running(
     assert server.run(tmp_path / "log", bundle=arguments)[0] == 0
     found = runs(output)
     states = {(run.info.run_name, run.info.status) for run in found}
-    assert states == {
-        ("a", "KILLED"),
-        ("cohort", "KILLED"),
-        ("a", "FINISHED"),
-        ("cohort", "FINISHED"),
-        ("b", "FINISHED"),
-    }
-    assert len({run.info.run_id for run in found}) == len(found) == 8
+    assert states == {("a", "KILLED"), ("a", "FINISHED"), ("b", "FINISHED")}
+    assert not any("mlflow.parentRunId" in run.data.tags for run in found)
+    assert len({run.info.run_id for run in found}) == len(found) == 4
     killed = {run.info.run_id for run in found if run.info.status == "KILLED" and run.info.run_name == "a"}
     done = next(run for run in found if run.info.run_name == "a" and run.info.status == "FINISHED")
     assert done.data.tags["resumed_from"] in killed
@@ -163,7 +158,7 @@ def test_sigterm_writes_a_checkpoint_and_says_killed(
     code, said = server.run(tmp_path / "log", bundle=arguments, kill=(20, 0.0), number=signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, said
     assert "Traceback" not in said
-    assert [(run.info.run_name, run.info.status) for run in runs(output)] == [("a", "KILLED"), ("cohort", "KILLED")]
+    assert [(run.info.run_name, run.info.status) for run in runs(output)] == [("a", "KILLED")]
     code, said = server.run(tmp_path / "log", bundle=arguments | {"resume": "require"})
     assert code == 0, said
     assert outputs(output)["a_recon.nii.gz"] == whole["one/a_recon.nii.gz"]

@@ -98,7 +98,7 @@ def test_a_machine_without_a_network_runs_a_bundle_and_tracks_it(
     assert "not tracked" not in done.stdout + done.stderr
     assert "ASKED" not in done.stderr
     verify_record(output / "a_recon.provenance.json")
-    assert statuses(output) == [("a", "FINISHED"), ("cohort", "FINISHED")]
+    assert statuses(output) == [("a", "FINISHED")]
 
 
 def test_a_machine_without_a_network_lists_plugins(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_nobody_asks_for_a_network_that_is_not_there(
     assert cli.main(["plugins"]) == 0
     assert cli.main(["verify", str(output / "a_recon.provenance.json")]) == 0
     assert "conjugate_gradient" in capsys.readouterr().out
-    assert statuses(output) == [("a", "FINISHED"), ("cohort", "FINISHED")]
+    assert statuses(output) == [("a", "FINISHED")]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert attempts == []
 

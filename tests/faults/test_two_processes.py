@@ -29,20 +29,20 @@ def outputs(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): sha256_file(file) for file in files}
 
 
-def check_runs(folder: Path, cases: set[str]) -> None:
+def check_runs(folder: Path, cases: set[str], parent: str) -> None:
     """No run is left running, none is of two cases, and none was computed twice."""
     client = mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("monai_diffrecon")
     found = client.search_runs([experiment.experiment_id], max_results=1000)
     assert {run.info.status for run in found} <= {"FINISHED", "FAILED"}
-    assert {run.info.run_name for run in found} == cases | {"cohort"}
+    assert {run.info.run_name for run in found} == cases | {parent}
     done: list[str] = []
     for run in found:
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "residual")]
         if steps:
             assert sorted(steps) == list(range(1, _STEPS + 1)), run.info.run_name
             done.append(run.info.run_name)
-        if run.info.run_name != "cohort":
+        if run.info.run_name != parent:
             assert run.data.tags["mlflow.parentRunId"]
     assert sorted(done) == sorted(cases)
 
@@ -86,7 +86,7 @@ def test_two_bundle_runs_of_one_folder_write_every_case_once(
     code, said = server.run(tmp_path / "log", bundle=job.reconstruction(output, **options))
     assert code == 0, said
     assert outputs(output) == expected
-    check_runs(output, {name.removesuffix("_recon.nii.gz") for name in expected})
+    check_runs(output, {name.removesuffix("_recon.nii.gz") for name in expected}, "cohort")
     assert not list(output.rglob(".*.tmp*"))
     assert not list(output.rglob("*checkpoint*"))
 
@@ -108,7 +108,7 @@ def test_two_cohorts_in_one_folder_write_every_case_once(
     code, said = server.run(tmp_path / "log", argv=job.cohort(output, steps=_STEPS))
     assert code == 0, said
     assert outputs(output) == expected
-    check_runs(output, {f"case{n} diffusion" for n in range(3)})
+    check_runs(output, {f"case{n} diffusion" for n in range(3)}, "Three")
     results, single = (json.loads((f / "results.json").read_text())["cases"] for f in (output, alone))
     assert [case["case"] for case in results] == [case["case"] for case in single]
     assert not list(output.rglob(".*.tmp*"))

@@ -18,6 +18,7 @@ from monai_diffrecon.comparison.montage import montage, preview
 from monai_diffrecon.comparison.third_party_metrics import compute_third_party
 from monai_diffrecon.comparison.volume_metrics import default_data_range, volume_metrics
 from monai_diffrecon.engine.calibration.intervals import Intervals
+from monai_diffrecon.engine.cases.notes.case_note import few_params, montage_path, track_summary
 from monai_diffrecon.engine.cases.output_formats import write_formats
 from monai_diffrecon.engine.problem.classical_estimate import classical_estimate
 from monai_diffrecon.engine.problem.posed_case import PosedCase
@@ -120,11 +121,16 @@ class CaseRecord:
         self.written = record
         return read_volume(self.output)
 
+    def track_scan(self, case: PosedCase) -> None:
+        """Track the measurement by its hash, as the dataset of the run."""
+        shape, spacing = list(case.geometry.shape), [round(s, 4) for s in case.geometry.spacing]
+        self.run.log_dataset(self.name, case.sha256, {"volume_shape": shape, "volume_spacing_mm": spacing})
+
     def track_kept(self, metrics: Mapping[str, float]) -> None:
         """Record in the case's run that nothing was computed."""
         self.run.set_tags({"computed": "false"})
         self.run.log_metrics(dict(metrics))
-        self.run.log_artifact(record_path(self.output))
+        track_summary(self.run, self.written, metrics, self.folder)
 
     def finish(
         self,
@@ -137,6 +143,7 @@ class CaseRecord:
         identity: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
         intervals: Intervals | None = None,
+        track: bool = True,
     ) -> dict[str, float]:
         """Write and track the reconstruction; return its metrics (empty without a reference).
 
@@ -156,6 +163,7 @@ class CaseRecord:
             identity: everything that determines the voxels, for :meth:`kept`.
             options: further entries of the provenance record.
             intervals: written as ``<case>_low.nii.gz`` and ``<case>_high.nii.gz``.
+            track: track picture, record and description as well; otherwise the caller does.
         """
         volume, report = magnitude_of(done.volume), done.report
         reference = None if reference is None else magnitude_of(reference)
@@ -169,7 +177,7 @@ class CaseRecord:
         shown = comparable(volume, done.geometry, case.measurement)
         metrics = self.metrics(shown, reference, done.geometry)
         spread = None if done.spread is None else self._write_spread(done.spread, done, intervals)
-        picture = self.folder / f"{self.name}_montage.png"
+        picture = montage_path(self.folder, self.name)
         if reference is None:
             preview(shown, picture, spacing=done.geometry.spacing)
             if done.spread is not None:
@@ -214,8 +222,7 @@ class CaseRecord:
         write_record(record_path(self.output), record)
         self.written = record
         self.checkpoint.remove()
-        self.run.log_params(report.options | {"seed": report.seed, "weights": report.weights})
-        self.run.log_params({"versions": record["versions"]})
+        self.run.log_params(few_params(report, record["versions"]))
         if intervals is not None:
             self.run.log_params({"calibration": record["options"]["calibration"]})
             self.run.log_metrics(intervals.metrics())
@@ -223,18 +230,12 @@ class CaseRecord:
             self.run.set_tags({"resumed_from": report.resumed_from})
         for row in report.steps:  # of a resumed run: the steps before the interruption
             self._track_row(row)
-        self.run.log_metrics(
-            {
-                **metrics,
-                "seconds": report.seconds,
-                "denoiser_calls": report.denoiser_calls,
-                "network_calls": report.network_calls,
-            }
-        )
-        self.run.log_artifact(picture)
+        costs = {name: getattr(report, name) for name in ("seconds", "denoiser_calls", "network_calls")}
+        self.run.log_metrics({**metrics, **costs})
         if page is not None:
             self.run.log_artifact(page)
-        self.run.log_artifact(record_path(self.output))
+        if track:
+            track_summary(self.run, record, {**metrics, **costs}, self.folder)
         return metrics
 
     def _write_spread(

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from monai_diffrecon import distributed
 from monai_diffrecon.comparison.volume_metrics import default_data_range
 from monai_diffrecon.engine.cases.case_lock import case_lock
 from monai_diffrecon.engine.cases.case_record import CaseRecord, checkpoint_path, magnitude_of
+from monai_diffrecon.engine.cases.notes.case_note import cases_note, means_of
 from monai_diffrecon.engine.cases.output_formats import output_writers
 from monai_diffrecon.engine.cases.reference_grid import RESAMPLE, check_on_grid
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
@@ -22,11 +24,13 @@ from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.io.atomic import make_folder, remove_leftovers
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.tracking.export_run import TrackedRun
+from monai_diffrecon.tracking.provenance import read_record, record_path
 from monai_diffrecon.tracking.run_notes import RunNotes, is_server
+from monai_diffrecon.tracking.store_file import check_address
 
 
 class CaseRecorder:
-    """Writes volumes, records and pictures, and tracks one MLflow run per case under a parent run for the cohort.
+    """Writes volumes, records and pictures, and tracks one MLflow run per case, under one for several cases.
 
     Args:
         output_dir: folder for everything.
@@ -85,14 +89,46 @@ class CaseRecorder:
         )
 
     @contextmanager
-    def cohort(self) -> Iterator[None]:
-        """Open the run of the cohort, in the first of the processes that take part."""
+    def cohort(self, cases: int | None = None) -> Iterator[TrackedRun | None]:
+        """Open a run above those of the cases, in the first of the processes that take part; yield it.
+
+        Args:
+            cases: number of cases; 1 opens none, and the run of the case stands alone.
+
+        Raises:
+            InputError: the default store cannot be in ``output_dir``.
+        """
         make_folder(self.output_dir)
+        if self.track and self.tracking_uri is None:
+            check_address(self.output_dir)
         self.notes, self._parent, self._first = [], None, distributed.is_first()
-        with self._run("cohort") if self._first else nullcontext() as run:
+        with self._run("cohort") if self._first and cases != 1 else nullcontext() as run:
             self._parent = distributed.from_first(None if run is None else run.run_id)
-            yield
+            yield run
         self._parent = None
+
+    def summarize(self, run: TrackedRun, results: Sequence[Mapping[str, Any]], failed: int) -> None:
+        """Track means, data and a description of all cases in the run above theirs.
+
+        Args:
+            run: that run.
+            results: one entry per case that is done, with ``case``, ``metrics`` and ``output``.
+            failed: number of the others.
+        """
+        if run.run_id is None:
+            return
+        hashes = [read_record(record_path(result["output"]))["measurement_sha256"] for result in results]
+        if hashes:
+            digest = sha256("".join(sorted(hashes)).encode()).hexdigest()
+            run.log_dataset("all cases", digest, {"cases": len(hashes)})
+        ranked = [result for result in results if "psnr" in result["metrics"]]
+        ranked.sort(key=lambda result: float(result["metrics"]["psnr"]))
+        name = f"{ranked[(len(ranked) - 1) // 2]['case']}_montage.png" if ranked else ""
+        picture = name if (self.output_dir / name).is_file() else None
+        if picture is not None:
+            run.log_artifact(self.output_dir / picture)
+        run.log_metrics(means_of(results))
+        run.log_note(cases_note(results, failed, self.output_dir.resolve().name, picture))
 
     def log(self, notes: RunNotes) -> None:
         """Log what another process has noted, in a run below that of the cohort."""

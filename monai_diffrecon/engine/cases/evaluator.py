@@ -139,7 +139,7 @@ class ReconstructionEvaluator(Evaluator):
         self._outcomes: list[dict[str, Any] | DiffReconError] = []
 
     def run(self, global_epoch: int = 1) -> None:
-        """Reconstruct all cases that are not done yet, within one MLflow run for the cohort.
+        """Reconstruct all cases that are not done yet, within one MLflow run if there are several.
 
         Raises:
             InputError: there is no case.
@@ -149,10 +149,12 @@ class ReconstructionEvaluator(Evaluator):
         if self.state.epoch_length == 0:
             raise nothing_to_reconstruct("neither")
         self.failures, self._outcomes, before = [], [], len(self.results)
-        with stop_on_sigterm(), self._joined(), self.recorder.cohort():
+        with stop_on_sigterm(), self._joined(), self.recorder.cohort(self.state.epoch_length) as parent:
             super().run(global_epoch)
             if self._apart:
                 self._gather(before)
+            if parent is not None:
+                self.recorder.summarize(parent, self.results[before:], len(self.failures))
             for done in self.results[before:] if distributed.is_first() else ():
                 logger.info("case %s: %s", done["case"], _summary(done))
             raise_for(self.failures, len(self.failures) + len(self.results) - before)

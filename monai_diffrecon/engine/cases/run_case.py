@@ -100,7 +100,8 @@ def run_case(
         options: further recorded entries; an existing record must have the same.
         costs: returns further entries of ``options`` for a reconstruction.
         check: checks the reference, on the grid of the volume, before anything is computed.
-        score_kept: also compare and track a case that was already done.
+        score_kept: also compare and track a case that was already done, and track picture, record and description;
+            otherwise the caller does.
         starting: called before a case is reconstructed, and not for one that was already done.
 
     Raises:
@@ -124,6 +125,7 @@ def run_case(
                 options["calibration"] |= {"region": checked_region(region, calibration)}
         for writer in record.writers.values():
             writer.check(case.geometry, f"case {case.name}")
+        record.track_scan(case)
         identity = case.identity | changed.identity
         kept = record.kept(identity, options)
         if kept is not None:
@@ -160,6 +162,7 @@ def run_case(
             identity=identity,
             options=options,
             intervals=intervals,
+            track=score_kept,
         )
     volume, report, spread = done.volume, done.report, done.spread
     return CaseResult(volume, done.geometry, record.output, record.written, metrics, reference, steps, report, spread)

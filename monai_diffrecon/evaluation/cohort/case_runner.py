@@ -22,6 +22,7 @@ from monai_diffrecon.engine.calibration.intervals import coverage_of
 from monai_diffrecon.engine.calibration.residuals import case_residuals
 from monai_diffrecon.engine.cases.case_record import comparable
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.notes.case_note import track_summary
 from monai_diffrecon.engine.cases.reference_grid import check_on_grid
 from monai_diffrecon.engine.cases.run_case import run_case
 from monai_diffrecon.engine.memory.machine_memory import PeakMemory
@@ -37,7 +38,6 @@ from monai_diffrecon.io.nifti import read_volume
 from monai_diffrecon.numerics.hashing import sha256_tensor
 from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.numerics.padding import without_padding
-from monai_diffrecon.tracking.provenance import record_path
 
 
 def data_residual(done: Reconstruction, case: PosedCase) -> float:
@@ -177,9 +177,9 @@ class CaseRunner:
                     )
             row.write(kept, key)
         row.status, row.method = "computed" if done.computed else "reused", method.label
-        run.log_metrics({k: v for k, v in row.metrics.items() if math.isfinite(v)})
-        if not done.computed:
-            run.log_artifact(record_path(done.output))
+        finite = {k: v for k, v in row.metrics.items() if math.isfinite(v)}
+        run.log_metrics(finite)
+        track_summary(run, record, finite, folder)
         return row
 
     def _recorder(self, folder: Path, method: PreparedMethod) -> CaseRecorder:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
+from monai_diffrecon.comparison.statistics import LEAST_PAIRS
+
 _WIDTH, _NARROW, _LABEL, _ROW, _TOP, _BOTTOM, _RIGHT = 640, 470, 180, 26, 10, 42, 16
 
 
@@ -37,20 +39,24 @@ def forest_plot(title: str, rows: Mapping[str, tuple[float, float, float]], unit
     return _svg(title, [*parts, *_axis(scale, bottom, f"{unit}; {note}")], bottom + _BOTTOM, _NARROW)
 
 
-def box_plot(title: str, rows: Mapping[str, Sequence[float]], unit: str) -> Markup:
-    """Return horizontal boxes (quartiles, median, whiskers to 1.5 interquartile ranges) with a dot a case.
+def box_plot(title: str, rows: Mapping[str, Sequence[float]], unit: str, *, zero: bool = False) -> Markup:
+    """Return a dot a case, and for enough cases boxes (quartiles, median, whiskers to 1.5 interquartile ranges).
 
     Args:
         title: description for screen readers.
         rows: method -> values.
         unit: text of the axis.
+        zero: differences: with a line at zero.
     """
     finite = {label: [v for v in values if math.isfinite(v)] for label, values in rows.items()}
-    scale, parts = _Scale([v for values in finite.values() for v in values]), []
+    scale, parts = _Scale([*([0.0] if zero else []), *(v for values in finite.values() for v in values)]), []
+    if zero:
+        at = scale(0.0)
+        parts.append(f'<line class="zero" x1="{at}" x2="{at}" y1="{_TOP}" y2="{_TOP + _ROW * len(rows)}"/>')
     for number, (label, values) in enumerate(finite.items()):
         y = _TOP + _ROW * (number + 0.5)
         parts.append(_label(label, y))
-        if len(values) > 2:
+        if len(values) >= LEAST_PAIRS:
             first, median, third = np.quantile(values, [0.25, 0.5, 0.75])
             reach = 1.5 * (third - first)
             low = min(v for v in values if v >= first - reach)

@@ -15,16 +15,18 @@ from urllib.parse import quote
 import jinja2
 
 from monai_diffrecon._version import __version__
-from monai_diffrecon.comparison.metric_info import HIGHER, MetricInfo
+from monai_diffrecon.comparison.metric_info import DEFINITIONS, HIGHER, MetricInfo
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS, PairedDifference, pool
 from monai_diffrecon.comparison.third_party_metrics import metric_infos
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort.spec import CohortSpec
-from monai_diffrecon.evaluation.cohort.tables import Summary, compare, mean_coverage, present, summarize
+from monai_diffrecon.evaluation.cohort.tables import Summary, compare, differences_of, mean_coverage, present, summarize
 from monai_diffrecon.io.atomic import atomic_write
 
 _TEMPLATES = Path(__file__).parent / "template"
+#: Metrics with charts; all are in the tables.
+_CHARTS = ("psnr", "ssim", "psnr_mask")
 
 
 def write_report(
@@ -70,6 +72,18 @@ def best_median_worst(rows: Sequence[CaseRow]) -> dict[str, str]:
     return {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
 
 
+def shown_cases(rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, str]:
+    """Return the best, the median and the worst case of the method with the best mean PSNR; empty without any."""
+    (psnr,) = (info for info in metric_infos() if info.key == "psnr")
+    means = summarize(rows, labels, [psnr])["psnr"]
+    most = max((s.n for s in means), default=0)
+    label = max(
+        (pair for pair in zip(labels, means, strict=True) if pair[1].n == most),
+        key=lambda pair: pair[1].mean if pair[1].n else -math.inf,
+    )[0]
+    return best_median_worst([row for row in rows if row.method == label])
+
+
 def _context(
     spec: CohortSpec,
     rows: Sequence[CaseRow],
@@ -89,9 +103,12 @@ def _context(
         "counts": {m: sum(r.method == m and not r.failed for r in rows) for m in labels},
         "failures": _failures(rows),
         "tables": [_table(name, group, labels, summary) for name, group in groups.items()],
-        "differences": [_difference(by_key[key], row, spec.baseline) for key, row in differences.items() if row],
-        "boxes": [_box(info, rows, labels) for info in infos if info.compare or info.key in ("seconds", "peak_memory")],
+        "differences": [_difference(by_key[key], row, rows, spec.baseline) for key, row in differences.items() if row],
+        "dots": [_dots(info, rows, labels) for info in infos if info.key in (*_CHARTS, "seconds")],
+        "definitions": [(info, DEFINITIONS[info.key]) for info in infos if info.key in DEFINITIONS],
         "montages": _montages(rows, labels, pictures),
+        "few": max((d.n for row in differences.values() for d in row.values()), default=0) < LEAST_PAIRS,
+        "spread": max((s.n for row in summary.values() for s in row), default=0) >= LEAST_PAIRS,
         "agreements": _agreements(rows, labels),
         "calibration": _calibration(rows, labels),
         "rows": rows,
@@ -143,19 +160,25 @@ def _table(
     return {"name": name, "infos": infos, "rows": rows}
 
 
-def _difference(info: MetricInfo, row: Mapping[str, PairedDifference], baseline: str) -> dict[str, Any]:
+def _difference(
+    info: MetricInfo, row: Mapping[str, PairedDifference], rows: Sequence[CaseRow], baseline: str
+) -> dict[str, Any]:
     title = f"{info.group}: {info.title}" if info.group.startswith("Within") else info.title
     unit = f"difference, {info.unit}" if info.unit else "difference"
     if info.target is not None:
         unit = f"difference of the distance from {info.target:g}"
     note = "right of 0 is better" if info.better == HIGHER else "left of 0 is better"
-    plot = forest_plot(
-        f"{title}: methods minus {baseline}", {m: (d.mean, d.low, d.high) for m, d in row.items()}, unit, note
-    )
-    return {"info": info, "title": title, "note": note, "rows": row, "plot": plot}
+    plot, about = None, f"{title}: methods minus {baseline}"
+    if info.key in _CHARTS and min(d.n for d in row.values()) < LEAST_PAIRS:
+        values = {m: differences_of(rows, m, baseline, info) for m in row}
+        plot = box_plot(f"{about}, one dot a case", values, f"{unit}; {note}", zero=True)
+    elif info.key in _CHARTS:
+        plot = forest_plot(about, {m: (d.mean, d.low, d.high) for m, d in row.items()}, unit, note)
+    sign = "positive" if info.better == HIGHER else "negative"
+    return {"info": info, "title": title, "sign": sign, "rows": row, "plot": plot}
 
 
-def _box(info: MetricInfo, rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, Any]:
+def _dots(info: MetricInfo, rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, Any]:
     title = f"{info.group}: {info.title}" if info.group.startswith("Within") else info.title
     values = {m: [r.value(info.key) for r in rows if r.method == m and not r.failed] for m in labels}
     return {
@@ -167,18 +190,16 @@ def _box(info: MetricInfo, rows: Sequence[CaseRow], labels: Sequence[str]) -> di
 def _montages(
     rows: Sequence[CaseRow], labels: Sequence[str], pictures: Mapping[str, Path | None]
 ) -> list[dict[str, str]]:
-    """Return the pictures of all cases that are the best, median or worst of some method, with captions."""
-    roles: dict[str, dict[str, list[str]]] = {}
-    for label in labels:
-        for role, case in best_median_worst([row for row in rows if row.method == label]).items():
-            roles.setdefault(case, {}).setdefault(role, []).append(label)
+    """Return the pictures of the best, the median and the worst case, with captions."""
+    roles: dict[str, list[str]] = {}
+    for role, case in shown_cases(rows, labels).items():
+        roles.setdefault(case, []).append(role)
     shown = []
     for case, found in roles.items():
         path = pictures.get(case)
         if path is not None:
             data = base64.b64encode(path.read_bytes()).decode("ascii")
-            text = "; ".join(f"{role} of {', '.join(names)}" for role, names in found.items())
-            shown.append({"case": case, "roles": text, "data": f"data:image/png;base64,{data}"})
+            shown.append({"case": case, "roles": " and ".join(found), "data": f"data:image/png;base64,{data}"})
     return shown
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from monai_diffrecon.evaluation.cohort.case_task import (
 )
 from monai_diffrecon.evaluation.cohort.cases import check_case, cohort_digest
 from monai_diffrecon.evaluation.cohort.method import PreparedMethod
+from monai_diffrecon.evaluation.cohort.notes.cohort_note import cohort_metrics, cohort_note, method_params
 from monai_diffrecon.evaluation.cohort.read import read_cohort
-from monai_diffrecon.evaluation.cohort.report import write_report
+from monai_diffrecon.evaluation.cohort.report import shown_cases, write_report
 from monai_diffrecon.evaluation.cohort.shards import Shard, evaluation_lock
 from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import write_tables
@@ -138,10 +138,10 @@ class CohortEvaluation:
         remove_leftovers(self.output_dir)
         data = cohort_digest(list(self.hashes.values()))
         tags = {"title": self.spec.title} | ({} if self.shard is None else {"shard": str(self.shard)})
-        with self._open("cohort", self.parent_run_id, tags) as parent:
+        with self._open(self.spec.title, self.parent_run_id, tags) as parent:
             described = [method.description for method in self.methods]
-            parent.log_params({"seed": self.spec.seed, "baseline": self.spec.baseline, "methods": described})
-            parent.log_dataset("cohort", data, {"cases": len(self.cases)})
+            parent.log_params({"seed": self.spec.seed, "baseline": self.spec.baseline, **method_params(described)})
+            parent.log_dataset("all cases", data, {"cases": len(self.cases)})
             pictures, pages = self._evaluate(parent)
             if self.shard is None:
                 files = write_tables(self.output_dir, self.spec, self.rows, described, data)
@@ -150,11 +150,7 @@ class CohortEvaluation:
                     parent.log_artifact(path)
                 for path in pages.values():
                     parent.log_artifact(path, path.parent.name)
-            for method in self.methods:
-                values = [r.value("psnr") for r in self.rows if r.method == method.label and not r.failed]
-                values = [v for v in values if math.isfinite(v)]
-                if values:
-                    parent.log_metrics({f"psnr/{method.folder}": sum(values) / len(values)})
+            self._summarize(parent, pictures)
             failed = [row for row in self.rows if row.failed]
             if failed:
                 raise common_kind([row.exit_code for row in failed])(
@@ -191,6 +187,16 @@ class CohortEvaluation:
         self.rows = [row for case in self.cases for row in outcomes[case.name].rows]
         pages = {case: outcome.page for case, outcome in outcomes.items() if outcome.page is not None}
         return {case: outcome.picture for case, outcome in outcomes.items()}, pages
+
+    def _summarize(self, parent: Any, pictures: dict[str, Path | None]) -> None:
+        """Track means, the picture of a median case, and the description."""
+        labels = [method.label for method in self.methods]
+        picture = pictures.get(shown_cases(self.rows, labels).get("median", ""))
+        if picture is not None:
+            parent.log_artifact(picture, "montages")
+        parent.log_metrics(cohort_metrics(self.rows, labels))
+        shown = None if picture is None else f"montages/{picture.name}"
+        parent.log_note(cohort_note(self.spec, self.rows, self.output_dir.resolve().name, shown))
 
     def _failed(self, task: CaseTask, error: Exception) -> CaseOutcome:
         """Return the rows of a case that no worker could evaluate, and that no worker has tracked."""

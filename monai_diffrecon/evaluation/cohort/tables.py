@@ -88,6 +88,14 @@ def compare(
     return found
 
 
+def differences_of(rows: Sequence[CaseRow], method: str, baseline: str, info: MetricInfo) -> list[float]:
+    """Return the differences of a method from the baseline, one a case that both have."""
+    by_key = {(row.case, row.method): row for row in rows}
+    cases = dict.fromkeys(row.case for row in rows)
+    pairs = [(_compared(by_key.get((c, method)), info), _compared(by_key.get((c, baseline)), info)) for c in cases]
+    return [a - b for a, b in pairs if math.isfinite(a - b)]
+
+
 def write_tables(
     folder: Path, spec: CohortSpec, rows: Sequence[CaseRow], methods: Sequence[Mapping[str, Any]], data_sha256: str
 ) -> list[Path]:

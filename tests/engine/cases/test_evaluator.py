@@ -150,10 +150,32 @@ def test_one_run_a_case_under_one_for_the_cohort(cohort: Cohort) -> None:
         assert run.data.metrics["psnr"] == pytest.approx(result["metrics"]["psnr"])
         assert run.data.params["operator.name"] == "slice_thickness"
         assert run.data.params["seed"] == "0"
+        assert [name for name in run.data.params if name.startswith("versions")] == ["versions"]
+        assert run.data.params["versions"].count("monai_diffrecon") == 1
+        assert run.data.tags["mlflow.source.name"].startswith("monai_diffrecon ")
+        (data,) = run.inputs.dataset_inputs
+        record = json.loads((cohort.output / f"{result['case']}_recon.provenance.json").read_text())
+        assert (data.dataset.name, data.dataset.digest) == (result["case"], record["measurement_sha256"][:32])
+        note = run.data.tags["mlflow.note.content"]
+        assert f"| `psnr` | {result['metrics']['psnr']:.2f} | dB |" in note
+        assert f"get-artifact?path={result['case']}_montage.png&run_uuid={run.info.run_id}" in note
         history = cohort.client.get_metric_history(run.info.run_id, "residual")
         assert [point.step for point in history] == [1, 2, 3, 4]
         artifacts = {artifact.path for artifact in cohort.client.list_artifacts(run.info.run_id)}
         assert artifacts == {f"{result['case']}_{end}" for end in ("montage.png", "recon.provenance.json", "view.html")}
+
+
+def test_the_run_above_several_cases_has_their_means(cohort: Cohort) -> None:
+    parent = cohort.runs()[0]
+    values = [result["metrics"]["psnr"] for result in cohort.evaluator.results]
+    assert parent.data.metrics["psnr"] == pytest.approx(sum(values) / 2)
+    assert parent.data.metrics["psnr_worst"] == pytest.approx(min(values))
+    note = parent.data.tags["mlflow.note.content"]
+    assert all(f"| {result['case']} | {result['metrics']['psnr']:.2f} |" in note for result in cohort.evaluator.results)
+    median = min(cohort.evaluator.results, key=lambda result: result["metrics"]["psnr"])["case"]
+    assert [a.path for a in cohort.client.list_artifacts(parent.info.run_id)] == [f"{median}_montage.png"]
+    experiment = cohort.client.get_experiment_by_name("monai_diffrecon")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_the_curve_of_a_case_is_seen_while_it_runs_and_is_of_its_first_sample(
@@ -203,8 +225,9 @@ def test_a_case_that_fails_fails_its_run(cohort: Cohort, monkeypatch: pytest.Mon
         evaluator.run()
     for fact in ("step 1", "axial slice 0", "sigma 0.2"):
         assert fact in caught.value.what
-    by_name = {run.info.run_name: run for run in cohort.runs()[-2:]}
-    assert {name: run.info.status for name, run in by_name.items()} == {"cohort": "FAILED", "broken": "FAILED"}
+    by_name = {run.info.run_name: run for run in cohort.runs()[-1:]}
+    assert {name: run.info.status for name, run in by_name.items()} == {"broken": "FAILED"}
+    assert "mlflow.parentRunId" not in by_name["broken"].data.tags
     assert by_name["broken"].data.tags["error"] == "NumericalError"
     # No output, but the state before the step that failed.
     assert [path.name for path in cohort.output.glob("broken*")] == ["broken_checkpoint.pt"]
