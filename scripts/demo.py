@@ -25,6 +25,7 @@ from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.engine.problem.measured_operator import build_operator
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.tracking.runs_page import runs_page
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Slices of 1 mm, without ``--all``.
@@ -134,7 +135,8 @@ def main() -> None:
     atomic_write(output / "table.md", lambda path: path.write_text(text))
     print(f"\n{text}\n{time.perf_counter() - started:.0f} s in all. Montage: {picture}", flush=True)
     print(
-        f"MLflow: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///{output}/mlflow.db"
+        f"MLflow: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///{output}/mlflow.db, "
+        f"then open {runs_page(output)}"
     )
 
 

@@ -75,11 +75,28 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         code = run_words(words)
         pages = [page for page in sorted(output.glob("*_view.html")) if page.stat().st_mtime >= started - 1]
         sys.stdout.write("".join(f"look at it: {page}\n" for page in pages))
-        store = quoted(f"sqlite:///{output / 'mlflow.db'}")
-        sys.stdout.write(f"options, metrics and pictures: mlflow ui --backend-store-uri {store}\n")
+        sys.stdout.write(_where_tracked(output, overrides))
         return code
 
     return run
+
+
+def _where_tracked(output: Path, overrides: dict[str, Any]) -> str:
+    """Return where MLflow shows the run, as a line for a reader; nothing if the run was not tracked."""
+    from monai_diffrecon.errors.options import check_flag
+    from monai_diffrecon.tracking.run_notes import is_server
+    from monai_diffrecon.tracking.runs_page import runs_page
+
+    if not check_flag(overrides.get("evaluator#track", True), "evaluator#track"):
+        return ""
+    uri = overrides.get("evaluator#tracking_uri")
+    page = runs_page(output, uri, overrides.get("evaluator#experiment", "monai_diffrecon"))
+    if page is None:
+        return ""
+    if not is_server(uri):
+        store = quoted(uri or f"sqlite:///{output / 'mlflow.db'}")
+        page = f"mlflow ui --backend-store-uri {store}, then open {page}"
+    return f"options, metrics and pictures: {page}\n"
 
 
 def words_of(scan: Path, choice: Choice, arguments: argparse.Namespace, overrides: dict[str, Any]) -> list[str]:

@@ -128,6 +128,7 @@ def test_a_scan_without_another_word(
     assert record["config"]["sampler"]["steps"] == 2
     assert nib.load(folder / "a_recon.nii.gz").shape == (16, 14, 12)
     assert f"look at it: {Path('reconstruction/a_view.html')}" in done.stdout
+    assert "then open http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning\n" in done.stdout
     (same,) = [line for line in done.stdout.splitlines() if line.startswith("the same as: ")]
     command = shlex.split(same.removeprefix("the same as: "))
     assert command[:4] == ["python", "-m", "monai.bundle", "run"]
