@@ -42,7 +42,7 @@ BASE = "python -m monai.bundle run --bundle_root $B --image volume.nii.gz --outp
 RECORDER = r"""
 exec 3>&1; SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=20
 said() { printf '%s\x1f' "$@" >&3; printf '\x1e' >&3; }
-for name in python torchrun pip sbatch ./scripts/demo.sh ./scripts/test.sh; do
+for name in python torchrun pip sbatch mlflow ./scripts/demo.sh ./scripts/test.sh; do
     eval "function $name { said $name \"\$@\"; }"
 done
 function diffrecon {
@@ -148,6 +148,8 @@ def foresee(words: list[str]) -> None:
         for word in words[2:]:
             name = word.partition("[")[0]
             assert word.startswith("-") or Path(name).exists() or name == "monai-diffrecon", words
+    elif words[0] == "mlflow":
+        assert words[1:3] == ["ui", "--backend-store-uri"], words
     elif words[0] == "python":
         text = Path(words[1]).read_text(encoding="utf-8")
         assert all(word.partition("=")[0] in text for word in words[2:] if word.startswith("--")), words
@@ -225,6 +227,7 @@ def test_options_within_the_text_exist() -> None:
         "./scripts/demo.sh --no-such-flag",
         "pip install -e plugins/none",
         "python scripts/demo.py --no-such-flag",
+        "mlflow ui --backend-stor-uri sqlite:///results/mlflow.db",
     ],
 )
 def test_a_command_that_is_wrong_is_found(block: str, monkeypatch: pytest.MonkeyPatch) -> None:

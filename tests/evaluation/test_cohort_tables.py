@@ -7,12 +7,16 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.image import imread, imsave
 
 from monai_diffrecon.comparison.metric_info import METRICS
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
+from monai_diffrecon.evaluation.cohort.notes.cohort_note import fitted_picture
 from monai_diffrecon.evaluation.cohort.report import best_median_worst
 from monai_diffrecon.evaluation.cohort.tables import compare, differences_of, mean_coverage, present, summarize
 
@@ -159,3 +163,17 @@ def test_the_curve_of_a_method_is_the_mean_over_its_cases() -> None:
     ]
     assert mean_coverage(table, "a") == [(0.5, pytest.approx(0.3)), (0.9, pytest.approx(0.8))]
     assert mean_coverage(table, "c") == []
+
+
+def test_a_wide_picture_is_made_to_fit(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    wide, narrow = tmp_path / "wide.png", tmp_path / "narrow.png"
+    imsave(wide, np.tile(np.linspace(0, 1, 2400), (100, 1)), cmap="gray")
+    imsave(narrow, np.zeros((10, 1200)), cmap="gray")
+    assert fitted_picture(narrow, tmp_path / "copy") == narrow
+    found = fitted_picture(wide, tmp_path / "copy")
+    assert found == tmp_path / "copy/wide.png"
+    pixels = imread(found)
+    assert pixels.shape[:2] == (50, 1200)
+    assert pixels[25, 600, 0] == pytest.approx(0.5, abs=0.01)
+    assert imread(wide).shape[:2] == (100, 2400)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -25,7 +26,12 @@ from monai_diffrecon.evaluation.cohort.case_task import (
 )
 from monai_diffrecon.evaluation.cohort.cases import check_case, cohort_digest
 from monai_diffrecon.evaluation.cohort.method import PreparedMethod
-from monai_diffrecon.evaluation.cohort.notes.cohort_note import cohort_metrics, cohort_note, method_params
+from monai_diffrecon.evaluation.cohort.notes.cohort_note import (
+    cohort_metrics,
+    cohort_note,
+    fitted_picture,
+    method_params,
+)
 from monai_diffrecon.evaluation.cohort.read import read_cohort
 from monai_diffrecon.evaluation.cohort.report import shown_cases, write_report
 from monai_diffrecon.evaluation.cohort.shards import Shard, evaluation_lock
@@ -193,7 +199,8 @@ class CohortEvaluation:
         labels = [method.label for method in self.methods]
         picture = pictures.get(shown_cases(self.rows, labels).get("median", ""))
         if picture is not None:
-            parent.log_artifact(picture, "montages")
+            with TemporaryDirectory() as folder:
+                parent.log_artifact(fitted_picture(picture, Path(folder)), "montages")
         parent.log_metrics(cohort_metrics(self.rows, labels))
         shown = None if picture is None else f"montages/{picture.name}"
         parent.log_note(cohort_note(self.spec, self.rows, self.output_dir.resolve().name, shown))

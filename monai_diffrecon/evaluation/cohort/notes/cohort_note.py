@@ -7,7 +7,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import torch
+from matplotlib.image import imread, imsave
+from torch.nn.functional import interpolate
 
 from monai_diffrecon.comparison.metric_info import HIGHER, VOLUME, MetricInfo
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
@@ -21,6 +26,7 @@ _TABLE = ("psnr", "ssim", "psnr_mask", "coverage_90", "seconds")
 #: Tracked besides the metrics of the whole volume.
 _FURTHER = ("psnr_mask", "coverage_90", "seconds")
 _WORST = ("psnr", "ssim")
+_WIDTH = 1200  # pixels of a picture: MLflow's page shows it in full size, and a window may be narrow
 
 
 def method_params(methods: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -72,6 +78,18 @@ def cohort_note(spec: CohortSpec, rows: Sequence[CaseRow], folder: str, picture:
     files = ", ".join(map(code, ("report.html", "cases.csv", "summary.csv", "differences.csv")))
     text.append(f"[Report]({artifact('report.html')}). In the output folder {code(folder)}: {files}, the methods.")
     return "\n\n".join(text)
+
+
+def fitted_picture(picture: Path, folder: Path) -> Path:
+    """Return a PNG file that fits into MLflow's page: the picture itself, or a smaller one of its name in a folder."""
+    pixels = torch.from_numpy(imread(picture)).movedim(-1, 0)[None]
+    height, width = pixels.shape[2:]
+    if width <= _WIDTH:
+        return picture
+    size = (round(height * _WIDTH / width), _WIDTH)
+    small = interpolate(pixels, size, mode="bilinear", antialias=True)[0].movedim(0, -1)
+    imsave(folder / picture.name, small.clamp(0, 1).numpy())
+    return folder / picture.name
 
 
 def _heading(info: MetricInfo) -> str:
