@@ -17,7 +17,7 @@ Run = Callable[[argparse.Namespace], int]
 
 def verify(parser: argparse.ArgumentParser) -> Run:
     """Verify records and the outputs beside them by their hashes."""
-    parser.add_argument("records", nargs="*", metavar="RECORD", help="*.provenance.json files, or folders with them")
+    parser.add_argument("records", nargs="*", metavar="RECORD", help="CASE_recon.provenance.json, or a folder of such")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of records instead")
 
     def run(arguments: argparse.Namespace) -> int:
@@ -43,7 +43,7 @@ def verify(parser: argparse.ArgumentParser) -> Run:
 
 def rerun(parser: argparse.ArgumentParser) -> Run:
     """Repeat a recorded reconstruction and compare the hashes."""
-    parser.add_argument("record", metavar="RECORD", help="*.provenance.json")
+    parser.add_argument("record", metavar="RECORD", help="CASE_recon.provenance.json")
     parser.add_argument("--image", required=True, metavar="SCAN", help="the scan that it was made from")
     parser.add_argument("--bundle", required=True, metavar="FOLDER", help="root of the bundle")
     parser.add_argument(
