@@ -26,7 +26,6 @@ extensions = [
     "sphinxarg.ext",
     "plugin_tables",
     "public_names",
-    "untitled_pages",
 ]
 exclude_patterns = ["_build", "_extensions"]
 html_theme = "furo"
@@ -36,8 +35,7 @@ html_copy_source = False
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
-# Pages that scripts write begin with their tables; untitled_pages gives them a title.
-# Commands are no target of links: their domain cannot look for one.
+# Pages that scripts write skip a level of headings. Commands are no target of links: their domain cannot look for one.
 suppress_warnings = ["myst.header", "myst.domains"]
 
 autodoc_member_order = "bysource"

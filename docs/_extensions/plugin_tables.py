@@ -9,6 +9,11 @@ from typing import Any
 from monai_diffrecon import registry
 from monai_diffrecon.cli.plugins import PluginOption, plugin_options
 
+ABOUT = (
+    "This page is made from the signatures of the installed plugins; `diffrecon plugins --kind {kind}` lists them, "
+    "`diffrecon plugins NAME` prints the options of one."
+)
+
 
 def kind_page(kind: str) -> str:
     """Return Markdown with a section and a table of options for every installed plugin of a kind."""
@@ -55,7 +60,9 @@ def setup(app: Any) -> dict[str, Any]:
         required_arguments = 1
 
         def run(self) -> list[Any]:
-            return list(self.parse_text_to_nodes(kind_page(self.arguments[0]), allow_section_headings=True))
+            kind = self.arguments[0]
+            text = f"{ABOUT.format(kind=kind)}\n\n{kind_page(kind)}"
+            return list(self.parse_text_to_nodes(text, allow_section_headings=True))
 
     app.add_directive("plugins", Plugins)
     return {"parallel_read_safe": True}

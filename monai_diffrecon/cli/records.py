@@ -17,7 +17,7 @@ Run = Callable[[argparse.Namespace], int]
 
 def verify(parser: argparse.ArgumentParser) -> Run:
     """Verify records and the outputs beside them by their hashes."""
-    parser.add_argument("records", nargs="*", metavar="RECORD", help="CASE_recon.provenance.json, or a folder of such")
+    parser.add_argument("records", nargs="*", metavar="RECORD", help="CASE_recon.provenance.json, or its folder")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of records instead")
 
     def run(arguments: argparse.Namespace) -> int:

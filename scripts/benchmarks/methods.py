@@ -96,7 +96,8 @@ def main() -> None:
     store = folder / "rows.json"
     known: dict[str, str] = json.loads(store.read_text()) if store.is_file() else {}
     calls = min(50, args.steps // 10)  # a twentieth of the reference presets' 2 calls a level
-    text = f"{args.source.name}, voxels {list(args.crop)}, {torch.get_num_threads()} threads\n"
+    text = "# Published methods on a part of a brain\n\n"
+    text += f"{args.source.name}, voxels {list(args.crop)}, {torch.get_num_threads()} threads\n"
     for task in args.tasks:
         lines = [
             "",

@@ -151,6 +151,8 @@ def main() -> None:
     truth = brain()
     noise = registry.create("noises", "independent", seed=0, case="study")
     lines = [
+        "# Complex volumes",
+        "",
         f"80 x 80 x 40 voxels of the example brain with a smooth phase, {args.steps} steps.",
         "PSNR of the magnitude / of the complex volume (each real component), dB; seconds.",
     ]

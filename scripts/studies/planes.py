@@ -101,7 +101,7 @@ def main() -> None:
     part = folder / "volume.nii.gz"
     write_volume(part, volume, geometry_of(volume.shape[1:], affine_of(geometry)))
     crop = f", voxels {args.crop}" if args.crop else ""
-    text = f"{args.source.name}{crop}, {torch.get_num_threads()} threads\n"
+    text = f"# Planes and their order\n\n{args.source.name}{crop}, {torch.get_num_threads()} threads\n"
     for task in args.tasks:
         extra = (" seam |", "---|") if task == "zsr" else ("", "")
         lines = [

@@ -51,7 +51,9 @@ TITLES = {
     "cartesian": "fastMRI file: Cartesian, {lines} of {y} lines ({accel:.1f} times faster), white noise",
     "radial": "ISMRMRD file: golden-angle radial, {spokes} spokes (full: {full}), correlated noise, noise scans",
 }
-HEADING = """{source}, {size} voxels from {first}, with a smooth phase, measured by {coils} coils with noise of
+HEADING = """# Raw multi-coil MRI
+
+{source}, {size} voxels from {first}, with a smooth phase, measured by {coils} coils with noise of
 {noise:g} % of the bright voxels. Each row is one `python -m monai.bundle run` of the file
 (`scripts/studies/raw_mri.py`); coil sensitivity maps are estimated with ESPIRiT. Metrics are computed on the
 magnitude, without rescaling: the ground truth is in the readers' units. Baselines use the best weight of a grid,

@@ -93,6 +93,8 @@ def main() -> None:
     measured = {name: roughness(x) for name, x in heads.items()}
     usual = torch.tensor(list(measured.values())).mean(dim=0)
     lines = [
+        "# Volumes without a measurement",
+        "",
         f"{SIZE} x {SIZE} x {SIZE} voxels of {SPACING:g} mm, {args.steps} steps of Heun's method with churn, "
         f"{args.samples} samples per row; differences of neighbouring voxels within the head, divided by its mean.",
         "",
