@@ -5,7 +5,7 @@
 Needs the package playwright and a Chromium (Debian: chromium), in any environment with MLflow:
 
     diffrecon evaluate --config cohort.json --output results
-    python scripts/picture_of_mlflow.py results docs/pictures/mlflow.jpg --browser /usr/bin/chromium
+    python scripts/browser/picture_of_mlflow.py results docs/pictures/mlflow.jpg --browser /usr/bin/chromium
 """
 
 from __future__ import annotations

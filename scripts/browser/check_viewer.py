@@ -4,7 +4,7 @@
 
 Needs the package playwright and a Chromium (Debian: chromium), in any environment; the pages are written by this one:
 
-    python scripts/check_viewer.py --output FOLDER --browser /usr/bin/chromium [--case CASE_recon.nii.gz]
+    python scripts/browser/check_viewer.py --output FOLDER --browser /usr/bin/chromium [--case CASE_recon.nii.gz]
 """
 
 from __future__ import annotations
