@@ -37,6 +37,7 @@ BUNDLES: dict[str, tuple[float, tuple[str | None, ...]]] = {
     "body_ct": (1.5, _BODY),
     "body_ct_axial": (1.5, _BODY),
     "body_ct_coronal": (1.5, _BODY),
+    "head_mr_t1_2mm": (2.0, (None,)),
     "head_mr_t1_2mm_axial": (2.0, (None,)),
     "head_mr_t1_2mm_coronal": (2.0, (None,)),
 }

@@ -69,6 +69,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("runtimes", "openvino"): [{}],
     ("priors", "slices"): [{}],
     ("priors", "perpendicular"): [{}, {"K": 3}, {"K": 2.7}, {"K": "average"}],
+    ("priors", "perpendicular_neighbours"): [{}, {"width": 0.0}, {"K": "average", "widest": 2.0}],
     ("regularizers", "z_tv"): [{}, {"plane": "coronal", "boundary": "periodic"}],
     ("regularizers", "wavelet_l1"): [{}, {"wavelet": "haar", "level": 1}],
     ("operators", "slice_thickness"): [

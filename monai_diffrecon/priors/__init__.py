@@ -8,6 +8,7 @@ from monai_diffrecon._lazy import lazy
 
 if TYPE_CHECKING:
     from monai_diffrecon.priors.perpendicular import PerpendicularPrior
+    from monai_diffrecon.priors.perpendicular_neighbours import PerpendicularNeighboursPrior
     from monai_diffrecon.priors.slices import SlicesPrior
 else:
     __getattr__ = lazy(__name__)

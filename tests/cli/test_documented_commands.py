@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of the README run as written, on small files of the names that it uses; those of other pages parse."""
+"""The commands of README and guide run as written, on small files of their names; those of other pages parse."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from monai_diffrecon.options.command_line import check_arguments
 from monai_diffrecon.presets.overlays import overlays
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+README, GUIDE = ROOT / "README.md", ROOT / "docs" / "guide.md"
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("bundles/*/docs/*.md"), *ROOT.glob("plugins/*/README.md")])
 MONAI = ["python", "-m", "monai.bundle", "run"]
-#: What a run of the README is given besides, to be quick and to leave the terminal alone.
+#: What a run is given besides, to be quick and to leave the terminal alone.
 QUICK = ["--sampler#steps", "2", "--logging_file", "False", "--device", "cpu", "--inferer#progress", "False"]
-#: A command of the README that consists of options only goes with this one.
+#: A command that consists of options only goes with this one.
 BASE = "python -m monai.bundle run --bundle_root $B --image volume.nii.gz --output_dir outputs/more"
 
 RECORDER = r"""
@@ -81,7 +81,7 @@ def ball(path: Path, spacing: tuple[float, float, float], low: float, high: floa
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Callable[[Path], Path]) -> Path:
-    """A folder with the bundles and scripts of the repository, and small files of the names that the README uses."""
+    """A folder with the bundles and scripts of the repository, and small files of the names that both pages use."""
     shutil.copytree(ROOT / "bundles", tmp_path / "bundles")
     for name in ("scripts", "plugins", "constraints.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -164,10 +164,9 @@ def foresee(words: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:parsing config_file")
-def test_the_commands_of_the_readme_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = blocks(README)
-    found = commands(text)
-    assert len(found) >= 13
+def test_the_commands_of_readme_and_guide_run(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = commands([*blocks(README), *blocks(GUIDE)])
+    assert len(found) >= 19
     runs = [words for words in found if words[: len(MONAI)] == MONAI]
     for words in found:
         if words == [*MONAI, "..."]:
@@ -181,7 +180,7 @@ def test_the_commands_of_the_readme_run(checkout: Path, monkeypatch: pytest.Monk
         assert list((checkout / folder).glob("*_recon.nii.gz")), folder
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [p for p in PAGES if p != GUIDE and blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_commands_of_other_pages_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(page.parents[1] if page.parent.name == "docs" and page.parents[2].name == "bundles" else ROOT)
     if page.name == "evaluation_protocol.md":  # within a bundle
@@ -201,12 +200,13 @@ def test_options_within_the_text_exist() -> None:
     bundle = ROOT / "bundles/brain_mr/configs"
     found = [path for kind in ("tasks", "methods") for path in overlays(kind, bundle.parent).values()]
     files = str([str(path) for path in (bundle / "inference.json", *found)])
-    for span in re.findall(r"`(--[^`]+)`", README.read_text(encoding="utf-8")):
+    text = README.read_text(encoding="utf-8") + GUIDE.read_text(encoding="utf-8")
+    for span in re.findall(r"`(--[^`]+)`", text):
         name = span.split()[0]
         if name in known or name == "--pretrained":
             continue
         check_arguments(["--config_file", files, *span.split()])
-    training = re.findall(r"`python -m monai.bundle run ([^`]*train\.json[^`]*)`", README.read_text(encoding="utf-8"))
+    training = re.findall(r"`python -m monai.bundle run ([^`]*train\.json[^`]*)`", text)
     for words in training:
         given = [str(ROOT / w) if w.startswith("bundles/") else w for w in words.split()]
         check_arguments([*given, "--pretrained", "model.pt"])

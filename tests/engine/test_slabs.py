@@ -128,6 +128,7 @@ def test_cuts() -> None:
     ("plugins", "got"),
     [
         ({"consistency": "dps"}, "DPSStep"),
+        ({"prior": "perpendicular_neighbours"}, "PerpendicularNeighboursPrior"),
         ({"consistency": {"name": "admm", "regularizers": [{"name": "wavelet_l1"}]}}, "WaveletL1"),
     ],
 )

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
 
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.noises.independent import IndependentNoise
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
+from monai_diffrecon.priors.perpendicular_neighbours import PerpendicularNeighboursPrior
 from monai_diffrecon.priors.slices import SlicesPrior
 from monai_diffrecon.protocols import SamplerState
 from monai_diffrecon.testing.gaussian_prior import GaussianPrior
@@ -151,3 +153,34 @@ def test_what_is_shared_must_be_planes() -> None:
         PerpendicularPrior(share={"oblique": "axial"})
     with raises(ConfigError, where="prior#share", got="'oblique'"):
         PerpendicularPrior(share={"sagittal": "oblique"})
+
+
+class Recorded(GaussianPrior):
+    """Keeps what it is given."""
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        self.given = (x, sigma)
+        return super().__call__(x, sigma)
+
+
+def test_networks_see_the_mean_of_neighbours_and_its_noise_level() -> None:
+    prior = PerpendicularNeighboursPrior(primary=PLANES, width=2.0, widest=3.0)
+    planes = [Recorded(plane=p) for p in PLANES]
+    prior.bind(planes)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 20, 22, 24)))
+    for step, (axis, sigma) in enumerate(((3, 0.5), (2, 40.0), (1, 0.02))):
+        prior.denoise(x, sigma, SamplerState(x=x, sigma=sigma, step=step))
+        width = {0.5: 2.0 * 0.5**0.6, 40.0: 3.0, 0.02: 0.0}[sigma]  # 0.19 of a slice is the slice itself
+        seen, level = planes[step].given
+        expected = gaussian_filter1d(x.numpy(), width, axis=axis, mode="nearest") if width else x.numpy()
+        np.testing.assert_allclose(seen, expected, atol=1e-6)
+        impulse = np.zeros(41)
+        impulse[20] = 1.0
+        kernel = gaussian_filter1d(impulse, width) if width else impulse
+        assert level == pytest.approx(sigma * np.sqrt(np.sum(kernel**2)), rel=1e-5)
+
+
+def test_a_mean_over_neighbours_needs_sensible_widths() -> None:
+    for options in ({"width": -1.0}, {"widest": float("nan")}):
+        with raises(ConfigError, where=f"prior#{next(iter(options))}"):
+            PerpendicularNeighboursPrior(**options)
