@@ -31,17 +31,18 @@ class ByNoiseLevel(nn.Module):
         self.multiple = math.lcm(*(int(getattr(network, "multiple", 1)) for network in (coarse, fine)))
         self.position = any(getattr(network, "position", False) for network in (coarse, fine))
 
-    def forward(self, x: Tensor, sigma: Tensor | float, position: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None, position: Tensor | None = None) -> Tensor:
         """Return the denoised slices.
 
         Args:
             x: noisy slices (B, C, H, W).
-            sigma: noise level, one number or one a slice.
+            sigma: noise level, one number or one a slice; ``below`` when None.
             position: of each pixel (B, 3, H, W), for a network that takes it.
 
         Returns:
             E[x0 | x], (B, C, H, W), in the precision of ``x``.
         """
+        sigma = self.below if sigma is None else sigma
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(len(x))
         out = torch.empty_like(x)
         for network, chosen in ((self.coarse, levels >= self.below), (self.fine, levels < self.below)):

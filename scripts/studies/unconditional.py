@@ -1,44 +1,59 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Unconditional heads: one plane, the other, and both (TPDM), beside real ones.
+"""Unconditional heads beside real ones: pictures, and tests that tell them apart.
 
-    python scripts/studies/unconditional.py [--steps 80] [--real HEAD.nii.gz ...] [--output FILE.md]
+    python scripts/studies/unconditional.py OUT/datalist.json --work DIR [--samples 4] [--rows ...] [--output FILE.md]
 
 How much neighbouring voxels differ along an axis, relative to the volume's mean, says whether the slices across that
 axis agree: slices that know nothing of each other differ more than a real head's. It is measured within the head, where
 the volume is above a tenth of its maximum, along X, Y and Z.
+
+Two-sample test: of nine slices (three a plane) the size of the head, quantiles of its intensity and the power in rings
+of spatial frequency; energy distance of the heads drawn to the real ones (Szekely and Rizzo 2013, doi
+10.1016/j.jspi.2013.03.018) in units of the real ones' spread, and how often a random division of all heads is as far
+apart. The distance to the nearest real head, by that among real heads, tells copies from strangers: 1 is as far as
+real heads are. Last, what means over neighbouring slices gain in denoising.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.transforms import Spacing
+from scipy.spatial.distance import cdist
+from scipy.stats import permutation_test
 from torch import Tensor
 
 from monai_diffrecon.engine.transforms.unconditional_cases import UnconditionalCases
 from monai_diffrecon.io.atomic import atomic_write
-from monai_diffrecon.io.measurement.metatensor import affine_of
-from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.numerics.planes import slice_positions, to_slices
+from monai_diffrecon.priors.perpendicular_neighbours import mean_of_neighbours
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, SPACING = 96, 2.0
-ROWS: list[tuple[str, str, dict[str, Any]]] = [
-    ("axial plane alone", "axial", {"auxiliary_bundle": None}),
-    ("coronal plane alone", "coronal", {"auxiliary_bundle": None}),
-    ("axial and coronal in turn", "axial", {}),
-]
+#: Of the table of means over neighbours: noise levels, standard deviations in slices.
+LEVELS, WIDTHS = (3.0, 1.0, 0.5, 0.3, 0.2, 0.1), (0.0, 0.5, 0.8, 1.2, 2.0, 3.0, 4.0)
+RINGS, QUANTILES, DEPTHS = 8, (0.1, 0.3, 0.5, 0.7, 0.9), (0.4, 0.5, 0.62)
+#: Label -> bundle, overrides.
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one plane": ("head_mr_t1_2mm", {"prior": "slices"}),
+    "three planes": ("head_mr_t1_2mm", {}),
+    "three planes, no mean of neighbours": ("head_mr_t1_2mm", {"perpendicular#width": 0.0}),
+    "former pair": ("head_mr_t1_2mm_axial", {}),
+}
 
 
-def parsed(plane: str, overrides: dict[str, Any]) -> ConfigParser:
+def parsed(bundle: str, overrides: dict[str, Any]) -> ConfigParser:
     """Return the configuration of a bundle that draws heads."""
-    root = ROOT / "bundles" / f"head_mr_t1_2mm_{plane}"
+    root = ROOT / "bundles" / bundle
     config = ConfigParser()
     config.read_config(str(root / "configs" / "inference.json"))
     config.update({"bundle_root": str(root), **overrides})
@@ -56,14 +71,78 @@ def roughness(x: Tensor) -> list[float]:
     return out
 
 
-def real_head(path: Path) -> Tensor:
-    """Return the upper 192 mm of a head at 2 mm, (1, 96, 96, 96) at most."""
-    volume, geometry = read_volume(path)
-    resample = Spacing(pixdim=(SPACING,) * 3, mode="bilinear")
-    x = resample(MetaTensor(volume, affine=torch.as_tensor(affine_of(geometry)))).as_subclass(Tensor)
-    first = [max((n - SIZE) // 2, 0) for n in x.shape[1:3]] + [max(x.shape[3] - SIZE, 0)]
-    a, b, c = (slice(f, f + SIZE) for f in first)
-    return x[:, a, b, c]
+def real_heads(datalist: Path) -> dict[str, Tensor]:
+    """Return the heads of ``prepare_training_data.py heads``, the one for validation first, (1, 96, 96, 96) each."""
+    sections = json.loads(datalist.read_text())
+    rows = [row for row in (*sections["validation"], *sections["training"]) if "labels" not in row]
+    heads = {}
+    for row in rows:
+        whole = np.load(datalist.parent / row["file"]).astype(np.float32)
+        inner = tuple(slice((n - SIZE) // 2, (n + SIZE) // 2) for n in whole.shape)
+        heads[Path(row["file"]).stem] = torch.from_numpy(whole[inner])[None]
+    return heads
+
+
+def features(x: Tensor) -> np.ndarray:
+    """Return the features of nine slices of a head (1, X, Y, Z), one after the other."""
+    inside = x[0] > 0.1 * x.max()
+    head = (x[0] / x[0][inside].mean()).numpy()
+    rows = []
+    for axis in range(3):
+        for depth in DEPTHS:
+            image = np.take(head, round(depth * head.shape[axis]), axis=axis)
+            within = image[image > 0.1]
+            power = np.abs(np.fft.fft2(image)) ** 2
+            frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in image.shape), indexing="ij"))
+            edges = np.linspace(0.0, 0.5, RINGS + 1)
+            rings = [power[(frequency >= a) & (frequency < b)].mean() for a, b in pairwise(edges)]
+            rows += [len(within) / image.size, *np.quantile(within, QUANTILES), *np.log(rings)]
+    return np.array(rows)
+
+
+def two_sample(drawn: np.ndarray, real: np.ndarray) -> tuple[float, float, float]:
+    """Return the energy distance of two groups of features (N, F), its p-value, and the relative nearest distance."""
+    spread = real.std(axis=0, ddof=1) + 1e-3
+    together = np.concatenate([drawn, real]) / spread
+    apart = cdist(together, together) / together.shape[1] ** 0.5
+
+    def energy(first: np.ndarray, second: np.ndarray) -> float:
+        a, b = first.astype(int), second.astype(int)
+        return float(2 * apart[np.ix_(a, b)].mean() - apart[np.ix_(a, a)].mean() - apart[np.ix_(b, b)].mean())
+
+    n = len(drawn)
+    found = permutation_test(
+        (np.arange(n), np.arange(n, len(together))),
+        energy,
+        alternative="greater",
+        n_resamples=2000,
+        rng=np.random.default_rng(0),
+    )
+    among = apart[n:, n:] + np.where(np.eye(len(real)), np.inf, 0.0)
+    return (
+        float(found.statistic),
+        float(found.pvalue),
+        float(apart[:n, n:].min(axis=1).mean() / among.min(axis=1).mean()),
+    )
+
+
+@torch.no_grad()
+def gain_of_neighbours(truth: Tensor) -> list[str]:
+    """Return the PSNR (dB) of denoised axial slices of a head, by the width of the mean over neighbours, as a table."""
+    network = parsed(*ROWS["three planes"]).get_parsed_content("inferer").score.network
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    chosen = list(range(8, SIZE, 6))
+    where, clean = slice_positions("axial", truth.shape[1:])[chosen], to_slices(truth, "axial")[chosen]
+    lines = [f"| noise level | {' | '.join(f'{w:g} slices' for w in WIDTHS)} |", "|---" * (len(WIDTHS) + 1) + "|"]
+    for sigma in LEVELS:
+        found = []
+        for width in WIDTHS:
+            x = truth + sigma * noise
+            mean, left = mean_of_neighbours(x, 2, width) if width else (x, 1.0)
+            out = network(to_slices(mean, "axial")[chosen], sigma * left, position=where)
+            found.append(float(-10 * (out - clean).square().mean().log10()))
+        lines.append(f"| {sigma:g} | {' | '.join(f'{v:.2f}' for v in found)} |")
+    return lines
 
 
 def draw(volumes: dict[str, Tensor], path: Path) -> None:
@@ -84,46 +163,58 @@ def draw(volumes: dict[str, Tensor], path: Path) -> None:
 def main() -> None:
     """Sample, measure, draw, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--real", type=Path, nargs="+", default=[ROOT / "examples" / "colin27_t1.nii.gz"])
+    parser.add_argument("datalist", type=Path, help="of scripts/prepare_training_data.py heads")
+    parser.add_argument("--samples", type=int, default=4, help="of the default; at most 2 of the others")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--work", type=Path, required=True, help="folder of the heads drawn; those it has are kept")
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
-    heads = {path.name.split(".")[0]: real_head(path) for path in args.real}
-    measured = {name: roughness(x) for name, x in heads.items()}
-    usual = torch.tensor(list(measured.values())).mean(dim=0)
+    args.work.mkdir(parents=True, exist_ok=True)
+    heads = real_heads(args.datalist)
+    usual = torch.tensor([roughness(x) for x in heads.values()]).mean(dim=0)
+    real = np.stack([features(x) for x in heads.values()])
     lines = [
         "# Volumes without a measurement",
         "",
-        f"{SIZE} x {SIZE} x {SIZE} voxels of {SPACING:g} mm, {args.steps} steps of Heun's method with churn, "
-        f"{args.samples} samples per row; differences of neighbouring voxels within the head, divided by its mean.",
+        f"{SIZE} x {SIZE} x {SIZE} voxels of {SPACING:g} mm, {args.samples} heads drawn (at most 2 for comparison) "
+        f"and {len(heads)} real ones.",
         "",
-        "| volume | network calls per slice | along X | along Y | along Z | seconds |",
-        "|---|---|---|---|---|---|",
-        *(f"| real, {name} | | {' | '.join(f'{v:.3f}' for v in rough)} | |" for name, rough in measured.items()),
+        "| heads | differences along X | along Y | along Z | energy distance | p | nearest real head | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| real | {' | '.join(f'{v:.3f}' for v in usual)} | | | 1 | |",
     ]
     print("\n".join(lines), flush=True)
-    cases = UnconditionalCases([SIZE] * 3, [SPACING] * 3, count=args.samples)
     pictures: dict[str, Tensor] = {}
-    for label, plane, overrides in ROWS:
-        inferer = parsed(plane, {"sampler#steps": args.steps, **overrides}).get_parsed_content("inferer")
-        rough, seconds, calls = [], 0.0, 0
-        for case in cases:
-            done = inferer.reconstruct(case["image"], case=case["case"])
-            rough.append(roughness(done.volume))
-            seconds, calls = seconds + done.report.seconds / len(cases), done.report.denoiser_calls
-            if label not in pictures:
-                pictures[label] = done.volume
-            elif label == ROWS[-1][0]:
-                pictures[f"{label}, {case['case']}"] = done.volume
-        mean = torch.tensor(rough).mean(dim=0)
-        cells = " | ".join(f"{v:.3f} ({v / u:.2f} x real)" for v, u in zip(mean.tolist(), usual.tolist(), strict=True))
-        lines.append(f"| {label} | {calls} | {cells} | {seconds:.0f} |")
+    for label in args.rows:
+        bundle, overrides = ROWS[label]
+        inferer = parsed(bundle, overrides).get_parsed_content("inferer")
+        drawn, seconds = [], []
+        count = args.samples if label == "three planes" else min(args.samples, 2)
+        for case in UnconditionalCases([SIZE] * 3, [SPACING] * 3, count=count):
+            kept = args.work / f"{label.replace(' ', '_')}_{case['case']}.pt"
+            if not kept.exists():
+                done = inferer.reconstruct(case["image"], case=case["case"])
+                whole = {"volume": done.volume.as_subclass(Tensor).half(), "seconds": done.report.seconds}
+                atomic_write(kept, lambda path, whole=whole: torch.save(whole, path))  # type: ignore[misc]
+            read = torch.load(kept, weights_only=True)
+            drawn.append(read["volume"].float())
+            seconds.append(read["seconds"])
+            if sum(name.startswith(f"{label}: ") for name in pictures) < (3 if label == "three planes" else 1):
+                pictures[f"{label}: {case['case']}"] = drawn[-1]
+        rough = torch.tensor([roughness(x) for x in drawn]).mean(dim=0)
+        cells = " | ".join(f"{v:.3f} ({v / u:.2f} x real)" for v, u in zip(rough.tolist(), usual.tolist(), strict=True))
+        distance, p, nearest = two_sample(np.stack([features(x) for x in drawn]), real)
+        lines.append(f"| {label} | {cells} | {distance:.3f} | {p:.3f} | {nearest:.2f} | {fmean(seconds):.0f} |")
         print(lines[-1], flush=True)
     pictures["real, " + next(iter(heads))] = next(iter(heads.values()))
-    folder = ROOT / "outputs" / "unconditional"
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(pictures, folder / "unconditional.png")
+    draw(pictures, args.work / "unconditional.png")
+    lines += [
+        "",
+        f"Denoising {next(iter(heads))}, which is not in the training data, by PSNR (dB): axial slices that are",
+        "means over neighbours (Gaussian, standard deviation).",
+        "",
+    ]
+    lines += gain_of_neighbours(next(iter(heads.values())))
     if args.output is not None:
         text = "\n".join(lines) + "\n"
         atomic_write(args.output, lambda path: path.write_text(text))

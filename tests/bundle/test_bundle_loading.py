@@ -27,9 +27,9 @@ from ..raising import raises
 BUNDLES = Path(__file__).parents[2] / "bundles"
 SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
 PAIRS = [(f"{name}_axial", f"{name}_coronal") for name in ("brain_mr_t1", "body_ct", "head_mr_t1_2mm")]
-ONE_NETWORK = ("brain_mr", "body_ct", "body_mr", "materials_ct")
+ONE_NETWORK = ("brain_mr", "body_ct", "body_mr", "materials_ct", "head_mr_t1_2mm")
 SUCCESSORS = {f"brain_mr_t1_{plane}": "brain_mr" for plane in ("axial", "coronal")}
-SUCCESSORS |= {f"body_ct_{plane}": "body_ct" for plane in ("axial", "coronal")}
+SUCCESSORS |= {f"{name}_{plane}": name for name in ("body_ct", "head_mr_t1_2mm") for plane in ("axial", "coronal")}
 COMMITTED = [*ONE_NETWORK, *(name for pair in PAIRS for name in pair)]
 
 
@@ -253,7 +253,7 @@ def test_committed_metadata_keeps_to_the_schema_of_the_model_zoo(name: str, tmp_
     )
     metadata = read_metadata(BUNDLES / name)
     assert metadata["version"] in metadata["changelog"]
-    assert metadata["diffrecon"]["plane"] in name or "spacing_range" in metadata["diffrecon"]
+    assert metadata["diffrecon"]["plane"] in name or name in ONE_NETWORK
     if (auxiliary := metadata["diffrecon"].get("auxiliary")) is not None:
         assert read_metadata(BUNDLES / auxiliary)["diffrecon"]["plane"] != metadata["diffrecon"]["plane"]
 

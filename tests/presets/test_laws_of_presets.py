@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
+import monai_diffrecon as dr
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.io.measurement.metatensor import geometry_of
@@ -171,3 +173,11 @@ def test_every_preset_has_a_summary_and_families() -> None:
         assert preset.families == tuple(f for f in FAMILIES if f in preset.families)
         content = json.loads(preset.path.read_text())
         assert set(content["_method_"]) == {"summary", "families"}
+
+
+def test_one_network_serves_both_planes_of_tpdm() -> None:
+    brain = dr.load(INFERENCE.parents[2] / "brain_mr", method="tpdm", overrides={"sampler#steps": 2})
+    image = np.random.default_rng(0).random((16, 16, 4)).astype(np.float32)
+    result = brain.reconstruct(image, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
+    assert result.volume.shape == (1, 16, 16, 20)
+    assert result.report.options["prior"]["share"] == {"coronal": "axial"}
