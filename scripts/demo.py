@@ -5,7 +5,7 @@
     python scripts/demo.py [--all]
 
 The middle 100 mm of the head are reconstructed. ``--all`` reconstructs all of it, and adds the parts of the composition
-alone, and DDS from noise: the second table of the README, some ten minutes.
+alone, and DDS from noise: the table of docs/results/demo.md, some ten minutes.
 Writes to ``outputs/demo``: the scan, the reconstruction with its provenance record, a montage, the MLflow store, and
 ``table.md``.
 """
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "demo")
     parser.add_argument("--source", type=Path, default=ROOT / "examples" / "colin27_t1.nii.gz")
-    parser.add_argument("--all", action="store_true", help="every row of the README's table")
+    parser.add_argument("--all", action="store_true", help="every row of docs/results/demo.md")
     args = parser.parse_args()
     output: Path = args.output
     output.mkdir(parents=True, exist_ok=True)

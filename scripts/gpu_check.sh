@@ -3,7 +3,7 @@
 #   (a) the tests of tests/gpu, (b) scripts/benchmarks/benchmark_gpu.py, (c) training for the time that is left.
 # Needs a checkout and PyTorch with CUDA; other packages come from WHEELS where they are missing. Nothing is installed
 # outside of WORK, and nothing is downloaded. Without its largest unused parts the checkout takes 40 MiB:
-#   git archive -o checkout.tar HEAD ':!docs' ':!bundles/head_mr_t1_2mm_*'
+#   git archive -o checkout.tar HEAD ':!docs' ':!bundles/head_mr_t1_2mm*'
 #
 #   OUT=results [WHEELS=dir] [DATA=dir] [RESUME=dir] scripts/gpu_check.sh [--tests S] [--benchmark S] [--total S] [--device cuda]
 #
