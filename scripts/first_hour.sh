@@ -12,8 +12,10 @@ trap 'rm -rf "$work"' EXIT
 
 "$python" -m venv "$work/build"
 "$work/build/bin/python" -m pip install --quiet --disable-pip-version-check build
+mkdir "$work/source"
+git ls-files -z | tar --create --null --files-from - | tar --extract --directory "$work/source" # no leftovers of builds
 for package in . plugins/diffrecon-bundles; do
-    "$work/build/bin/python" -m build --outdir "$work" "$package" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+    "$work/build/bin/python" -m build --outdir "$work" "$work/source/$package" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 done
 
 SECONDS=0
