@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/first_hour.sh, in short, with every interpreter from 3.10 to 3.14 that is here (on PATH, or of pyenv or uv), and
-# a table of the results. --floors: with the lowest versions that setup.cfg allows, the lowest interpreter, and a part of
-# the tests.
+# a table of the results. Arguments choose versions. --floors: with the lowest versions that setup.cfg allows, on the
+# lowest Python, and a part of the tests.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 logs="$(mktemp -d)"
@@ -36,7 +36,7 @@ if [[ "${1:-}" == --floors ]]; then
     sed -nE '/^\[options.packages.find\]/q; s/^    ([a-z0-9-]+)>=([0-9.]+)(,<[0-9.]+)?$/\1==\2/p' setup.cfg >"$logs/floors.txt"
     export CONSTRAINTS="$logs/floors.txt" TESTS="tests/numerics tests/operators tests/io tests/engine/test_inferer.py"
     set -- 3.10
-else
+elif (($# == 0)); then
     set -- 3.10 3.11 3.12 3.13 3.14
 fi
 echo "| Python | result |"
