@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from monai.networks.layers import gaussian_1d, separable_filtering
+import torch.nn.functional as F
 from torch import Tensor
 
 from monai_diffrecon.errors.options import check_number
@@ -72,7 +72,11 @@ def mean_of_neighbours(x: Tensor, axis: int, width: float) -> tuple[Tensor, floa
         axis: 0, 1 or 2 for X, Y, Z: the axis across the slices.
         width: standard deviation of the Gaussian in slices.
     """
-    kernel = gaussian_1d(torch.tensor(width), approx="sampled", normalize=True).to(x)
-    # Repeated edges may be shorter than the mean is wide, unlike those of reflection.
-    kernels = [kernel if i == axis else torch.ones(1).to(x) for i in range(3)]
-    return separable_filtering(x[None], kernels, mode="replicate")[0], float(kernel.square().sum().sqrt())
+    reach = int(4.0 * width + 0.5)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / width) ** 2).to(x)
+    kernel = kernel / kernel.sum()
+    lines = x.movedim(1 + axis, -1)
+    # Edges are repeated rather than mirrored: the mean may be wider than the volume.
+    longer = F.pad(lines.flatten(0, -2)[:, None], (reach, reach), mode="replicate")
+    mean = F.conv1d(longer, kernel[None, None]).reshape(lines.shape).movedim(-1, 1 + axis)
+    return mean.contiguous(), float(kernel.square().sum().sqrt())
