@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -73,10 +74,13 @@ def mean_of_neighbours(x: Tensor, axis: int, width: float) -> tuple[Tensor, floa
         width: standard deviation of the Gaussian in slices.
     """
     reach = int(4.0 * width + 0.5)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / width) ** 2).to(x)
-    kernel = kernel / kernel.sum()
+    # Here and on the device: a copy of either would wait for the device.
+    weights = [math.exp(-0.5 * (i / width) ** 2) for i in range(-reach, reach + 1)]
+    left = math.sqrt(math.fsum(w * w for w in weights)) / math.fsum(weights)
+    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.softmax(-0.5 * (offsets / width) ** 2, dim=0)
     lines = x.movedim(1 + axis, -1)
     # Edges are repeated rather than mirrored: the mean may be wider than the volume.
     longer = F.pad(lines.flatten(0, -2)[:, None], (reach, reach), mode="replicate")
     mean = F.conv1d(longer, kernel[None, None]).reshape(lines.shape).movedim(-1, 1 + axis)
-    return mean.contiguous(), float(kernel.square().sum().sqrt())
+    return mean.contiguous(), left

@@ -28,9 +28,9 @@ from ...raising import raises
 
 BUNDLES = Path(__file__).parents[3] / "bundles"
 #: One network for all planes.
-ALL_PLANES = ("brain_mr", "body_ct", "body_mr", "materials_ct")
+ALL_PLANES = ("brain_mr", "body_ct", "body_mr", "materials_ct", "head_mr_t1_2mm")
 #: One network for all planes.
-ALL_PLANES = ("brain_mr", "body_ct", "body_mr", "materials_ct")
+ALL_PLANES = ("brain_mr", "body_ct", "body_mr", "materials_ct", "head_mr_t1_2mm")
 
 
 @pytest.fixture
