@@ -29,6 +29,6 @@ echo "$("$python" -V): installed in $installed s, $SECONDS s from an empty envir
 if [[ -n "${TESTS:-}" ]]; then
     "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" \
         pytest pytest-timeout hypothesis jsonschema
-    read -ra tests <<<"$TESTS"
+    read -d "" -ra tests <<<"$TESTS" || true
     "$work/venv/bin/pytest" -q "${tests[@]}"
 fi
