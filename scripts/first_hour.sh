@@ -2,7 +2,7 @@
 # What a new user does, timed: wheels of this checkout are installed into an empty environment outside of it, and
 # `diffrecon reconstruct thick.nii.gz` makes 1 mm of a 5 mm scan of the example. Arguments go to
 # scripts/check_installation.py, for instance --depth 20 --calls 2. $PYTHON chooses the interpreter, $CONSTRAINTS the
-# versions; $TESTS names tests of the checkout that are run there as well.
+# versions; $TESTS are arguments of pytest, for tests of the checkout there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH DIFFRECON_BUNDLES
@@ -29,6 +29,6 @@ echo "$("$python" -V): installed in $installed s, $SECONDS s from an empty envir
 if [[ -n "${TESTS:-}" ]]; then
     "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" \
         pytest pytest-timeout hypothesis jsonschema
-    read -ra tests <<<"$TESTS"
+    read -d "" -ra tests <<<"$TESTS" || true
     "$work/venv/bin/pytest" -q "${tests[@]}"
 fi
