@@ -85,7 +85,7 @@ def damaged(file: Path, kind: str) -> None:
         np.savez(file, **content, allow_pickle=True)
     else:
         name = {"index": "indices", "negative": "indices", "rows": "indptr", "double": "data"}[kind]
-        change = {"index": np.int32(7), "negative": np.int32(-2), "rows": np.int32(1), "double": np.float64(0.0)}[kind]
+        change = {"index": np.int32(7), "negative": np.int32(-2), "rows": np.int32(1), "double": np.zeros(1)}[kind]
         content[name] = content[name] + change
         np.savez(file, **content)
 
