@@ -5,7 +5,7 @@
     python scripts/demo.py [--all]
 
 The middle 100 mm of the head are reconstructed. ``--all`` reconstructs all of it, and adds the parts of the composition
-alone, and DDS from noise: the table of docs/results/demo.md, a quarter of an hour.
+alone, and DDS from noise: the table of docs/results/demo.md.
 Writes to ``outputs/demo``: the scan, the reconstruction with its provenance record, a montage, the MLflow store, and
 ``table.md``.
 """

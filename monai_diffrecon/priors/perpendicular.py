@@ -98,10 +98,13 @@ class PerpendicularPrior(ScorePrior):
     def denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
         """Return the clean estimate of the volume ``x`` (C, X, Y, Z) at noise level ``sigma``."""
         active = self.planes_at(state.step)
-        total = self.planes[active[0]](x, sigma)
+        total = self._call(self.planes[active[0]], x, sigma)
         for index in active[1:]:
-            total = total + self.planes[index](x, sigma)
+            total = total + self._call(self.planes[index], x, sigma)
         return total / len(active) if len(active) > 1 else total
+
+    def _call(self, plane: PlaneDenoiser, x: Tensor, sigma: float) -> Tensor:
+        return plane(x, sigma)
 
     def planes_at(self, step: int) -> tuple[int, ...]:
         """Return the indices of the planes whose networks are called at this step; the primary ones come first.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monai_diffrecon.errors.options import check_number
 from monai_diffrecon.priors.perpendicular import PerpendicularPrior
-from monai_diffrecon.protocols import SamplerState
+from monai_diffrecon.protocols import PlaneDenoiser
 from monai_diffrecon.protocols.geometry import PLANE_AXIS
 
 #: The mean becomes wider by this power of the noise level.
@@ -53,16 +53,10 @@ class PerpendicularNeighboursPrior(PerpendicularPrior):
         self.width = check_number(width, "prior#width", low=0.0)
         self.widest = check_number(widest, "prior#widest", low=0.0)
 
-    def denoise(self, x: Tensor, sigma: float, state: SamplerState) -> Tensor:
-        """Return the clean estimate of the volume ``x`` (C, X, Y, Z) at noise level ``sigma``."""
+    def _call(self, plane: PlaneDenoiser, x: Tensor, sigma: float) -> Tensor:
         width = min(self.width * sigma**GROWTH, self.widest)
-        active = self.planes_at(state.step)
-        total = torch.zeros_like(x)
-        for index in active:
-            plane = self.planes[index]
-            mean, part = (x, 1.0) if width < NARROWEST else mean_of_neighbours(x, PLANE_AXIS[plane.plane], width)
-            total = total + plane(mean, sigma * part)
-        return total / len(active)
+        mean, left = (x, 1.0) if width < NARROWEST else mean_of_neighbours(x, PLANE_AXIS[plane.plane], width)
+        return plane(mean, sigma * left)
 
 
 def mean_of_neighbours(x: Tensor, axis: int, width: float) -> tuple[Tensor, float]:

@@ -191,8 +191,8 @@ def main() -> None:
     lines = [
         "# Volumes without a measurement",
         "",
-        f"{SIZE} x {SIZE} x {SIZE} voxels of {SPACING:g} mm, {args.samples} heads drawn (at most 2 for comparison) "
-        f"and {len(heads)} real ones.",
+        f"`scripts/studies/unconditional.py --samples {args.samples}`: {SIZE} x {SIZE} x {SIZE} voxels of "
+        f"{SPACING:g} mm, {args.samples} heads drawn (at most 2 for comparison) and {len(heads)} real ones.",
         "",
         "| heads | differences along X | along Y | along Z | energy distance | p | nearest real head | seconds |",
         "|---|---|---|---|---|---|---|---|",

@@ -16,7 +16,7 @@ from monai_diffrecon import distributed
 from monai_diffrecon.comparison.volume_metrics import default_data_range
 from monai_diffrecon.engine.cases.case_lock import case_lock
 from monai_diffrecon.engine.cases.case_record import CaseRecord, checkpoint_path, magnitude_of
-from monai_diffrecon.engine.cases.notes.case_note import cases_note, means_of
+from monai_diffrecon.engine.cases.notes.case_note import cases_note, means_of, montage_path
 from monai_diffrecon.engine.cases.output_formats import output_writers
 from monai_diffrecon.engine.cases.reference_grid import RESAMPLE, check_on_grid
 from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
@@ -123,10 +123,12 @@ class CaseRecorder:
             run.log_dataset("all cases", digest, {"cases": len(hashes)})
         ranked = [result for result in results if "psnr" in result["metrics"]]
         ranked.sort(key=lambda result: float(result["metrics"]["psnr"]))
-        name = f"{ranked[(len(ranked) - 1) // 2]['case']}_montage.png" if ranked else ""
-        picture = name if (self.output_dir / name).is_file() else None
+        picture = None
+        if ranked:
+            path = montage_path(self.output_dir, ranked[(len(ranked) - 1) // 2]["case"])
+            picture = path.name if path.is_file() else None
         if picture is not None:
-            run.log_artifact(self.output_dir / picture)
+            run.log_artifact(path)
         run.log_metrics(means_of(results))
         run.log_note(cases_note(results, failed, self.output_dir.resolve().name, picture))
 

@@ -67,7 +67,7 @@ def case_note(record: Mapping[str, Any], metrics: Mapping[str, float], folder: s
     """
     config = record["config"]
     parts = [f"{kind} {code(str(config[kind]['name']))}" for kind in ("operator", "prior", "sampler") if kind in config]
-    networks = ", ".join(map(plain, record["weights"]))
+    networks = ", ".join(map(plain, record["weights"])) or "a classical method"
     text = [f"Reconstruction of {plain(record['case'])} by {networks}: {', '.join(parts)}. {_RESEARCH}"]
     infos = {info.key: info for info in metric_infos()}
     # First what matters: MLflow shows a few lines until asked for more.
