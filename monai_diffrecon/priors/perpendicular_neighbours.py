@@ -71,8 +71,8 @@ def mean_of_neighbours(x: Tensor, axis: int, width: float) -> tuple[Tensor, floa
     # Here and on the device: a copy of either would wait for the device.
     weights = [math.exp(-0.5 * (i / width) ** 2) for i in range(-reach, reach + 1)]
     left = math.sqrt(math.fsum(w * w for w in weights)) / math.fsum(weights)
-    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.softmax(-0.5 * (offsets / width) ** 2, dim=0)
+    offsets = torch.arange(-reach, reach + 1, dtype=x.real.dtype, device=x.device)
+    kernel = torch.softmax(-0.5 * (offsets / width) ** 2, dim=0).to(x.dtype)
     lines = x.movedim(1 + axis, -1)
     # Edges are repeated rather than mirrored: the mean may be wider than the volume.
     longer = F.pad(lines.flatten(0, -2)[:, None], (reach, reach), mode="replicate")
