@@ -31,6 +31,7 @@ from monai_diffrecon.protocols import (
     ConsistencyStep,
     Measurement,
     MeasurementReader,
+    PhantomMetric,
     Problem,
     SamplerState,
     VolumeGeometry,
@@ -44,6 +45,7 @@ from monai_diffrecon.testing.gaussian_prior import GaussianPrior
 from monai_diffrecon.testing.metric_laws import check_metric
 from monai_diffrecon.testing.noise_laws import check_noise
 from monai_diffrecon.testing.operator_laws import check_operator
+from monai_diffrecon.testing.phantom_metric_laws import check_phantom_metric
 from monai_diffrecon.testing.prior_laws import check_prior
 from monai_diffrecon.testing.reader_laws import check_reader
 from monai_diffrecon.testing.regularizer_laws import check_regularizer
@@ -54,6 +56,10 @@ BUILT_IN = "monai-diffrecon"
 GEOMETRY = VolumeGeometry((6, 5, 8), (1.0, 1.2, 0.9))
 SQUARE = VolumeGeometry((6, 6, 8), (1.2, 1.2, 0.9))
 Z_TV = {"name": "z_tv", "threshold": 0.02}
+QUALITY = (
+    *("lesion_survival", "detectability", "task_transfer", "point_transfer", "line_pairs"),
+    *("noise_power", "false_lesions", "null_space", "ring_correlation"),
+)
 COILS = torch.randn((2, *GEOMETRY.shape), generator=torch.Generator().manual_seed(5), dtype=torch.complex64)
 
 #: (kind, name) -> the options to check a plugin with, beside those that the framework gives.
@@ -134,6 +140,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("writers", "nifti"): [{}],
     ("writers", "dicom"): [{}],
     **{("metrics", name): [{}] for name in ("psnr", "ssim", "nmse", "mae", "vif")},
+    **{("metrics", name): [{}] for name in QUALITY},
     ("noises", "independent"): [{}],
     ("noises", "slerp"): [{}, {"plane": "coronal"}],
     ("noises", "sequential"): [{}],
@@ -252,6 +259,8 @@ def check(kind: str, make: Callable[..., Any], problem: Callable[[], Problem], d
         if make().name == "vif" and find_spec("torchmetrics") is None:
             with pytest.raises(ConfigError):
                 check_metric(make)
+        elif isinstance(make(), PhantomMetric):
+            check_phantom_metric(make)
         else:
             check_metric(make)
     elif kind == "executors":

@@ -13,7 +13,7 @@ from torch import Tensor
 from monai_diffrecon import registry
 from monai_diffrecon.comparison.metric_info import METRICS, MetricInfo, info_of
 from monai_diffrecon.errors import DiffReconError
-from monai_diffrecon.protocols import Metric, VolumeGeometry
+from monai_diffrecon.protocols import Metric, PhantomMetric, VolumeGeometry
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +82,12 @@ def _installed() -> tuple[list[tuple[str, Metric]], list[str]]:
             continue
         provider = f"{info.distribution} {info.version}".strip()
         try:
-            metric: Metric = registry.create("metrics", f"{info.distribution}:{info.name}")
+            metric = registry.create("metrics", f"{info.distribution}:{info.name}")
         except DiffReconError as error:
             problems.append(f"{info.name} of {provider} is skipped: {error.what}")
             continue
+        if isinstance(metric, PhantomMetric):
+            continue  # a study of image quality computes it
         name = getattr(metric, "name", None)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             problems.append(f"{info.name} of {provider} is skipped: its name may contain only letters, digits and _")

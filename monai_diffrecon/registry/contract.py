@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "importers": ("importer", ("CheckpointImporter",)),
     "readers": ("reader", ("MeasurementReader",)),
     "writers": ("output_format", ("VolumeWriter",)),
-    "metrics": ("metric", ("Metric",)),
+    "metrics": ("metric", ("Metric", "PhantomMetric")),
     "runtimes": ("runtime", ("Runtime",)),
     "executors": ("executor", ("Executor",)),
 }

@@ -184,3 +184,32 @@ def _axis(scale: _Scale, y: float, text: str) -> list[str]:
 def _svg(title: str, parts: Sequence[str], height: float, width: float = _WIDTH) -> Markup:
     head = f'<svg role="img" viewBox="0 0 {width} {height:.0f}" aria-label="{escape(title)}">'
     return Markup(f"{head}<title>{escape(title)}</title>{''.join(parts)}</svg>")
+
+
+def line_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Markup:
+    """Return a line a method.
+
+    Args:
+        title: description for screen readers.
+        curves: method -> points.
+        x_label: text of the axis.
+        y_label: what the vertical is.
+    """
+    left, side, swatch = 70, 320, 24
+    xs = [a for c in curves.values() for a, _ in c]
+    ys = [b for c in curves.values() for _, b in c]
+    x = _Scale(xs, left=left, right=0, width=left + side, margin=0.0)
+    y = _Scale([0.0, *ys], left=_TOP, right=0, width=_TOP + side, flip=True, margin=0.0)
+    parts = []
+    for tick in y.ticks():
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    key = left + side + 16
+    for number, (label, curve) in enumerate(curves.items()):
+        parts.append(f'<g class="colour{number % 5} dash{number % 4}">')
+        parts.append(f'<polyline class="curve" points="{" ".join(f"{x(a)},{y(b)}" for a, b in curve)}"/>')
+        at = _TOP + _ROW * (number + 0.5)
+        parts.append(f'<line class="curve" x1="{key}" x2="{key + swatch}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{key + swatch + 8}" y="{at + 4:.1f}">{escape(_short(label))}</text></g>')
+    bottom = _TOP + side
+    axis = _axis(x, bottom, f"{x_label}; vertical: {y_label}")
+    return _svg(title, [*parts, *axis], max(bottom + _BOTTOM, _TOP + _ROW * len(curves)))

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-
 from monai_diffrecon._version import __version__
 from monai_diffrecon.comparison.metric_info import DEFINITIONS, HIGHER, MetricInfo
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS, PairedDifference, pool
@@ -22,9 +20,9 @@ from monai_diffrecon.evaluation.cohort.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import Summary, compare, differences_of, mean_coverage, present, summarize
-from monai_diffrecon.io.atomic import atomic_write
+from monai_diffrecon.evaluation.pages.render import write_page
 
-_TEMPLATES = Path(__file__).parent / "template"
+_TEMPLATE = Path(__file__).parent / "template" / "report.html.j2"
 #: Metrics with charts; all are in the tables.
 _CHARTS = ("psnr", "ssim", "psnr_mask")
 
@@ -49,18 +47,8 @@ def write_report(
         pictures: case -> picture of all its reconstructions.
         pages: case -> page that shows them in a browser, in a folder beside the report.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     views = {case: quote(f"{page.parent.name}/{page.name}") for case, page in pages.items()}
-    page = environment.get_template("report.html.j2").render(
-        _context(spec, rows, methods, data_sha256, pictures), views=views
-    )
-    atomic_write(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_page(path, _TEMPLATE, **_context(spec, rows, methods, data_sha256, pictures), views=views)
 
 
 def best_median_worst(rows: Sequence[CaseRow]) -> dict[str, str]:
@@ -118,17 +106,7 @@ def _context(
         "data_sha256": data_sha256,
         "package_version": __version__,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "number": _number,
     }
-
-
-def _number(value: float | None, digits: int) -> str:
-    """Return a number for readers; one that would round to nothing keeps its first digits."""
-    if value is None or not math.isfinite(value):
-        return "\u2013"
-    if value and abs(value) < 10.0**-digits:
-        return f"{value:.2g}".replace("-", "\u2212")
-    return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def _least_p(differences: Mapping[str, Mapping[str, PairedDifference]]) -> float:

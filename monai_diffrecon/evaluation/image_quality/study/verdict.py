@@ -1,0 +1,112 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Which lesions a method keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monai_diffrecon.evaluation.image_quality.study.measured import Measured
+from monai_diffrecon.protocols import Finding
+
+#: The rule, which is a convention and not a diagnosis.
+LEAST_CONTRAST, MOST_CONTRAST, LEAST_AUC, POOR_AUC = 0.5, 1.5, 0.9, 0.75
+RULE = (
+    f"Kept: at least {LEAST_CONTRAST:.0%} of the contrast (whole 95 % interval) and an AUC of at least {LEAST_AUC:g}. "
+    f"Lost: less than {LEAST_CONTRAST:.0%} (whole interval), or an AUC under {POOR_AUC:g}. Exaggerated: more than "
+    f"{MOST_CONTRAST:.0%} (whole interval). In between it is uncertain. A convention of this report, not a diagnosis."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a kind of lesion.
+
+    Attributes:
+        word: ``kept``, ``uncertain``, ``lost``, ``exaggerated``, or ``unknown``.
+        contrast: the part that is left of its contrast, or None.
+        auc: of the Hotelling observer, else of the other one, or None.
+    """
+
+    word: str
+    contrast: Finding | None
+    auc: Finding | None
+
+    def numbers(self) -> list[str]:
+        """Return contrast and AUC as text, those that there are."""
+        contrast = [] if self.contrast is None else [f"contrast {self.contrast.value:.0%}"]
+        return contrast + ([] if self.auc is None else [f"AUC {self.auc.value:.2f}"])
+
+
+def verdict(measured: Measured, label: str, setting: dict[str, Any]) -> Verdict:
+    """Return what a method made of the lesions of a setting, by :data:`RULE`."""
+    contrast = measured.finding(label, "lesion_contrast", **setting)
+    auc = measured.finding(label, "cho_auc", **setting) or measured.finding(label, "npwe_auc", **setting)
+    if contrast is None or not math.isfinite(contrast.low):
+        return Verdict("unknown", contrast, auc)
+    seen = math.nan if auc is None else auc.value
+    if contrast.high < LEAST_CONTRAST or seen < POOR_AUC:
+        return Verdict("lost", contrast, auc)
+    if contrast.low > MOST_CONTRAST:
+        return Verdict("exaggerated", contrast, auc)
+    if contrast.low >= LEAST_CONTRAST and seen >= LEAST_AUC:
+        return Verdict("kept", contrast, auc)
+    return Verdict("uncertain", contrast, auc)
+
+
+def focus_of(measured: Measured, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the setting of the lesion that a summary is about: the wanted one, or the smallest and faintest nodule."""
+    settings = [s for s in measured.settings("lesion_contrast") if s.get("lesion") != "disc"]
+    if wanted is not None:
+        settings = [s for s in settings if wanted.items() <= s.items()]
+    first = [s for s in settings if s["lesion"] in ("nodule", "ms_lesion")] or settings
+    return min(first, key=lambda s: (s["diameter"], abs(s["contrast"])), default=None)
+
+
+def said_of(setting: dict[str, Any], unit: str) -> str:
+    """Return a setting in words: ``nodule, 4 mm, 40 HU``."""
+    words = [str(setting["lesion"]).replace("_", " ").replace("ms lesion", "MS lesion")] if "lesion" in setting else []
+    if "diameter" in setting:
+        words.append(f"{setting['diameter']:g} mm")
+    if "contrast" in setting:
+        words.append(f"{setting['contrast']:g}{f' {unit}' if unit else ''}")
+    if "frequency" in setting:
+        words.append(f"{setting['frequency']:g} line pairs/mm")
+    if setting.get("phantom"):
+        words.append(f"phantom {setting['phantom']}")
+    return ", ".join(words) or "all"
+
+
+def sentences(measured: Measured, setting: dict[str, Any], unit: str) -> list[str]:
+    """Return what a reader wants to know of a lesion first: who keeps it, who does not, and why.
+
+    Args:
+        measured: the results.
+        setting: of the lesion.
+        unit: of intensities.
+    """
+    verdicts = {label: verdict(measured, label, setting) for label in measured.labels}
+    lesion, found = said_of(setting, unit), []
+    for word, text in (
+        ("kept", "is kept by"),
+        ("uncertain", "is neither clearly kept nor lost by"),
+        ("lost", "is lost by"),
+        ("exaggerated", "is exaggerated by"),
+    ):
+        those = [f"{label} ({', '.join(v.numbers())})" for label, v in verdicts.items() if v.word == word]
+        if those:
+            found.append(f"A {lesion} {text} {_listed(those)}.")
+    visible = next((f for f in (measured.finding(m, "lesion_measured", **setting) for m in measured.labels) if f), None)
+    if visible is not None and math.isfinite(visible.value):
+        found.append(
+            f"The measurement itself holds {visible.value:.0%} of its contrast; the rest has to come from the method's "
+            "assumptions."
+        )
+    return found
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
