@@ -97,10 +97,11 @@ def _placed_cases(cases: Sequence[CohortCase], base: Path, key: str) -> tuple[Co
         for name, path in paths.items():
             if not path.exists():
                 raise InputError("no such file", where=f"{where}#{name}")
-        name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}"
+        number = f"-{case.realization}" if case.realization else ""
+        name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}{number}"
         if name in {other.name for other in placed}:
             raise ConfigError("a case twice", where=f"{where}#name", mend="give each a unique name")
-        placed.append(CohortCase(name, **paths, subject=case.subject))
+        placed.append(replace(case, name=name, **paths))
     return tuple(placed)
 
 

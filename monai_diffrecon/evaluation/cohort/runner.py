@@ -217,9 +217,16 @@ class CohortEvaluation:
         return outcome
 
     def _check_truths(self) -> None:
-        """Refuse a reference that a simulation would replace by the scan itself."""
+        """Refuse a reference that a simulation would replace by the scan itself, and a number of noise without any."""
         for method in self.methods:
             for case in self.cases:
+                if case.realization and (not method.simulates or self.hashes[case.name].measured):
+                    raise ConfigError(
+                        "a noise realization of a scan whose measurement is not simulated",
+                        where=f"case {case.name}: realization",
+                        got=f"{case.realization} in {method.where}",
+                        mend="set the cohort's simulate, or omit the number",
+                    )
                 if method.simulates and case.reference is not None and not self.hashes[case.name].measured:
                     raise ConfigError(
                         "a reference for a scan whose measurement is simulated; the scan itself is the reference",
