@@ -63,22 +63,25 @@ class CohortMethod:
 
     Attributes:
         label: its name in tables.
-        bundle: root of its bundle.
+        bundle: root of its bundle; None for volumes.
         task: name of an overlay in ``configs/tasks``.
         preset: name of a preset (``diffrecon methods``); one in ``configs/methods`` wins.
         auxiliary_bundle: bundle or bundles of other planes; None takes the bundle's default, the word
             ``none`` takes none.
         overrides: config id -> value, laid over all of these.
+        volumes: path of volumes that other software made, with ``{case}`` for the name of the case; then there is
+            none of the others.
     """
 
     label: Text
-    bundle: _File
+    bundle: _File | None = None
     task: str | None = None
     preset: str | None = None
     auxiliary_bundle: SkipValidation[str | list[str] | None] = None
     overrides: Annotated[dict[str, Any], checked(lambda value, _: {} if value is None else value)] = field(
         default_factory=dict
     )
+    volumes: Text | None = None
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ class PreparedMethod:
         given = {"seed": cohort.seed, **cohort.simulate}
         if method.auxiliary_bundle is not None:
             given["auxiliary_bundle"] = method.auxiliary_bundle
+        assert method.bundle is not None
         self.config = merged_config(
             method.bundle,
             task=method.task,
