@@ -111,7 +111,7 @@ def scan_lines(arguments: argparse.Namespace) -> list[str]:
         IntegrityError: an auxiliary bundle that is not trusted.
     """
     from monai_diffrecon.engine.cases.case_recorder import check_reference
-    from monai_diffrecon.evaluation.cohort.method import PreparedMethod
+    from monai_diffrecon.evaluation.cohort.methods.prepared_method import PreparedMethod
     from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortMethod, CohortSpec
 
     overrides = overrides_of(arguments.set)

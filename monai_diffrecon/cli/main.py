@@ -152,6 +152,7 @@ def simulate(parser: argparse.ArgumentParser) -> Run:
     )
     parser.add_argument("--unit", help="of the volume: HU, 1/mm or arbitrary (default: from the file)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (0)")
+    parser.add_argument("--realization", type=int, default=0, metavar="N", help="number of the noise of this seed (0)")
     parser.add_argument("--reader", default="auto", help="name of a reader; auto (the default) tries each")
     parser.add_argument("--force", action="store_true", help="replace a file")
 
@@ -176,6 +177,7 @@ def simulate(parser: argparse.ArgumentParser) -> Run:
                 electronic_std=arguments.electronic_std,
                 unit=arguments.unit,
                 seed=arguments.seed,
+                realization=arguments.realization,
             ),
             reader=arguments.reader,
             force=arguments.force,

@@ -23,7 +23,15 @@ RESAMPLE = "--resample_reference true"
 _APART, _BEYOND = 0.1, 1.0
 
 
-def check_on_grid(x: Tensor, geometry: VolumeGeometry, what: str, mend: str, *, image: Tensor | None = None) -> None:
+def check_on_grid(
+    x: Tensor,
+    geometry: VolumeGeometry,
+    what: str,
+    mend: str,
+    *,
+    image: Tensor | None = None,
+    than: str = "reconstruction",
+) -> None:
     """Refuse an image that cannot be compared with a reconstruction voxel by voxel.
 
     Args:
@@ -32,13 +40,14 @@ def check_on_grid(x: Tensor, geometry: VolumeGeometry, what: str, mend: str, *, 
         what: name of the image.
         mend: what to do about another grid.
         image: the scan; if it has no position, positions are not compared.
+        than: name of what the geometry is of.
 
     Raises:
         InputError: another shape, or another place by more than a tenth of a voxel.
     """
     if tuple(x.shape) != (1, *geometry.shape):
         raise InputError(
-            f"{what} of another shape than the reconstruction",
+            f"{what} of another shape than the {than}",
             where=what,
             expected=(1, *geometry.shape),
             got=tuple(x.shape),
@@ -49,7 +58,7 @@ def check_on_grid(x: Tensor, geometry: VolumeGeometry, what: str, mend: str, *, 
         distance = corner_distance(target, _placed(_affine(x), target, image), geometry.shape)
         if not distance <= _APART:
             raise InputError(
-                f"{what} at another position than the reconstruction",
+                f"{what} at another position than the {than}",
                 where=what,
                 expected=f"corners within {_APART:g} voxels",
                 got=f"{distance:.3g} voxels",

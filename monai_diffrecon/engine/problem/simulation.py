@@ -15,7 +15,7 @@ from monai_diffrecon.engine.problem.measured_operator import build_operator
 from monai_diffrecon.engine.problem.network_units import unit_map
 from monai_diffrecon.engine.recipe import as_spec
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.errors.options import check_choice, check_number
+from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement.checks import UNITS
 from monai_diffrecon.io.measurement.file import write_measurement
@@ -28,6 +28,9 @@ from monai_diffrecon.numerics.ct.attenuation import (
 from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.numerics.padding import AIR, padding_mask
 from monai_diffrecon.protocols import Measurement, Operator, VolumeGeometry
+
+#: Largest number of a noise realization.
+MOST_REALIZATIONS = 2**31
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Simulation:
         unit: unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``; line integrals are of attenuation for HU. None
             takes the volume's own.
         seed: seed of the noise.
+        realization: number of the noise of this seed, 0 to 2^31; other numbers draw independent noise.
 
     Raises:
         ConfigError: an option out of its range, or options that contradict each other.
@@ -55,11 +59,13 @@ class Simulation:
     electronic_std: float = 0.0
     unit: str | None = None
     seed: int = 0
+    realization: int = 0
 
     def __post_init__(self) -> None:
         as_spec(self.operator, "operator")
         check_number(self.noise, "simulate_noise", low=0.0)
         check_number(self.electronic_std, "simulate_electronic_std", low=0.0)
+        check_integer(self.realization, "realization", low=0, high=MOST_REALIZATIONS)
         if self.unit is not None:
             check_choice(self.unit, "simulate_unit", UNITS)
         if self.photons is not None:
@@ -72,6 +78,11 @@ class Simulation:
             raise ConfigError(
                 "electronics without photons", where="simulate_electronic_std", mend="set simulate_photons as well"
             )
+
+    def generator(self) -> torch.Generator:
+        """Return what draws the noise. Realization 0 has the noise of a seed alone, as before there were others."""
+        number = (self.realization,) if self.realization else ()
+        return torch.Generator().manual_seed(key_seed(self.seed, "simulate", *number))
 
 
 def simulate(
@@ -112,7 +123,7 @@ def simulate(
     if not bool((y != 0).any()):
         raise InputError("an empty volume: nothing is measured", where=where)
     weights, std = None, 0.0
-    generator = torch.Generator().manual_seed(key_seed(how.seed, "simulate"))
+    generator = how.generator()
     if how.photons is not None:
         y, weights, std = _count(y, operator, how, unit, generator)
     elif how.noise:

@@ -28,6 +28,7 @@ class SimulateMeasurementd(MapTransform):
 
     The measurement is a ``MetaTensor`` that carries the geometry of its volume, its noise and its weights; a measured
     image (thick slices) carries its own affine as well. What carries an operator was measured already, and stays.
+    The value of ``realization`` in the data, if there is one, wins over the argument.
 
     Args:
         keys: keys of the volumes.
@@ -40,6 +41,7 @@ class SimulateMeasurementd(MapTransform):
         electronic_std: standard deviation of the electronics' noise, in photons.
         unit: unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``; None takes what the volume says.
         enabled: False passes everything through, for data that is a measurement already.
+        realization: number of the noise of this seed, 0 to 2^31; see :class:`Simulation`.
     """
 
     def __init__(
@@ -54,14 +56,16 @@ class SimulateMeasurementd(MapTransform):
         electronic_std: float = 0.0,
         unit: str | None = None,
         enabled: bool = True,
+        realization: int = 0,
     ) -> None:
         super().__init__(keys)
-        self.simulation = Simulation(operator, noise, photons, electronic_std, unit, seed)
+        self.simulation = Simulation(operator, noise, photons, electronic_std, unit, seed, realization)
         self.reference_key, self.enabled = reference_key, check_flag(enabled, "simulate")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measure."""
         out = dict(data)
+        how = replace(self.simulation, realization=out.get("realization", self.simulation.realization))
         for key in self.key_iterator(out) if self.enabled else ():
             volume = out[key] if isinstance(out[key], MetaTensor) else MetaTensor(torch.as_tensor(np.asarray(out[key])))
             said = from_tensor(volume)
@@ -70,12 +74,15 @@ class SimulateMeasurementd(MapTransform):
                 continue
             x = said.data.to(torch.complex64 if said.data.is_complex() else torch.float32)
             measured, operator = simulate(
-                x, said.geometry, self.simulation, unit=said.unit, where=str(key), source_sha256=said.source_sha256
+                x, said.geometry, how, unit=said.unit, where=str(key), source_sha256=said.source_sha256
             )
             out[key] = to_tensor(
                 replace(measured, header=said.header, notices=said.notices, padding=said.padding, simulated=True),
                 image=operator.measured_geometry(),
             )
             out[self.reference_key] = MetaTensor(x, affine=torch.as_tensor(affine_of(said.geometry)))
-            note_preparation(out, key, {"simulate": asdict(self.simulation)})
+            options = asdict(how)
+            if not how.realization:  # as it was noted before there were others
+                del options["realization"]
+            note_preparation(out, key, {"simulate": options})
         return out

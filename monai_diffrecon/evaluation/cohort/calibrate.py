@@ -45,7 +45,8 @@ def calibrate(
     results = read_json(folder / "results.json", "results.json")
     try:
         methods = {said["label"]: said for said in results["methods"]}
-        found = {label: _of_method(folder, label, results["cases"]) for label in methods}
+        ours = [label for label, said in methods.items() if not said.get("volumes")]  # others have no record
+        found = {label: _of_method(folder, label, results["cases"]) for label in ours}
     except (KeyError, TypeError) as error:
         raise InputError("not the results of a cohort", where="results.json", got=f"no {error}") from None
     drawn = {label: cases for label, cases in found.items() if cases}

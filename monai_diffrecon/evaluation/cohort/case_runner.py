@@ -15,15 +15,12 @@ import torch
 from torch import Tensor
 
 from monai_diffrecon.comparison.calibration import interval_coverage
-from monai_diffrecon.comparison.case_metrics import case_metrics, check_mask, foreground, magnitude
-from monai_diffrecon.comparison.statistics import agreement
-from monai_diffrecon.comparison.third_party_metrics import providers
+from monai_diffrecon.comparison.case_metrics import magnitude
 from monai_diffrecon.engine.calibration.intervals import coverage_of
 from monai_diffrecon.engine.calibration.residuals import case_residuals
 from monai_diffrecon.engine.cases.case_record import comparable
 from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
 from monai_diffrecon.engine.cases.notes.case_note import track_summary
-from monai_diffrecon.engine.cases.reference_grid import check_on_grid
 from monai_diffrecon.engine.cases.run_case import run_case
 from monai_diffrecon.engine.memory.machine_memory import PeakMemory
 from monai_diffrecon.engine.problem.network_units import unit_map
@@ -31,13 +28,16 @@ from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort.cases import CaseHashes, read_mask
-from monai_diffrecon.evaluation.cohort.method import PreparedMethod, digest
+from monai_diffrecon.evaluation.cohort.comparing import check_region, compare_volume, row_key
+from monai_diffrecon.evaluation.cohort.methods.given_volumes import GivenVolumes, Method
+from monai_diffrecon.evaluation.cohort.methods.prepared_method import PreparedMethod
+from monai_diffrecon.evaluation.cohort.methods.volume_copy import VolumeCopy
 from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortSpec
-from monai_diffrecon.io.measurement.metatensor import affine_of
+from monai_diffrecon.io.atomic import make_folder
+from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume
-from monai_diffrecon.numerics.hashing import sha256_tensor
-from monai_diffrecon.numerics.noise import key_seed
 from monai_diffrecon.numerics.padding import without_padding
+from monai_diffrecon.tracking.versions import versions_of
 
 
 def data_residual(done: Reconstruction, case: PosedCase) -> float:
@@ -63,11 +63,6 @@ def data_residual(done: Reconstruction, case: PosedCase) -> float:
     return float(torch.linalg.vector_norm(root * difference)) / norm if norm > 0 else math.nan
 
 
-#: Changes when the computation of a metric changes, so that saved rows are computed again.
-METRICS_VERSION = 3
-_SAMPLE = 400  # voxels a case and method, for pictures
-
-
 class CaseRunner:
     """Makes the rows of a cohort.
 
@@ -85,9 +80,7 @@ class CaseRunner:
         self.spec, self.output_dir = spec, output_dir
         self.resume, self.checkpoint_every = resume, checkpoint_every
 
-    def row(
-        self, case: CohortCase, method: PreparedMethod, data: dict[str, Any], hashes: CaseHashes, run: Any
-    ) -> CaseRow:
+    def row(self, case: CohortCase, method: Method, data: dict[str, Any], hashes: CaseHashes, run: Any) -> CaseRow:
         """Return the row of a case and a method, computed unless its record verifies and is of the same inputs.
 
         Args:
@@ -97,15 +90,12 @@ class CaseRunner:
             hashes: of the case's files.
             run: the open run to track in.
         """
+        if isinstance(method, GivenVolumes):
+            return self._given(case, method, data, hashes, run)
         image, mask = data["image"], None if case.mask is None else read_mask(case.mask)
         folder = self.output_dir / method.folder
         posed = method.inferer.pose(image, case=case.name)
         memory = PeakMemory(posed.device)
-
-        def check(truth: Tensor | None) -> None:
-            if mask is not None and truth is not None:
-                check_mask(mask, truth)
-                check_on_grid(mask, posed.geometry, "mask", "resample it to the reconstruction's grid", image=image)
 
         done = run_case(
             method.inferer,
@@ -121,13 +111,13 @@ class CaseRunner:
             run=run,
             options={"method_sha256": method.fingerprint},
             costs=lambda done: _costs_of(done, posed, memory),
-            check=check,
+            check=lambda truth: check_region(mask, truth, posed.geometry, image),
             score_kept=False,
         )
         record, truth, known = done.record, done.reference, done.metrics
         if truth is not data.get("reference"):  # brought to the grid: for the methods that follow as well
             data["reference"], data["image_preparation"] = truth, json.dumps(done.preparation)
-        key = self._key(record, truth, hashes)
+        key = row_key(record["record_sha256"], truth, hashes, self.spec)
         kept = folder / f"{case.name}_metrics.json"
         row = CaseRow.read(kept, key)
         if row is None:
@@ -135,19 +125,10 @@ class CaseRunner:
             row = CaseRow(case.name, method.label, record_sha256=record["record_sha256"], versions=record["versions"])
             row.metrics = _costs(record)
             if truth is not None:
-                reference = magnitude(truth)
-                row.metrics |= case_metrics(
-                    volume,
-                    reference,
-                    geometry,
-                    operator=record["config"]["operator"],
-                    mask=mask,
-                    data_range=self.spec.data_range,
-                    vif=self.spec.vif,
-                    known=known if self.spec.data_range is None and known else None,
+                operator, reference = record["config"]["operator"], magnitude(truth)
+                inside = compare_volume(
+                    row, volume, truth, geometry, self.spec, operator=operator, mask=mask, known=known
                 )
-                inside = foreground(reference) if mask is None else check_mask(mask, reference)
-                self._compare_intensities(row, volume, reference, inside)
                 if "spread" in record["output"] and "phase" not in record["output"]:
                     std = _volume(record, folder, "std")
                     samples = record["config"]["num_samples"]
@@ -182,6 +163,32 @@ class CaseRunner:
         track_summary(run, record, finite, folder)
         return row
 
+    def _given(
+        self, case: CohortCase, method: GivenVolumes, data: dict[str, Any], hashes: CaseHashes, run: Any
+    ) -> CaseRow:
+        """Return the row of a volume that other software made; computed unless volume, truth and mask are the same."""
+        truth, operator = method.truth(case, data)
+        copy = VolumeCopy(make_folder(self.output_dir / method.folder), case.name, method.sha256(case))
+        key, kept = row_key(copy.source_sha256, truth, hashes, self.spec), copy.folder / f"{case.name}_metrics.json"
+        row = CaseRow.read(kept, key) if self.resume != "never" and copy.is_there() else None
+        reused = row is not None
+        if row is None:
+            volume, image = method.read(case, truth), data["image"]
+            geometry = geometry_of(volume.shape[1:], (volume if truth is None else truth).affine)
+            mask = None if case.mask is None else read_mask(case.mask)
+            check_region(mask, truth, geometry, image)
+            copy.write(volume)
+            row = CaseRow(case.name, method.label, record_sha256=copy.source_sha256, versions=versions_of(()))
+            if truth is not None:
+                compared = comparable(volume.as_subclass(Tensor), geometry, image)
+                compare_volume(row, compared, truth, geometry, self.spec, operator=operator, mask=mask)
+            row.write(kept, key)
+        row.status, row.method = "reused" if reused else "computed", method.label
+        finite = {k: v for k, v in row.metrics.items() if math.isfinite(v)}
+        run.log_metrics(finite)
+        copy.track(run, hashes.image, finite)
+        return row
+
     def _recorder(self, folder: Path, method: PreparedMethod) -> CaseRecorder:
         return CaseRecorder(
             folder,
@@ -192,19 +199,6 @@ class CaseRunner:
             checkpoint_every=self.checkpoint_every,
             anatomy=method.inferer.score.anatomy,
         )
-
-    def _key(self, record: dict[str, Any], truth: Any, hashes: CaseHashes) -> str:
-        """Return the hash of everything that a saved row depends on."""
-        sha = None if truth is None else sha256_tensor(torch.as_tensor(truth).as_subclass(Tensor))
-        how = [METRICS_VERSION, self.spec.data_range, self.spec.vif, *providers()]
-        return digest([record["record_sha256"], sha, hashes.mask, how])
-
-    def _compare_intensities(self, row: CaseRow, volume: Tensor, reference: Tensor, inside: Tensor) -> None:
-        pairs = torch.stack([reference[inside], volume[inside]], dim=1).double()
-        row.agreement = agreement(pairs[:, 1].numpy(), pairs[:, 0].numpy())
-        generator = torch.Generator().manual_seed(key_seed(self.spec.seed, "sample", row.case))
-        chosen = torch.randperm(len(pairs), generator=generator)[:_SAMPLE]
-        row.sample = [(float(a), float(b)) for a, b in pairs[chosen].tolist()]
 
 
 def _costs_of(done: Reconstruction, case: PosedCase, memory: PeakMemory) -> dict[str, Any]:

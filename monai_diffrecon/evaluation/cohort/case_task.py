@@ -23,7 +23,8 @@ from monai_diffrecon.errors import BusyError, DiffReconError, IntegrityError
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort.case_runner import CaseRunner
 from monai_diffrecon.evaluation.cohort.cases import CaseHashes, anonymous
-from monai_diffrecon.evaluation.cohort.method import PreparedMethod, digest
+from monai_diffrecon.evaluation.cohort.methods.given_volumes import Method, prepare_methods
+from monai_diffrecon.evaluation.cohort.methods.prepared_method import digest
 from monai_diffrecon.evaluation.cohort.read import read_cohort, slug
 from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortSpec
 from monai_diffrecon.io.atomic import make_folder
@@ -118,9 +119,7 @@ class CaseEvaluation:
         driver: this process is the driver, which tracks in any store.
     """
 
-    def __init__(
-        self, setup: CohortSetup, spec: CohortSpec, methods: Sequence[PreparedMethod], *, driver: bool
-    ) -> None:
+    def __init__(self, setup: CohortSetup, spec: CohortSpec, methods: Sequence[Method], *, driver: bool) -> None:
         self.setup, self.spec, self.methods, self.driver = setup, spec, methods, driver
         self.output_dir = Path(setup.output_dir)
         self._runner = CaseRunner(spec, self.output_dir, resume=setup.resume, checkpoint_every=setup.checkpoint_every)
@@ -153,7 +152,7 @@ class CaseEvaluation:
         outcome.page = self._page(outcome.rows, truths)
         return outcome
 
-    def _run(self, case: CohortCase, method: PreparedMethod, parent: str | None) -> Any:
+    def _run(self, case: CohortCase, method: Method, parent: str | None) -> Any:
         setup, name = self.setup, f"{case.name} {method.folder}"
         tags = {"case": case.name, "method": method.label}
         if setup.track and not self.driver and not is_server(setup.tracking_uri):
@@ -169,9 +168,7 @@ class CaseEvaluation:
             required=setup.tracking_required,
         )
 
-    def _row(
-        self, case: CohortCase, method: PreparedMethod, data: dict[str, Any], hashes: CaseHashes, run: Any
-    ) -> CaseRow:
+    def _row(self, case: CohortCase, method: Method, data: dict[str, Any], hashes: CaseHashes, run: Any) -> CaseRow:
         patience = 0.0 if self.driver else _PATIENCE
         end = time.monotonic() + patience
         while True:
@@ -189,8 +186,7 @@ class CaseEvaluation:
             return None
         truth = magnitude(truths[rows[0].method])
         rows = [r for r in rows if truths[r.method].shape == truth.shape]
-        name = digest([[r.method, r.record_sha256] for r in rows])[:12]
-        path = self.output_dir / "montages" / f"{rows[0].case}-{name}.png"
+        path = self.output_dir / "montages" / f"{_shown_name(rows, truth)}.png"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             volumes: dict[str, Tensor] = {}
@@ -208,12 +204,11 @@ class CaseEvaluation:
         rows = [row for row in rows if not row.failed]
         if not rows:
             return None
-        name = digest([[r.method, r.record_sha256] for r in rows])[:12]
-        path = self.output_dir / "views" / f"{rows[0].case}-{name}.html"
+        truth = magnitude(truths[rows[0].method]) if rows[0].method in truths else None
+        path = self.output_dir / "views" / f"{_shown_name(rows, truth)}.html"
         if path.is_file():
             return path
         files = {r.method: self.output_dir / slug(r.method) / f"{r.case}_recon.nii.gz" for r in rows}
-        truth = magnitude(truths[rows[0].method]) if rows[0].method in truths else None
         return write_methods_page(make_folder(path.parent) / path.name, rows[0].case, files, truth)
 
 
@@ -249,7 +244,7 @@ def evaluate_case(task: CaseTask) -> CaseOutcome:
         return found.evaluate(task)
 
 
-def methods_sha256(methods: Sequence[PreparedMethod]) -> str:
+def methods_sha256(methods: Sequence[Method]) -> str:
     """Return the hash of everything that a worker must have in common with its driver."""
     return digest([[[m.label, m.fingerprint, m.measures] for m in methods], versions_of(())])
 
@@ -266,7 +261,7 @@ def failed_row(case: CohortCase, label: str, error: Exception) -> CaseRow:
 def _prepare(setup: CohortSetup) -> CaseEvaluation:
     # The names of the cases come with the tasks: the key may be known to the driver alone.
     spec = read_cohort(setup.cohort, setup.output_dir, setup.default_bundle, key="unused")
-    methods = [PreparedMethod(method, spec) for method in spec.methods]
+    methods = prepare_methods(spec)
     if methods_sha256(methods) != setup.methods_sha256:
         raise IntegrityError(
             "a worker has other methods or versions than the driver",
@@ -274,6 +269,12 @@ def _prepare(setup: CohortSetup) -> CaseEvaluation:
             mend="give all nodes the same bundles and packages, and leave the cohort's file alone while it runs",
         )
     return CaseEvaluation(setup, spec, methods, driver=False)
+
+
+def _shown_name(rows: Sequence[CaseRow], truth: Tensor | None) -> str:
+    """Return the name of what shows the volumes of some rows beside the truth; it changes with any of them."""
+    shown = [[row.method, row.record_sha256] for row in rows]
+    return f"{rows[0].case}-{digest([shown, truth])[:12]}"
 
 
 def _column(label: str, taken: Collection[str]) -> str:

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.evaluation.cohort.method import digest
+from monai_diffrecon.evaluation.cohort.methods.prepared_method import digest
 from monai_diffrecon.evaluation.cohort.spec import CohortCase
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement.metatensor import affine_of

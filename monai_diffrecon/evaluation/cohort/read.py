@@ -19,6 +19,9 @@ from monai_diffrecon.io.file_validation import check_keys, read_json, validated
 from monai_diffrecon.numerics.hashing import keyed_name
 from monai_diffrecon.presets.overlays import METHOD, TASK, overlay_path
 
+#: What stands for the name of the case in the path of volumes.
+CASE = "{case}"
+
 
 def read_cohort(
     path: str | Path, output_dir: str | Path, default_bundle: str | Path | None = None, *, key: str | None = None
@@ -48,20 +51,28 @@ def read_cohort(
         scans, content["cases"] = _from_datalist(content["cases"], base)
     if isinstance(content["methods"], list) and default_bundle is not None:
         for method in content["methods"]:
-            if isinstance(method, dict) and method.get("bundle") is None:
+            if isinstance(method, dict) and method.get("bundle") is None and method.get("volumes") is None:
                 method["bundle"] = str(Path(default_bundle).resolve())
     spec = validated(CohortSpec, content, "")
     methods: list[CohortMethod] = []
     for number, method in enumerate(spec.methods):
         if slug(method.label) in {slug(m.label) for m in methods}:
             raise ConfigError("a label twice", where=f"methods#{number}#label", got=repr(method.label))
-        methods.append(_placed_method(method, base, f"methods#{number}"))
+        place = _placed_method if method.volumes is None else _placed_volumes
+        methods.append(place(method, base, f"methods#{number}"))
     labels = [method.label for method in methods]
     baseline = spec.baseline if "baseline" in given else labels[0]
     if baseline not in labels:
         raise ConfigError("no such method", where="baseline", expected=" or ".join(labels), got=repr(baseline))
     if spec.vif:
         check_available()
+    unnamed = next((number for number, case in enumerate(spec.cases) if not case.name), None)
+    if unnamed is not None and any(method.volumes for method in methods):
+        raise ConfigError(
+            "a case without a name, by which its volumes are found",
+            where=f"cases#{unnamed}#name",
+            mend="name each case; never by a patient's name",
+        )
     cases = _placed_cases(spec.cases, scans, case_key(output_dir) if key is None else key)
     return replace(spec, cases=cases, methods=tuple(methods), baseline=baseline)
 
@@ -93,18 +104,37 @@ def _placed_cases(cases: Sequence[CohortCase], base: Path, key: str) -> tuple[Co
     for number, case in enumerate(cases):
         where = f"cases#{number}"
         given = {"image": case.image, "reference": case.reference, "mask": case.mask}
-        paths = {k: path_option(base / path, f"{where}#{k}") for k, path in given.items() if path is not None}
+        paths: dict[str, Any] = {
+            k: path_option(base / path, f"{where}#{k}") for k, path in given.items() if path is not None
+        }
         for name, path in paths.items():
             if not path.exists():
                 raise InputError("no such file", where=f"{where}#{name}")
-        name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}"
+        noise = f"-{case.realization}" if case.realization else ""
+        name = case.name or f"case-{keyed_name(str(paths['image'].resolve()), key)}{noise}"
         if name in {other.name for other in placed}:
             raise ConfigError("a case twice", where=f"{where}#name", mend="give each a unique name")
-        placed.append(CohortCase(name, **paths, subject=case.subject))
+        placed.append(replace(case, name=name, **paths))
     return tuple(placed)
 
 
+def _placed_volumes(method: CohortMethod, base: Path, where: str) -> CohortMethod:
+    for name in ("bundle", "task", "preset", "auxiliary_bundle", "overrides"):
+        if getattr(method, name):
+            raise ConfigError(
+                "not an option of volumes that are given", where=f"{where}#{name}", mend="omit it, or omit volumes"
+            )
+    path = path_option(base / path_option(method.volumes, f"{where}#volumes"), f"{where}#volumes")
+    if CASE not in str(method.volumes):
+        raise ConfigError(
+            "one path for all cases", where=f"{where}#volumes", expected=f"a path with {CASE} for the name of the case"
+        )
+    return replace(method, volumes=str(path))
+
+
 def _placed_method(method: CohortMethod, base: Path, where: str) -> CohortMethod:
+    if method.bundle is None:
+        raise ConfigError("missing", where=f"{where}#bundle", mend="name a bundle, or volumes of other software")
     root = _folder(method.bundle, (base,), f"{where}#bundle")
     auxiliary = method.auxiliary_bundle
     if auxiliary not in (None, "none"):

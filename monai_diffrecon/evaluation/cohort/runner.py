@@ -25,7 +25,8 @@ from monai_diffrecon.evaluation.cohort.case_task import (
     prepared,
 )
 from monai_diffrecon.evaluation.cohort.cases import check_case, cohort_digest
-from monai_diffrecon.evaluation.cohort.method import PreparedMethod
+from monai_diffrecon.evaluation.cohort.methods.given_volumes import prepare_methods
+from monai_diffrecon.evaluation.cohort.methods.prepared_method import PreparedMethod
 from monai_diffrecon.evaluation.cohort.notes.cohort_note import (
     cohort_metrics,
     cohort_note,
@@ -97,7 +98,7 @@ class CohortEvaluation:
         self.shard = None if shard is None else Shard.read(shard)
         self.executor: Executor = build("executors", executor)
         self.spec: CohortSpec = read_cohort(cohort, self.output_dir, default_bundle)
-        self.methods = [PreparedMethod(method, self.spec) for method in self.spec.methods]
+        self.methods = prepare_methods(self.spec)
         first = self.methods[0]
         self.cases = list(self.spec.cases) if self.shard is None else self.shard.of(self.spec.cases)
         self.hashes = {
@@ -217,9 +218,17 @@ class CohortEvaluation:
         return outcome
 
     def _check_truths(self) -> None:
-        """Refuse a reference that a simulation would replace by the scan itself."""
-        for method in self.methods:
+        """Refuse a reference that a simulation would replace by the scan itself, and a number of noise without any."""
+        ours = [method for method in self.methods if isinstance(method, PreparedMethod)]
+        for method in ours:
             for case in self.cases:
+                if case.realization and (not method.simulates or self.hashes[case.name].measured):
+                    raise ConfigError(
+                        "a noise realization of a scan whose measurement is not simulated",
+                        where=f"case {case.name}: realization",
+                        got=f"{case.realization} in {method.where}",
+                        mend="set the cohort's simulate, or omit the number",
+                    )
                 if method.simulates and case.reference is not None and not self.hashes[case.name].measured:
                     raise ConfigError(
                         "a reference for a scan whose measurement is simulated; the scan itself is the reference",

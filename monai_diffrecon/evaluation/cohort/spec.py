@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, SkipValidation
 
 from monai_diffrecon.engine.cases.list_cases import check_case_name
+from monai_diffrecon.engine.problem.simulation import MOST_REALIZATIONS
 from monai_diffrecon.errors.options import check_flag, path_option
 from monai_diffrecon.io.file_validation import Number, Text, check_keys, checked, keys_of
 
@@ -44,6 +45,8 @@ class CohortCase:
         reference: the truth, or None if there is none or the measurement is simulated from it.
         mask: region of interest on the grid of the truth.
         subject: whose scan it is, for calibration; must not identify a patient. Empty: a subject of its own.
+        realization: number of the noise realization of a simulated measurement; cases of one image with different
+            numbers differ in their noise.
     """
 
     name: str
@@ -51,6 +54,7 @@ class CohortCase:
     reference: _File | None = None
     mask: _File | None = None
     subject: str = ""
+    realization: Annotated[int, Field(strict=True, ge=0, le=MOST_REALIZATIONS)] = 0
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,25 @@ class CohortMethod:
 
     Attributes:
         label: its name in tables.
-        bundle: root of its bundle.
+        bundle: root of its bundle; None for volumes.
         task: name of an overlay in ``configs/tasks``.
         preset: name of a preset (``diffrecon methods``); one in ``configs/methods`` wins.
         auxiliary_bundle: bundle or bundles of other planes; None takes the bundle's default, the word
             ``none`` takes none.
         overrides: config id -> value, laid over all of these.
+        volumes: path of volumes that other software made, with ``{case}`` for the name of the case; then there is
+            none of the others.
     """
 
     label: Text
-    bundle: _File
+    bundle: _File | None = None
     task: str | None = None
     preset: str | None = None
     auxiliary_bundle: SkipValidation[str | list[str] | None] = None
     overrides: Annotated[dict[str, Any], checked(lambda value, _: {} if value is None else value)] = field(
         default_factory=dict
     )
+    volumes: Text | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from monai_diffrecon import registry
 from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement.metatensor import affine_of, from_tensor, geometry_of
+from monai_diffrecon.numerics.noise import key_seed
 
 from ...raising import raises
 
@@ -137,3 +139,45 @@ def test_noise_is_checked(noise: float) -> None:
 def test_the_operator_must_be_one(spec: object) -> None:
     with raises(ConfigError, where="operator", expected='a name or {"name": ..., options}'):
         SimulateMeasurementd(["image"], spec)
+
+
+def noise_of(realization: int | None, spec: dict[str, Any] = CT, *, option: int = 0) -> Tensor:
+    """Return the standardized noise of a realization, given in the data (None: not there) or as an option."""
+    clean = plain(SimulateMeasurementd(["image"], spec)(sample())["image"])
+    data = sample() | ({} if realization is None else {"realization": realization})
+    noisy = SimulateMeasurementd(["image"], spec, noise=0.1, seed=3, realization=option)(data)["image"]
+    return (plain(noisy) - clean) / from_tensor(noisy).noise_std
+
+
+def test_realization_0_is_the_noise_of_the_seed_alone() -> None:
+    """Published numbers stay: the noise is the next numbers of a generator seeded by ``(seed, "simulate")``."""
+    noise = noise_of(0)
+    drawn = torch.randn(noise.shape, generator=torch.Generator().manual_seed(key_seed(3, "simulate")))
+    assert int((noise != 0).sum()) > 1000
+    torch.testing.assert_close(noise[noise != 0], drawn[noise != 0], rtol=0, atol=1e-4)
+    assert torch.equal(noise_of(None), noise)
+
+
+def test_realizations_are_independent_and_repeat() -> None:
+    zero, one, again, two = (noise_of(number) for number in (0, 1, 1, 2**31))
+    assert torch.equal(one, again)
+    assert torch.equal(one, noise_of(None, option=1))
+    assert torch.equal(one, noise_of(1, option=7))  # the data's wins
+    inside = zero != 0
+    for a, b in ((zero, one), (zero, two), (one, two)):
+        correlation = float(torch.corrcoef(torch.stack([a[inside], b[inside]]))[0, 1])
+        assert abs(correlation) < 4 / int(inside.sum()) ** 0.5
+    assert float(one[inside].std()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_note_says_the_realization_unless_it_is_0() -> None:
+    transform = SimulateMeasurementd(["image"], CT, noise=0.1)
+    notes = [json.loads(transform(sample() | {"realization": n})["image_preparation"])[0]["simulate"] for n in (0, 4)]
+    assert "realization" not in notes[0]
+    assert notes[1] == notes[0] | {"realization": 4}
+
+
+@pytest.mark.parametrize("number", [-1, 2**31 + 1, 1.5, True])
+def test_a_number_that_is_none(number: Any) -> None:
+    with raises(ConfigError, where="realization", got=repr(number)):
+        SimulateMeasurementd(["image"], CT, realization=number)

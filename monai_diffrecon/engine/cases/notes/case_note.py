@@ -69,6 +69,22 @@ def case_note(record: Mapping[str, Any], metrics: Mapping[str, float], folder: s
     parts = [f"{kind} {code(str(config[kind]['name']))}" for kind in ("operator", "prior", "sampler") if kind in config]
     networks = ", ".join(map(plain, record["weights"])) or "a classical method"
     text = [f"Reconstruction of {plain(record['case'])} by {networks}: {', '.join(parts)}. {_RESEARCH}"]
+    text += metrics_text(metrics)
+    text.append(
+        f"The curves {code('residual')} and {code('sigma')} are the relative data residual and the noise level "
+        f"after each step."
+    )
+    if picture is not None:
+        text.append(f"![the reconstruction]({artifact(picture)})")
+    volume = record["output"]["file"]
+    files = f"{code(volume)} is the volume, {code(record_path(Path(volume)).name)} says how it was made"
+    text.append(f"In the output folder {code(folder)}: {files} ({code('diffrecon verify')} checks it).")
+    return "\n\n".join(text)
+
+
+def metrics_text(metrics: Mapping[str, float]) -> list[str]:
+    """Return paragraphs in Markdown: the most important metrics in one line, and a table of all with their meaning."""
+    text = []
     infos = {info.key: info for info in metric_infos()}
     # First what matters: MLflow shows a few lines until asked for more.
     first = [key for key in ("psnr", "ssim_axial", "ssim_coronal", "ssim_sagittal", "seconds") if key in metrics]
@@ -83,16 +99,7 @@ def case_note(record: Mapping[str, Any], metrics: Mapping[str, float], folder: s
         text.append("There was no reference, so there is no PSNR or SSIM.")
     if rows:
         text.append(table(["metric", "value", "unit", "better", "meaning"], rows))
-    text.append(
-        f"The curves {code('residual')} and {code('sigma')} are the relative data residual and the noise level "
-        f"after each step."
-    )
-    if picture is not None:
-        text.append(f"![the reconstruction]({artifact(picture)})")
-    volume = record["output"]["file"]
-    files = f"{code(volume)} is the volume, {code(record_path(Path(volume)).name)} says how it was made"
-    text.append(f"In the output folder {code(folder)}: {files} ({code('diffrecon verify')} checks it).")
-    return "\n\n".join(text)
+    return text
 
 
 def means_of(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -33,7 +33,7 @@ def method_params(methods: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return ``method.<folder>`` -> what the method is, in one line; ``methods`` are the descriptions of the report."""
     params = {}
     for said in methods:
-        words = [", ".join([said["bundle"], *said["auxiliaries"]])]
+        words = [", ".join([said["bundle"] or "volumes of other software", *said["auxiliaries"]])]
         words += [f"{key} {said[key]}" for key in ("task", "preset") if said[key]]
         words += [json.dumps(said["overrides"])] if said["overrides"] else []
         params[f"method.{slug(said['label'])}"] = "; ".join(words)

@@ -94,6 +94,7 @@ class PreparedMethod:
         given = {"seed": cohort.seed, **cohort.simulate}
         if method.auxiliary_bundle is not None:
             given["auxiliary_bundle"] = method.auxiliary_bundle
+        assert method.bundle is not None
         self.config = merged_config(
             method.bundle,
             task=method.task,
@@ -141,7 +142,7 @@ class PreparedMethod:
 
     def measure(self, case: CohortCase) -> dict[str, Any]:
         """Return ``image`` (the measurement), ``reference`` if there is a truth, and ``image_reader``."""
-        data: dict[str, Any] = {"image": str(case.image), "case": case.name}
+        data: dict[str, Any] = {"image": str(case.image), "case": case.name, "realization": case.realization}
         if case.reference is not None:
             data["reference"] = str(case.reference)
         return dict(unwrapped(lambda: self.preprocessing(data)))
