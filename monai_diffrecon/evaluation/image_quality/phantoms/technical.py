@@ -80,7 +80,8 @@ def rods(
     without, radius = plain_body(geometry, modality)
     sites, signals = [], list[tuple[Shape, float]]()
     for place, contrast in zip(_row(geometry, axis, len(contrasts), diameter, radius), contrasts, strict=True):
-        sites.append(_add(signals, "rod", place, diameter / 2, contrast, geometry, axis))
+        within = np.inf if axis == 2 else 0.9 * math.sqrt(radius**2 - max(map(abs, place)) ** 2) - diameter / 4
+        sites.append(_add(signals, "rod", place, diameter / 2, contrast, geometry, axis, within))
     return finished(geometry, modality, without, sites, signals)
 
 
@@ -140,10 +141,11 @@ def _add(
     contrast: float,
     geometry: VolumeGeometry,
     axis: int = 2,
+    half_length: float = np.inf,
 ) -> Site:
-    """Append the cylinder of a site, which leaves the grid on both sides, and return the site."""
-    signals.append((Cylinder(place, (radius, radius), np.inf, axis), contrast))
-    return Site(kind, place, radius, reach(geometry, axis), contrast, axis)
+    """Append the cylinder of a site, which leaves the grid on both sides unless it is shorter; return the site."""
+    signals.append((Cylinder(place, (radius, radius), half_length, axis), contrast))
+    return Site(kind, place, radius, min(reach(geometry, axis), half_length), contrast, axis)
 
 
 def _rings(radius: float, apart: float) -> list[tuple[float, float, float]]:

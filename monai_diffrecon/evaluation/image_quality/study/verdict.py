@@ -15,9 +15,10 @@ from monai_diffrecon.protocols import Finding
 #: The rule, which is a convention and not a diagnosis.
 LEAST_CONTRAST, MOST_CONTRAST, LEAST_AUC, POOR_AUC = 0.5, 1.5, 0.9, 0.75
 RULE = (
-    f"Kept: at least {LEAST_CONTRAST:.0%} of the contrast (whole 95 % interval) and an AUC of at least {LEAST_AUC:g}. "
-    f"Lost: less than {LEAST_CONTRAST:.0%} (whole interval), or an AUC under {POOR_AUC:g}. Exaggerated: more than "
-    f"{MOST_CONTRAST:.0%} (whole interval). In between it is uncertain. A convention of this report, not a diagnosis."
+    f"Kept: at least {100 * LEAST_CONTRAST:g} % of the contrast (whole 95 % interval) and an AUC of at least "
+    f"{LEAST_AUC:g}. Lost: an AUC under {POOR_AUC:g}. Faded: the observer still finds it, with less than "
+    f"{100 * LEAST_CONTRAST:g} % of the contrast (whole interval). Exaggerated: more than {100 * MOST_CONTRAST:g} % "
+    "(whole interval). In between it is uncertain. A convention of this report, not a diagnosis."
 )
 
 
@@ -26,7 +27,7 @@ class Verdict:
     """What became of a kind of lesion.
 
     Attributes:
-        word: ``kept``, ``uncertain``, ``lost``, ``exaggerated``, or ``unknown``.
+        word: ``kept``, ``faded``, ``lost``, ``exaggerated``, ``uncertain``, or ``unknown``.
         contrast: the part that is left of its contrast, or None.
         auc: of the Hotelling observer, else of the other one, or None.
     """
@@ -48,8 +49,10 @@ def verdict(measured: Measured, label: str, setting: dict[str, Any]) -> Verdict:
     if contrast is None or not math.isfinite(contrast.low):
         return Verdict("unknown", contrast, auc)
     seen = math.nan if auc is None else auc.value
-    if contrast.high < LEAST_CONTRAST or seen < POOR_AUC:
+    if seen < POOR_AUC:
         return Verdict("lost", contrast, auc)
+    if contrast.high < LEAST_CONTRAST:
+        return Verdict("faded", contrast, auc)
     if contrast.low > MOST_CONTRAST:
         return Verdict("exaggerated", contrast, auc)
     if contrast.low >= LEAST_CONTRAST and seen >= LEAST_AUC:
@@ -93,6 +96,7 @@ def sentences(measured: Measured, setting: dict[str, Any], unit: str) -> list[st
     for word, text in (
         ("kept", "is kept by"),
         ("uncertain", "is neither clearly kept nor lost by"),
+        ("faded", "is found by the observer with less than half of its contrast in the volumes of"),
         ("lost", "is lost by"),
         ("exaggerated", "is exaggerated by"),
     ):
