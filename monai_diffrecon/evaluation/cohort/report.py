@@ -19,12 +19,12 @@ from monai_diffrecon.comparison.metric_info import DEFINITIONS, HIGHER, MetricIn
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS, PairedDifference, pool
 from monai_diffrecon.comparison.third_party_metrics import metric_infos
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
+from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, forest_plot, line_plot
 from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import Summary, compare, differences_of, mean_coverage, present, summarize
 from monai_diffrecon.io.atomic import atomic_write
 
-_TEMPLATES = Path(__file__).parent / "template"
+_TEMPLATES = Path(__file__).parent / "template"  # with the style of all pages
 #: Metrics with charts; all are in the tables.
 _CHARTS = ("psnr", "ssim", "psnr_mask")
 
@@ -49,17 +49,32 @@ def write_report(
         pictures: case -> picture of all its reconstructions.
         pages: case -> page that shows them in a browser, in a folder beside the report.
     """
+    views = {case: quote(f"{page.parent.name}/{page.name}") for case, page in pages.items()}
+    context = _context(spec, rows, methods, data_sha256, pictures) | {"views": views}
+    write_template(path, _TEMPLATES / "report.html.j2", context)
+
+
+def write_template(path: str | Path, template: Path, context: Mapping[str, Any]) -> None:
+    """Write a page, atomically; every page knows the style of reports, ``number``, the time and the version.
+
+    Args:
+        path: HTML file to write.
+        template: its template.
+        context: what the template shows.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader([template.parent, _TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    views = {case: quote(f"{page.parent.name}/{page.name}") for case, page in pages.items()}
-    page = environment.get_template("report.html.j2").render(
-        _context(spec, rows, methods, data_sha256, pictures), views=views
-    )
+    shared = {
+        "package_version": __version__,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "number": _number,
+    }
+    page = environment.get_template(template.name).render(shared | dict(context))
     atomic_write(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
@@ -116,9 +131,6 @@ def _context(
         "least_p": _least_p(differences),
         "versions": _versions(rows),
         "data_sha256": data_sha256,
-        "package_version": __version__,
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "number": _number,
     }
 
 
@@ -231,7 +243,13 @@ def _calibration(rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, An
         "levels": sorted({nominal for curve in curves.values() for nominal, _ in curve}),
         "rows": {label: dict(curve) for label, curve in curves.items()},
         "cases": {m: sum(r.method == m and not r.failed and bool(r.coverage) for r in rows) for m in curves},
-        "plot": calibration_plot("Observed over nominal coverage of the intervals of the samples", curves),
+        "plot": line_plot(
+            "Observed over nominal coverage of the intervals of the samples",
+            curves,
+            "nominal coverage",
+            "observed coverage",
+            diagonal=True,
+        ),
     }
 
 
