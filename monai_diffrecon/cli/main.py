@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon._version import __version__
 from monai_diffrecon.cli.bundles import bundles, table, tasks
-from monai_diffrecon.cli.calibrate import calibrate
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
+from monai_diffrecon.cli.cohorts import calibrate, evaluate, sweep
 from monai_diffrecon.cli.methods import methods
 from monai_diffrecon.cli.new_plugin import new_plugin
 from monai_diffrecon.cli.reader_study import reader_study
 from monai_diffrecon.cli.reconstruct import reconstruct
 from monai_diffrecon.cli.records import rerun, verify
+from monai_diffrecon.cli.run import declarations
 from monai_diffrecon.cli.run import run as run_bundle
 from monai_diffrecon.cli.view import view
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
@@ -189,77 +190,6 @@ def simulate(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def evaluate(parser: argparse.ArgumentParser) -> Run:
-    """Compare methods over a cohort of scans, and write tables and a report."""
-    parser.add_argument("--config", required=True, metavar="COHORT.json", help="cases, methods and how to compare them")
-    parser.add_argument("--output", default="evaluation", metavar="FOLDER", help="folder for everything (evaluation)")
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's store (sqlite in the folder)")
-    parser.add_argument("--experiment", default="monai_diffrecon", metavar="NAME", help="MLflow's experiment")
-    parser.add_argument("--no-tracking", action="store_true", help="do without MLflow")
-    parser.add_argument("--tracking-required", action="store_true", help="fail if MLflow fails, instead of a warning")
-    parser.add_argument(
-        "--resume", default="auto", help="auto (default): resume an interrupted run; require; never: recompute all"
-    )
-    parser.add_argument(
-        "--checkpoint-every", type=int, metavar="N", help="steps between checkpoints (default: about 1 % of the time)"
-    )
-    parser.add_argument("--executor", default="serial", metavar="NAME", help="what runs the cases (serial)")
-    parser.add_argument(
-        "--executor-option", action="append", default=[], metavar="KEY=VALUE", help="its options (JSON, or a word)"
-    )
-    parser.add_argument(
-        "--shard", metavar="I/N", help="only the cases of share I from 1 to N; without it once more writes the tables"
-    )
-
-    def run(arguments: argparse.Namespace) -> int:
-        from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
-
-        evaluation = CohortEvaluation(
-            arguments.config,
-            arguments.output,
-            track=not arguments.no_tracking,
-            tracking_uri=arguments.tracking_uri,
-            experiment=arguments.experiment,
-            tracking_required=arguments.tracking_required,
-            resume=arguments.resume,
-            checkpoint_every=arguments.checkpoint_every,
-            executor={"name": arguments.executor, **declarations(arguments.executor_option, "--executor-option")},
-            shard=arguments.shard,
-        )
-        try:
-            evaluation.run()
-        finally:
-            if evaluation.rows or evaluation.shard is not None:
-                reused = sum(row.status == "reused" for row in evaluation.rows)
-                what = evaluation.report if evaluation.shard is None else f"shard {evaluation.shard}"
-                sys.stdout.write(f"{what}: {len(evaluation.rows)} reconstructions, {reused} reused\n")
-        return 0
-
-    return run
-
-
-def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, Any]:
-    """Return ``KEY=VALUE`` pairs as a dict; a value that is no JSON is a word.
-
-    Args:
-        pairs: the pairs.
-        where: the argument that they came with, for messages.
-
-    Raises:
-        ConfigError: no such pair, or a key twice.
-    """
-    declared: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key.isidentifier() and equals) or key in declared:
-            raise ConfigError("not a declaration", where=where, expected="KEY=VALUE, each KEY once", got=pair)
-        try:
-            declared[key] = json.loads(value)
-        except ValueError:
-            declared[key] = value
-    return declared
-
-
 #: Name of the subcommand -> function that adds its arguments and returns what runs it; its docstring is the help.
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "reconstruct": reconstruct,
@@ -272,6 +202,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "import-checkpoint": import_checkpoint,
     "simulate": simulate,
     "evaluate": evaluate,
+    "sweep": sweep,
     "calibrate": calibrate,
     "cases": cases,
     "check": check,
@@ -343,7 +274,11 @@ def _check_launcher(command: str) -> None:
     Raises:
         ConfigError: a command that reconstructs and does not share out its work.
     """
-    if command in ("evaluate", "rerun") and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (
+        command in ("evaluate", "sweep", "rerun")
+        and "RANK" in os.environ
+        and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ):
         raise ConfigError(
             "does not share out its work among processes",
             where=f"diffrecon {command}",

@@ -80,3 +80,25 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
+
+
+def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, Any]:
+    """Return ``KEY=VALUE`` pairs as a dict; a value that is no JSON is a word.
+
+    Args:
+        pairs: the pairs.
+        where: the argument that they came with, for messages.
+
+    Raises:
+        ConfigError: no such pair, or a key twice.
+    """
+    declared: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key.isidentifier() and equals) or key in declared:
+            raise ConfigError("not a declaration", where=where, expected="KEY=VALUE, each KEY once", got=pair)
+        try:
+            declared[key] = json.loads(value)
+        except ValueError:
+            declared[key] = value
+    return declared

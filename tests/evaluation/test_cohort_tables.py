@@ -15,10 +15,10 @@ from matplotlib.image import imread, imsave
 
 from monai_diffrecon.comparison.metric_info import METRICS
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort.notes.cohort_note import fitted_picture
 from monai_diffrecon.evaluation.cohort.report import best_median_worst
 from monai_diffrecon.evaluation.cohort.tables import compare, differences_of, mean_coverage, present, summarize
+from monai_diffrecon.evaluation.pages.charts import agreement_plot, box_plot, forest_plot, line_plot
 
 INFO = {info.key: info for info in METRICS}
 
@@ -100,8 +100,9 @@ def test_diagrams_are_well_formed_and_escaped() -> None:
         box_plot(label, {label: [2.0, 2.0, 2.0]}, "dB"),
         agreement_plot(label, [(0.0, 1.0), (100.0, 99.0)], 0.0, (-2.0, 2.0), 2.6),
         agreement_plot(label, [(0.0, 0.0)], 0.0, (0.0, 0.0), 1.0),
-        calibration_plot(label, {label: [(0.5, 0.4), (0.9, 1.0)], "one": [(0.5, 0.0)]}),
-        calibration_plot(label, {f"{n} {label}": [(0.5, 0.5)] for n in range(20)}),
+        line_plot(label, {label: [(0.5, 0.4), (0.9, 1.0)], "one": [(0.5, 0.0)]}, "x", label, diagonal=True),
+        line_plot(label, {f"{n} {label}": [(0.5, 0.5)] for n in range(20)}, label, "y"),
+        line_plot(label, {label: [(1, math.nan), (8, 1.0, math.nan, math.nan)], "none": []}, label, "y", log_x=True),
     ):
         root = ET.fromstring(str(svg))
         assert root.attrib["aria-label"] == label
@@ -135,7 +136,7 @@ def test_the_forest_plot_is_to_scale() -> None:
 
 def test_the_calibration_plot_is_to_scale() -> None:
     curves = {"on the diagonal": [(0.5, 0.5), (0.9, 0.9)], "above": [(0.5, 0.6)], "below": [(0.5, 0.4)]}
-    root = ET.fromstring(str(calibration_plot("t", curves)))
+    root = ET.fromstring(str(line_plot("t", curves, "", "", diagonal=True)))
     (line,) = (e.attrib for e in root if e.attrib.get("class") == "zero")
     x1, x2, y1, y2 = (float(line[name]) for name in ("x1", "x2", "y1", "y2"))
     assert x2 - x1 == y1 - y2 > 0  # square, upwards
@@ -151,6 +152,27 @@ def test_the_calibration_plot_is_to_scale() -> None:
         for (x, y), (nominal, observed) in zip(knots, curve, strict=True):
             assert (x - x1) / (x2 - x1) == pytest.approx(nominal, abs=1e-3)
             assert (y1 - y) / (y1 - y2) == pytest.approx(observed, abs=1e-3)
+
+
+def test_a_logarithmic_line_plot_is_to_scale_and_has_bands() -> None:
+    curves = {
+        "a": [(8, 20.0, 19.0, 22.0), (16, 25.0, 24.0, 26.0), (32, 30.0, 29.0, 31.0)],
+        "b": [(8, 19.0), (32, 31.0)],
+    }
+    ticks = {8: "8", 16: "<16>", 32: "32"}
+    root = ET.fromstring(str(line_plot("t", curves, "views", "PSNR", log_x=True, ticks=ticks)))
+    a, b = (e for e in root if e.tag == "g")
+    knots = [(float(e.attrib["cx"]), float(e.attrib["cy"])) for e in a if e.tag == "circle"]
+    assert knots[1][0] - knots[0][0] == pytest.approx(knots[2][0] - knots[1][0], abs=0.2)  # octaves
+    assert knots[0][1] - knots[1][1] == pytest.approx(knots[1][1] - knots[2][1], abs=0.2)
+    assert [float(e.attrib["x"]) for e in root if e.text in ticks.values()] == [x for x, _ in knots]
+    (band,) = ([tuple(map(float, p.split(","))) for p in e.attrib["points"].split()] for e in a if e.tag == "polygon")
+    assert [x for x, _ in band] == [x for x, _ in [*knots, *reversed(knots)]]
+    unit = (knots[0][1] - knots[2][1]) / 10
+    assert (knots[0][1] - band[0][1]) / unit == pytest.approx(2.0, abs=0.02)  # up to 22
+    assert (band[-1][1] - knots[0][1]) / unit == pytest.approx(1.0, abs=0.02)  # down to 19
+    assert not [e for e in b if e.tag == "polygon"]
+    assert not [e for e in root if e.attrib.get("class") == "zero"]
 
 
 def test_the_curve_of_a_method_is_the_mean_over_its_cases() -> None:

@@ -43,9 +43,34 @@ def read_cohort(
         ConfigError: a key or a value that is wrong.
     """
     path = path_option(path, "cohort")
-    known, needed = [f.name for f in fields(CohortSpec)], ("cases", "methods")
-    given = check_keys(read_json(path, path.name), path.name, known, needed)
-    base = scans = path.resolve().parent
+    return cohort_of(read_json(path, path.name), path.name, path.resolve().parent, output_dir, default_bundle, key=key)
+
+
+def cohort_of(
+    given: Any,
+    where: str,
+    base: Path,
+    output_dir: str | Path,
+    default_bundle: str | Path | None = None,
+    *,
+    key: str | None = None,
+) -> CohortSpec:
+    """Check the content of a cohort's file, see :func:`read_cohort`.
+
+    Args:
+        given: the content.
+        where: what messages call it.
+        base: folder that paths are relative to.
+        output_dir: as of :func:`read_cohort`, as all that follow.
+        default_bundle: bundle of methods that do not name one.
+        key: key of the cases' names.
+
+    Raises:
+        InputError: no such file, or not JSON.
+        ConfigError: a key or a value that is wrong.
+    """
+    given = check_keys(given, where, [f.name for f in fields(CohortSpec)], ("cases", "methods"))
+    scans = base
     content = {"title": "Comparison of reconstructions", "baseline": "", **given}
     if isinstance(content["cases"], dict):
         scans, content["cases"] = _from_datalist(content["cases"], base)

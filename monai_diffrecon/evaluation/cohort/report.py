@@ -7,19 +7,17 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from monai_diffrecon._version import __version__
 from monai_diffrecon.comparison.metric_info import DEFINITIONS, HIGHER, MetricInfo
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS, PairedDifference, pool
 from monai_diffrecon.comparison.third_party_metrics import metric_infos
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort.charts import agreement_plot, box_plot, calibration_plot, forest_plot
 from monai_diffrecon.evaluation.cohort.spec import CohortSpec
 from monai_diffrecon.evaluation.cohort.tables import Summary, compare, differences_of, mean_coverage, present, summarize
+from monai_diffrecon.evaluation.pages.charts import agreement_plot, box_plot, forest_plot, line_plot
 from monai_diffrecon.evaluation.pages.render import write_page
 
 _TEMPLATE = Path(__file__).parent / "template" / "report.html.j2"
@@ -104,8 +102,6 @@ def _context(
         "least_p": _least_p(differences),
         "versions": _versions(rows),
         "data_sha256": data_sha256,
-        "package_version": __version__,
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
@@ -209,7 +205,13 @@ def _calibration(rows: Sequence[CaseRow], labels: Sequence[str]) -> dict[str, An
         "levels": sorted({nominal for curve in curves.values() for nominal, _ in curve}),
         "rows": {label: dict(curve) for label, curve in curves.items()},
         "cases": {m: sum(r.method == m and not r.failed and bool(r.coverage) for r in rows) for m in curves},
-        "plot": calibration_plot("Observed over nominal coverage of the intervals of the samples", curves),
+        "plot": line_plot(
+            "Observed over nominal coverage of the intervals of the samples",
+            curves,
+            "nominal coverage",
+            "observed coverage",
+            diagonal=True,
+        ),
     }
 
 

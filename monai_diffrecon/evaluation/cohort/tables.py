@@ -115,12 +115,12 @@ def write_tables(
     tables: dict[str, list[list[Any]]] = {
         "cases.csv": [
             ["case", "method", "status", *keys, "error"],
-            *([r.case, r.method, r.status, *(_cell(r.value(k)) for k in keys), r.error] for r in rows),
+            *([r.case, r.method, r.status, *(cell(r.value(k)) for k in keys), r.error] for r in rows),
         ],
         "summary.csv": [
             ["metric", "method", "n", "mean", "sd"],
             *(
-                [key, label, s.n, _cell(s.mean), _cell(s.sd)]
+                [key, label, s.n, cell(s.mean), cell(s.sd)]
                 for key, row in summary.items()
                 for label, s in zip(labels, row, strict=True)
             ),
@@ -128,14 +128,14 @@ def write_tables(
         "differences.csv": [
             ["metric", "method", "baseline", "n", "mean", "low", "high", "p", "p_holm"],
             *(
-                [key, m, spec.baseline, d.n, *map(_cell, (d.mean, d.low, d.high, d.p, d.p_holm))]
+                [key, m, spec.baseline, d.n, *map(cell, (d.mean, d.low, d.high, d.p, d.p_holm))]
                 for key, row in differences.items()
                 for m, d in row.items()
             ),
         ],
     }
     for name, table in tables.items():
-        _write_csv(folder / name, table)
+        write_csv(folder / name, table)
     results = {
         "title": spec.title,
         "seed": spec.seed,
@@ -181,11 +181,13 @@ def _compared(row: CaseRow | None, info: MetricInfo) -> float:
     return math.nan if row is None or row.failed else info.compared(row.value(info.key))
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """Return a number for a table, nothing for one that is not finite."""
     return "" if value is None or not math.isfinite(value) else f"{value:.8g}"
 
 
-def _write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
+def write_csv(path: Path, table: Sequence[Sequence[Any]]) -> None:
+    """Write a table, atomically, so that no spreadsheet takes a text of it for a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     # A spreadsheet takes a cell that begins like this for a formula.

@@ -5,18 +5,20 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from monai_diffrecon._version import __version__
 from monai_diffrecon.io.atomic import atomic_write
 
 _SHARED = Path(__file__).parent / "template"
 
 
 def write_page(path: str | Path, template: Path, **context: Any) -> None:
-    """Write a page, atomically. Templates include ``style.css.j2`` and have the function ``number``.
+    """Write a page, atomically. Templates include ``style.css.j2``, and know ``number``, the time and the version.
 
     Args:
         path: file to write.
@@ -30,7 +32,12 @@ def write_page(path: str | Path, template: Path, **context: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(template.name).render(context, number=number)
+    shared = {
+        "package_version": __version__,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "number": number,
+    }
+    page = environment.get_template(template.name).render(shared | context)
     atomic_write(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 

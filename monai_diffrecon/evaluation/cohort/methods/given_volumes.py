@@ -50,8 +50,9 @@ class GivenVolumes:
         self._pattern, self._like = str(method.volumes), like
         self.fingerprint = digest("volumes")
         self.measures = self.fingerprint if like is None else like.measures
-        self.reader, self.correct_tilt = (AUTO, False) if like is None else (like.reader, like.correct_tilt)
-        nothing = {"bundle": None, "auxiliaries": [], "task": None, "preset": None, "overrides": {}}
+        self.reader: Any = AUTO if like is None else like.reader
+        self.correct_tilt = like is not None and like.correct_tilt
+        nothing: dict[str, Any] = {"bundle": None, "auxiliaries": [], "task": None, "preset": None, "overrides": {}}
         self.description: dict[str, Any] = {"label": method.label, **nothing, "volumes": True}
 
     def measure(self, case: CohortCase) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class GivenVolumes:
             return self._like.measure(case)
         data: dict[Any, Any] = LoadMeasurementd(["image"])({"image": str(case.image), "case": case.name})
         if case.reference is not None:
-            return LoadVolumed(["reference"])(data | {"reference": str(case.reference)})
+            return dict[Any, Any](LoadVolumed(["reference"])(data | {"reference": str(case.reference)}))
         image = from_tensor(data["image"])
         if image.operator is None:
             data["reference"] = data["image"].to(torch.complex64 if image.data.is_complex() else torch.float32)

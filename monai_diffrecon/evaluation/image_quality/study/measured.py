@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 
 from monai_diffrecon import registry
 from monai_diffrecon.errors import DiffReconError
-from monai_diffrecon.io.atomic import atomic_write
+from monai_diffrecon.evaluation.cohort.tables import cell, write_csv
 from monai_diffrecon.protocols import Curve, Finding, PhantomMetric, PhantomScan, Picture, QualityResult
 
 logger = logging.getLogger(__name__)
@@ -110,9 +107,9 @@ def write_findings(path: Path, measured: Measured) -> None:
     rows: list[list[Any]] = [["method", "metric", "quantity", *settings, "value", "low", "high", "n"]]
     for (label, name), result in measured.results.items():
         for f in result.findings:
-            numbers = [_cell(v) for v in (f.value, f.low, f.high)]
+            numbers = [cell(v) for v in (f.value, f.low, f.high)]
             rows.append([label, name, f.key, *(f.setting.get(k, "") for k in settings), *numbers, f.n])
-    _write(path, rows)
+    write_csv(path, rows)
 
 
 def write_curves(path: Path, measured: Measured) -> None:
@@ -121,15 +118,5 @@ def write_curves(path: Path, measured: Measured) -> None:
     for (label, _), result in measured.results.items():
         for curve in result.curves:
             said = " ".join(f"{k}={v}" for k, v in curve.setting.items())
-            rows += [[label, curve.key, said, _cell(x), _cell(y)] for x, y in zip(curve.x, curve.y, strict=True)]
-    _write(path, rows)
-
-
-def _cell(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else ""
-
-
-def _write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    atomic_write(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+            rows += [[label, curve.key, said, cell(x), cell(y)] for x, y in zip(curve.x, curve.y, strict=True)]
+    write_csv(path, rows)

@@ -6,20 +6,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from monai_diffrecon._version import __version__
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.cohort.charts import line_plot
 from monai_diffrecon.evaluation.image_quality.phantoms.phantom import INTENSITIES
 from monai_diffrecon.evaluation.image_quality.study.images import picture_row
 from monai_diffrecon.evaluation.image_quality.study.measured import Measured
 from monai_diffrecon.evaluation.image_quality.study.scans import PhantomCase
 from monai_diffrecon.evaluation.image_quality.study.spec import QualitySpec
 from monai_diffrecon.evaluation.image_quality.study.verdict import RULE, focus_of, said_of, sentences, verdict
+from monai_diffrecon.evaluation.pages.charts import line_plot
 from monai_diffrecon.evaluation.pages.render import number, write_page
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.protocols import Finding, PhantomMetric, Quantity
@@ -121,8 +119,6 @@ def _context(
         "rule": RULE,
         "verdicts": [(said_of(s, unit), [verdict(measured, m, s) for m in measured.labels]) for s in settings],
         "reasons": _reasons(measured, focus, rows, unit),
-        "package_version": __version__,
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
 
 

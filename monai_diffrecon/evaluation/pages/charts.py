@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -13,6 +13,8 @@ from markupsafe import Markup, escape
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS
 
 _WIDTH, _NARROW, _LABEL, _ROW, _TOP, _BOTTOM, _RIGHT = 640, 470, 180, 26, 10, 42, 16
+
+_MOST_KNOTS = 12
 
 
 def forest_plot(title: str, rows: Mapping[str, tuple[float, float, float]], unit: str, note: str) -> Markup:
@@ -101,30 +103,53 @@ def agreement_plot(
     return _svg(title, [*parts, *axis], bottom + _BOTTOM)
 
 
-def calibration_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Return observed over nominal coverage, a line per method, and the diagonal of perfect calibration.
+def line_plot(
+    title: str,
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    *,
+    log_x: bool = False,
+    ticks: Mapping[float, str] | None = None,
+    diagonal: bool = False,
+) -> Markup:
+    """Return a line per method, dots at its points if they are few, and a band where they have an interval.
 
     Args:
         title: description for screen readers.
-        curves: method -> nominal and observed coverage, in turn, 0 to 1, ascending.
+        curves: method -> points (x, y), or (x, y, low, high); ascending in x. What is not finite is left out.
+        x_label: what goes to the right.
+        y_label: what goes up.
+        log_x: the axis to the right is logarithmic; all x are above 0.
+        ticks: x -> text below the axis; None chooses round numbers.
+        diagonal: both axes go from 0 to 1, with a line where y is x.
     """
     left, side, swatch = 70, 320, 24
-    x = _Scale([0.0, 1.0], left=left, right=0, width=left + side, margin=0.0)
-    y = _Scale([0.0, 1.0], left=_TOP, right=0, width=_TOP + side, flip=True, margin=0.0)
-    parts = [f'<line class="zero" x1="{x(0)}" x2="{x(1)}" y1="{y(0)}" y2="{y(1)}"/>']
+    finite = {label: [p for p in curve if math.isfinite(p[1])] for label, curve in curves.items()}
+    points = [p for curve in finite.values() for p in curve]
+    spans = ([0.0, 1.0],) * 2 if diagonal else ([p[0] for p in points], [v for p in points for v in p[1:]])
+    margin = 0.0 if diagonal else 0.05
+    x = _Scale(spans[0], left=left, right=0, width=left + side, margin=margin, log=log_x)
+    y = _Scale(spans[1], left=_TOP, right=0, width=_TOP + side, flip=True, margin=margin)
+    parts = [f'<line class="zero" x1="{x(0)}" x2="{x(1)}" y1="{y(0)}" y2="{y(1)}"/>'] if diagonal else []
     for tick in y.ticks():
         parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     key = left + side + 16
-    for number, (label, curve) in enumerate(curves.items()):
+    for number, (label, curve) in enumerate(finite.items()):
         # Colour and dashes both vary: 20 distinct lines, or 4 without colour vision.
         parts.append(f'<g class="colour{number % 5} dash{number % 4}">')
-        parts.append(f'<polyline class="curve" points="{" ".join(f"{x(a)},{y(b)}" for a, b in curve)}"/>')
-        parts += [f'<circle class="knot" cx="{x(a)}" cy="{y(b)}" r="3"/>' for a, b in curve]
+        held = [p for p in curve if len(p) == 4 and math.isfinite(p[2] + p[3])]
+        if held:
+            ends = [(p[0], p[3]) for p in held] + [(p[0], p[2]) for p in reversed(held)]
+            parts.append(f'<polygon class="band" points="{" ".join(f"{x(a)},{y(b)}" for a, b in ends)}"/>')
+        parts.append(f'<polyline class="curve" points="{" ".join(f"{x(p[0])},{y(p[1])}" for p in curve)}"/>')
+        if len(curve) <= _MOST_KNOTS:
+            parts += [f'<circle class="knot" cx="{x(p[0])}" cy="{y(p[1])}" r="3"/>' for p in curve]
         at = _TOP + _ROW * (number + 0.5)
         parts.append(f'<line class="curve" x1="{key}" x2="{key + swatch}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{key + swatch + 8}" y="{at + 4:.1f}">{escape(_short(label))}</text></g>')
     bottom = _TOP + side
-    axis = _axis(x, bottom, "nominal coverage; vertical: observed coverage")
+    axis = _axis(x, bottom, f"{x_label}; vertical: {y_label}", ticks)
     return _svg(title, [*parts, *axis], max(bottom + _BOTTOM, _TOP + _ROW * len(curves)))
 
 
@@ -140,15 +165,17 @@ class _Scale:
         width: float = _WIDTH,
         flip: bool = False,
         margin: float = 0.05,
+        log: bool = False,
     ) -> None:
-        finite = [v for v in values if math.isfinite(v)] or [0.0]
+        self._act: Callable[[float], float] = math.log10 if log else float
+        finite = [self._act(v) for v in values if math.isfinite(v)] or [0.0]
         low, high = min(finite), max(finite)
         pad = margin * (high - low) or (abs(high) * 0.05 or 1.0) * (low == high)
         self.low, self.high = low - pad, high + pad
         self.left, self.length, self.flip = left, width - left - right, flip
 
     def __call__(self, value: float) -> float:
-        part = (value - self.low) / (self.high - self.low)
+        part = (self._act(value) - self.low) / (self.high - self.low)
         return round(self.left + (1 - part if self.flip else part) * self.length, 1)
 
     def ticks(self) -> list[float]:
@@ -168,13 +195,13 @@ def _label(label: str, y: float) -> str:
     return f'<text x="{_LABEL - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(_short(label))}</text>'
 
 
-def _axis(scale: _Scale, y: float, text: str) -> list[str]:
+def _axis(scale: _Scale, y: float, text: str, ticks: Mapping[float, str] | None = None) -> list[str]:
     right = scale.left + scale.length
     parts = [f'<line class="axis" x1="{scale.left}" x2="{right}" y1="{y}" y2="{y}"/>']
-    for tick in scale.ticks():
+    for tick, said in ({tick: f"{tick:g}" for tick in scale.ticks()} if ticks is None else ticks).items():
         at = scale(tick)
         parts.append(f'<line class="axis" x1="{at}" x2="{at}" y1="{y}" y2="{y + 4}"/>')
-        parts.append(f'<text class="tick" x="{at}" y="{y + 17}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<text class="tick" x="{at}" y="{y + 17}" text-anchor="middle">{escape(said)}</text>')
     parts.append(
         f'<text class="tick" x="{(scale.left + right) / 2}" y="{y + 34}" text-anchor="middle">{escape(text)}</text>'
     )
@@ -184,32 +211,3 @@ def _axis(scale: _Scale, y: float, text: str) -> list[str]:
 def _svg(title: str, parts: Sequence[str], height: float, width: float = _WIDTH) -> Markup:
     head = f'<svg role="img" viewBox="0 0 {width} {height:.0f}" aria-label="{escape(title)}">'
     return Markup(f"{head}<title>{escape(title)}</title>{''.join(parts)}</svg>")
-
-
-def line_plot(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Markup:
-    """Return a line a method.
-
-    Args:
-        title: description for screen readers.
-        curves: method -> points.
-        x_label: text of the axis.
-        y_label: what the vertical is.
-    """
-    left, side, swatch = 70, 320, 24
-    xs = [a for c in curves.values() for a, _ in c]
-    ys = [b for c in curves.values() for _, b in c]
-    x = _Scale(xs, left=left, right=0, width=left + side, margin=0.0)
-    y = _Scale([0.0, *ys], left=_TOP, right=0, width=_TOP + side, flip=True, margin=0.0)
-    parts = []
-    for tick in y.ticks():
-        parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    key = left + side + 16
-    for number, (label, curve) in enumerate(curves.items()):
-        parts.append(f'<g class="colour{number % 5} dash{number % 4}">')
-        parts.append(f'<polyline class="curve" points="{" ".join(f"{x(a)},{y(b)}" for a, b in curve)}"/>')
-        at = _TOP + _ROW * (number + 0.5)
-        parts.append(f'<line class="curve" x1="{key}" x2="{key + swatch}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{key + swatch + 8}" y="{at + 4:.1f}">{escape(_short(label))}</text></g>')
-    bottom = _TOP + side
-    axis = _axis(x, bottom, f"{x_label}; vertical: {y_label}")
-    return _svg(title, [*parts, *axis], max(bottom + _BOTTOM, _TOP + _ROW * len(curves)))

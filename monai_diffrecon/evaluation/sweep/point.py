@@ -1,0 +1,73 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""One point of a sweep: a cohort in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_diffrecon.errors import DiffReconError
+from monai_diffrecon.evaluation.cohort.case_row import CaseRow
+from monai_diffrecon.evaluation.cohort.methods.prepared_method import PreparedMethod
+from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
+from monai_diffrecon.io.atomic import make_folder, write_json
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What came of a point.
+
+    Attributes:
+        rows: its rows, the failed ones too.
+        report: its page, if there are rows; a shard writes none.
+        error: why it failed, or None.
+    """
+
+    rows: list[CaseRow]
+    report: Path | None
+    error: DiffReconError | None
+
+
+def check_point(content: Mapping[str, Any], folder: Path, **options: Any) -> None:
+    """Check a point without computing anything: all of its files, and the settings with its first scan.
+
+    Args:
+        content: of the cohort's file, with absolute paths.
+        folder: of the point.
+        options: of :class:`~monai_diffrecon.evaluation.cohort.runner.CohortEvaluation`.
+
+    Raises:
+        DiffReconError: what the run of the point would raise before its first step.
+    """
+    evaluation = _prepared(content, folder, options)
+    for case in evaluation.cases[:1]:
+        for method in evaluation.methods:
+            if isinstance(method, PreparedMethod):
+                method.inferer.check(method.inferer.pose(method.measure(case)["image"], case=case.name))
+
+
+def run_point(content: Mapping[str, Any], folder: Path, **options: Any) -> PointResult:
+    """Compute what is missing of a point; its failure is part of the result.
+
+    Args:
+        content: of the cohort's file, with absolute paths.
+        folder: of the point.
+        options: of :class:`~monai_diffrecon.evaluation.cohort.runner.CohortEvaluation`.
+    """
+    evaluation, error = None, None
+    try:
+        evaluation = _prepared(content, folder, options)
+        evaluation.run()
+    except DiffReconError as found:
+        error = found
+    rows = [] if evaluation is None else evaluation.rows
+    return PointResult(rows, evaluation.report if evaluation is not None and rows else None, error)
+
+
+def _prepared(content: Mapping[str, Any], folder: Path, options: Mapping[str, Any]) -> CohortEvaluation:
+    file = make_folder(folder) / "cohort.json"
+    write_json(file, dict(content))
+    return CohortEvaluation(file, folder, **options)

@@ -1,0 +1,170 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the file of a sweep, and makes the cohort of each of its points; each mistake is a one-line error."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from monai_diffrecon.comparison.metric_info import COST
+from monai_diffrecon.comparison.third_party_metrics import metric_infos
+from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors.options import check_choice, path_option
+from monai_diffrecon.evaluation.cohort.read import cohort_of
+from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortMethod, CohortSpec
+from monai_diffrecon.io.file_validation import Text, at, check_keys, needed_keys, read_json, validated
+
+#: What stands for the value in the path of volumes.
+VALUE = "{value}"
+_SIMULATE = "simulate#"
+_LONGEST = 60  # letters of a folder's name
+
+
+@dataclass(frozen=True)
+class SweepContent:
+    """The keys of a sweep's file.
+
+    Attributes:
+        cohort: path of a cohort's file, or its content.
+        vary: one id -> its values.
+        title: heading of the page.
+        metrics: keys of the metrics that are shown; empty for all by which methods are compared.
+    """
+
+    cohort: Text | dict[str, Any]
+    vary: dict[Text, Annotated[list[Any], Field(min_length=1)]]
+    title: Text = ""
+    metrics: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value, and the cohort with it.
+
+    Attributes:
+        name: name of its folder.
+        value: the value.
+        cohort: content of the cohort's file, with absolute paths.
+    """
+
+    name: str
+    value: Any
+    cohort: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The value as a text."""
+        return value_text(self.value)
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep.
+
+    Attributes:
+        title: heading of the page.
+        parameter: the id that varies.
+        points: the points, in the order of the file.
+        metrics: as in the file.
+        cohort: the cohort without the value.
+    """
+
+    title: str
+    parameter: str
+    points: tuple[Point, ...]
+    metrics: tuple[str, ...]
+    cohort: CohortSpec
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the methods."""
+        return [method.label for method in self.cohort.methods]
+
+
+def read_sweep(path: str | Path, output_dir: str | Path) -> SweepSpec:
+    """Read and check a sweep's file; no scan is read and no network loaded.
+
+    Paths in it are relative to its folder, and those of a cohort's file to the folder of that.
+
+    Args:
+        path: JSON file, see :class:`SweepContent`.
+        output_dir: folder that keeps the key of the cases' names.
+
+    Raises:
+        InputError: no such file, or not JSON.
+        ConfigError: a key or a value that is wrong.
+    """
+    path = path_option(path, "sweep")
+    known, needed = [f.name for f in fields(SweepContent)], needed_keys(SweepContent)
+    said = validated(SweepContent, check_keys(read_json(path, path.name), path.name, known, needed), "")
+    if len(said.vary) != 1:
+        raise ConfigError("not one setting", where="vary", expected="one id and its values", got=", ".join(said.vary))
+    ((parameter, values),) = said.vary.items()
+    keys = [info.key for info in metric_infos() if info.group != COST]
+    for metric in said.metrics:
+        check_choice(metric, "metrics", keys)
+    base, where = path.resolve().parent, at(path.name, "cohort")
+    given: Any = said.cohort
+    if isinstance(given, str):
+        file = path_option(base / path_option(given, "cohort"), "cohort")
+        base, where, given = file.resolve().parent, file.name, read_json(file, file.name)
+    cohort = cohort_of(given, where, base, output_dir)
+    title = said.title or f"{parameter}: {cohort.title}"
+    points = tuple(_point(parameter, value, cohort, given, title) for value in values)
+    names = [point.name.lower() for point in points]  # some file systems take a and A for one
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError("two points of one name", where=at("vary", parameter), got=name)
+    return SweepSpec(title, parameter, points, said.metrics, cohort)
+
+
+def value_text(value: Any) -> str:
+    """Return a value as a text: as JSON, but a word as it is."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _point(parameter: str, value: Any, cohort: CohortSpec, given: dict[str, Any], title: str) -> Point:
+    text = value_text(value)
+    name = re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{parameter.rpartition('#')[2]}-{text}").strip("-.")[:_LONGEST]
+    content = {key: said for key, said in given.items() if key not in ("cases", "methods", "simulate")}
+    content |= {"title": f"{title}, {text}", "baseline": cohort.baseline, "simulate": given.get("simulate")}
+    methods = cohort.methods
+    if parameter.startswith(_SIMULATE):
+        simulate = given.get("simulate")
+        if cohort.simulate.get("simulate") is False:
+            raise ConfigError("varied, but nothing is simulated", where=at("vary", parameter), mend="set simulate")
+        content["simulate"] = (simulate if isinstance(simulate, dict) else {}) | {
+            parameter.removeprefix(_SIMULATE): value
+        }
+    else:
+        methods = tuple(m if m.volumes else replace(m, overrides=_laid(m, parameter, value)) for m in methods)
+    for number, method in enumerate(methods):
+        if method.volumes and VALUE not in method.volumes:
+            raise ConfigError(
+                "the same volumes for all values",
+                where=f"methods#{number}#volumes",
+                expected=f"a path with {VALUE} for the value of {parameter}",
+                mend="or omit this method: a sweep shows what depends on the value",
+            )
+    methods = tuple(replace(m, volumes=m.volumes.replace(VALUE, text)) if m.volumes else m for m in methods)
+    content |= {"cases": [_plain(case) for case in cohort.cases], "methods": [_plain(method) for method in methods]}
+    return Point(name, value, {key: said for key, said in content.items() if said is not None})
+
+
+def _laid(method: CohortMethod, parameter: str, value: Any) -> dict[str, Any]:
+    """Return the overrides of a method with the value, the last to be applied."""
+    return {key: said for key, said in method.overrides.items() if key != parameter} | {parameter: value}
+
+
+def _plain(part: CohortCase | CohortMethod) -> dict[str, Any]:
+    """Return a case or a method as in a cohort's file, without what is not set."""
+    said = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(part).items()}
+    return {
+        key: value for key, value in said.items() if value not in (None, "", {}) and (key, value) != ("realization", 0)
+    }
