@@ -1,6 +1,9 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands on cohorts: ``evaluate``, ``sweep`` and ``calibrate``; what they need is imported when they run."""
+"""The subcommands on cohorts: ``evaluate``, ``sweep``, ``image-quality`` and ``calibrate``.
+
+What they need is imported when they run.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,33 @@ def sweep(parser: argparse.ArgumentParser) -> Run:
                 what = evaluation.report if evaluation.shard is None else f"shard {evaluation.shard}"
                 points = f"{len(evaluation.points)} points"
                 sys.stdout.write(f"{what}: {points}, {len(rows)} reconstructions, {reused} reused\n")
+        return 0
+
+    return run
+
+
+def image_quality(parser: argparse.ArgumentParser) -> Run:
+    """Measure phantoms with every method: what each keeps, blurs, and invents."""
+    parser.add_argument("--config", required=True, metavar="STUDY.json", help="phantoms, methods and metrics")
+    parser.add_argument("--phantoms-only", action="store_true", help="write the phantoms and the cohort, and end")
+    _add_options(parser, "image_quality")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from monai_diffrecon.evaluation.image_quality.study.runner import QualityStudy, write_cohort
+
+        if arguments.phantoms_only:
+            cases = write_cohort(arguments.config, arguments.output)
+            sys.stdout.write(f"{Path(arguments.output) / 'phantoms'}: {len(cases)} phantoms\n")
+            return 0
+        study = QualityStudy(arguments.config, arguments.output, **_options(arguments))
+        try:
+            study.run()
+        finally:
+            rows = study.evaluation.rows
+            if rows or study.evaluation.shard is not None:
+                reused = sum(row.status == "reused" for row in rows)
+                what = study.report if study.evaluation.shard is None else f"shard {study.evaluation.shard}"
+                sys.stdout.write(f"{what}: {len(rows)} reconstructions, {reused} reused\n")
         return 0
 
     return run

@@ -19,7 +19,7 @@ from monai_diffrecon._version import __version__
 from monai_diffrecon.cli.bundles import bundles, table, tasks
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
-from monai_diffrecon.cli.cohorts import calibrate, evaluate, sweep
+from monai_diffrecon.cli.cohorts import calibrate, evaluate, image_quality, sweep
 from monai_diffrecon.cli.methods import methods
 from monai_diffrecon.cli.new_plugin import new_plugin
 from monai_diffrecon.cli.reader_study import reader_study
@@ -203,6 +203,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "simulate": simulate,
     "evaluate": evaluate,
     "sweep": sweep,
+    "image-quality": image_quality,
     "calibrate": calibrate,
     "cases": cases,
     "check": check,
@@ -275,7 +276,7 @@ def _check_launcher(command: str) -> None:
         ConfigError: a command that reconstructs and does not share out its work.
     """
     if (
-        command in ("evaluate", "sweep", "rerun")
+        command in ("evaluate", "sweep", "image-quality", "rerun")
         and "RANK" in os.environ
         and int(os.environ.get("WORLD_SIZE", "1")) > 1
     ):

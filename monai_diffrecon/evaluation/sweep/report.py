@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def write_sweep_report(
         "failed": failed,
         "metrics": [_metric(spec, [r for r in table if r.metric == info.key], info) for info in infos],
         "least_pairs": LEAST_PAIRS,
-        "intervals": any(row.n >= LEAST_PAIRS for row in table),
+        "intervals": any(math.isfinite(row.low) for row in table),
     }
     write_page(path, _TEMPLATE, **context)
 
@@ -64,7 +65,7 @@ def _metric(spec: SweepSpec, rows: Sequence[SweepRow], info: MetricInfo) -> dict
         f"{title} over {spec.parameter}",
         curves,
         spec.parameter,
-        f"{info.heading}, {info.better} is better",
+        f"{info.heading}, {info.better} is better" if info.better else info.heading,
         log_x=log_x,
         ticks={x[point.name]: point.text for point in ordered[::every]},
     )

@@ -15,6 +15,9 @@ from monai_diffrecon.comparison.metric_info import MetricInfo
 from monai_diffrecon.comparison.statistics import LEAST_PAIRS, bootstrap_interval
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
 from monai_diffrecon.evaluation.cohort.tables import cell, present, write_csv
+from monai_diffrecon.evaluation.image_quality.study.measured import Measured
+from monai_diffrecon.evaluation.image_quality.study.verdict import said_of
+from monai_diffrecon.evaluation.image_quality.study.words import better_of, unit_of
 from monai_diffrecon.evaluation.sweep.spec import Point, SweepSpec
 from monai_diffrecon.io.atomic import write_json
 
@@ -27,9 +30,9 @@ class SweepRow:
         point: name of the point.
         method: label of the method.
         metric: key of the metric.
-        n: cases that have it.
+        n: cases that have it; of a study, what the number is from.
         mean: their mean; NaN without any.
-        low: lower end of the 95 % interval of the mean; NaN below six cases.
+        low: lower end of the 95 % interval of the mean; NaN below six cases; of a study, its own.
         high: its upper end.
     """
 
@@ -68,6 +71,41 @@ def sweep_rows(spec: SweepSpec, rows: Mapping[str, Sequence[CaseRow]], infos: Se
     ]
 
 
+def study_table(
+    spec: SweepSpec, measured: Mapping[str, Measured | None], unit: str
+) -> tuple[list[SweepRow], list[MetricInfo]]:
+    """Return the table of a sweep of studies, and what its numbers are: one for each quantity and setting.
+
+    Args:
+        spec: the sweep.
+        measured: name of the point -> what was found; None where nothing was.
+        unit: of intensities.
+    """
+    found = [m for m in measured.values() if m is not None]
+    quantities = {key: q for m in found for metric in m.metrics for key, q in metric.quantities.items()}
+    infos: dict[str, MetricInfo] = {}
+    settings: dict[str, tuple[str, dict[str, Any]]] = {}
+    for key, quantity in quantities.items():
+        if spec.metrics and key not in spec.metrics:
+            continue
+        for setting in [s for m in found for s in m.settings(key)]:
+            said = said_of(setting, unit)
+            name, title = (key, quantity.title) if said == "all" else (f"{key}: {said}", f"{quantity.title}: {said}")
+            settings[name] = key, setting
+            infos[name] = MetricInfo(
+                name, title, better_of(quantity), "", unit_of(quantity, unit), quantity.digits, compare=False
+            )
+    rows = []
+    for point in spec.points:
+        mine = measured.get(point.name)
+        for label in spec.labels:
+            for name, (key, setting) in settings.items():
+                one = None if mine is None else mine.finding(label, key, **setting)
+                numbers = (math.nan,) * 3 if one is None else (one.value, one.low, one.high)
+                rows.append(SweepRow(point.name, label, name, 0 if one is None else one.n, *numbers))
+    return rows, list(infos.values())
+
+
 def write_results(
     folder: Path, spec: SweepSpec, table: Sequence[SweepRow], failed: Mapping[str, str]
 ) -> tuple[Path, Path]:
@@ -101,6 +139,6 @@ def _row(point: Point, label: str, info: MetricInfo, rows: Sequence[CaseRow], sp
     values = [value for value in found if math.isfinite(value)]
     low, high = math.nan, math.nan
     if len(values) >= LEAST_PAIRS:
-        low, high = bootstrap_interval(values, seed=spec.cohort.seed, resamples=spec.cohort.resamples)
+        low, high = bootstrap_interval(values, seed=spec.seed, resamples=spec.resamples)
     mean = sum(values) / len(values) if values else math.nan
     return SweepRow(point.name, label, info.key, len(values), mean, low, high)

@@ -12,9 +12,10 @@ from monai_diffrecon.errors import ConfigError, DiffReconError, common_kind
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.evaluation.cohort.read import slug
 from monai_diffrecon.evaluation.cohort.shards import Shard, evaluation_lock
+from monai_diffrecon.evaluation.image_quality.study.words import unit_for
 from monai_diffrecon.evaluation.sweep.point import PointResult, check_point, run_point
 from monai_diffrecon.evaluation.sweep.report import write_sweep_report
-from monai_diffrecon.evaluation.sweep.results import SweepRow, shown_metrics, sweep_rows, write_results
+from monai_diffrecon.evaluation.sweep.results import SweepRow, shown_metrics, study_table, sweep_rows, write_results
 from monai_diffrecon.evaluation.sweep.spec import SweepSpec, read_sweep
 from monai_diffrecon.io.atomic import make_folder
 from monai_diffrecon.tracking.export_run import TrackedRun
@@ -22,7 +23,7 @@ from monai_diffrecon.tracking.run_notes import is_server
 
 
 class Sweep:
-    """Evaluates a cohort at each value of one setting, one point after the other.
+    """Evaluates a cohort, or a study of image quality, at each value of one setting, one point after the other.
 
     The constructor checks all points with their first scan, so that a wrong value is found before anything is
     computed. The run writes ``sweep.html``, ``sweep.csv`` and ``sweep.json`` to ``output_dir``, and each point's
@@ -87,7 +88,7 @@ class Sweep:
         self.points: dict[str, PointResult] = {}
         for point in self.spec.points:
             try:
-                check_point(point.cohort, self._folder(point.name), **self._options)
+                check_point(point.content, self._folder(point.name), self.spec.base, **self._options)
             except DiffReconError as error:
                 where = f"{self.spec.parameter} {point.text}: {error.where or ''}".removesuffix(": ")
                 raise type(error)(
@@ -112,7 +113,7 @@ class Sweep:
         with stop_on_sigterm(), evaluation_lock(self.output_dir, self.shard), self._run_of_all() as run:
             for point in self.spec.points:
                 options = self._options | {"parent_run_id": run.run_id}
-                self.points[point.name] = run_point(point.cohort, self._folder(point.name), **options)
+                self.points[point.name] = run_point(point.content, self._folder(point.name), self.spec.base, **options)
             if self.shard is None:
                 self._write(run)
             errors = {name: result.error for name, result in self.points.items() if result.error is not None}
@@ -126,8 +127,12 @@ class Sweep:
         return self.rows
 
     def _write(self, run: Any) -> None:
-        infos = shown_metrics(self.spec, [row for result in self.points.values() for row in result.rows])
-        self.rows = sweep_rows(self.spec, {name: result.rows for name, result in self.points.items()}, infos)
+        if self.spec.base is None:
+            infos = shown_metrics(self.spec, [row for result in self.points.values() for row in result.rows])
+            self.rows = sweep_rows(self.spec, {name: result.rows for name, result in self.points.items()}, infos)
+        else:
+            unit = unit_for(str(self.spec.points[0].content["modality"]))
+            self.rows, infos = study_table(self.spec, {n: r.measured for n, r in self.points.items()}, unit)
         failed = {name: str(result.error) for name, result in self.points.items() if result.error is not None}
         files = write_results(self.output_dir, self.spec, self.rows, failed)
         reports = {

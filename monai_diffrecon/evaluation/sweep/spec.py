@@ -18,6 +18,7 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, path_option
 from monai_diffrecon.evaluation.cohort.read import cohort_of
 from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortMethod, CohortSpec
+from monai_diffrecon.evaluation.image_quality.study.spec import checked_study
 from monai_diffrecon.io.file_validation import Text, at, check_keys, needed_keys, read_json, validated
 
 #: What stands for the value in the path of volumes.
@@ -31,31 +32,33 @@ class SweepContent:
     """The keys of a sweep's file.
 
     Attributes:
-        cohort: path of a cohort's file, or its content.
         vary: one id -> its values.
+        cohort: path of a cohort's file, or its content.
+        study: path of the file of a study of image quality, or its content, instead of a cohort.
         title: heading of the page.
         metrics: keys of the metrics that are shown; empty for all by which methods are compared.
     """
 
-    cohort: Text | dict[str, Any]
     vary: dict[Text, Annotated[list[Any], Field(min_length=1)]]
+    cohort: Text | dict[str, Any] | None = None
+    study: Text | dict[str, Any] | None = None
     title: Text = ""
     metrics: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value, and the cohort with it.
+    """One value, and the cohort or the study with it.
 
     Attributes:
         name: name of its folder.
         value: the value.
-        cohort: content of the cohort's file, with absolute paths.
+        content: of the cohort's file with absolute paths, or of the study's.
     """
 
     name: str
     value: Any
-    cohort: dict[str, Any]
+    content: dict[str, Any]
 
     @property
     def text(self) -> str:
@@ -72,19 +75,20 @@ class SweepSpec:
         parameter: the id that varies.
         points: the points, in the order of the file.
         metrics: as in the file.
-        cohort: the cohort without the value.
+        labels: of the methods.
+        base: folder that paths of a study are relative to; None for a sweep of a cohort.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
     """
 
     title: str
     parameter: str
     points: tuple[Point, ...]
     metrics: tuple[str, ...]
-    cohort: CohortSpec
-
-    @property
-    def labels(self) -> list[str]:
-        """The labels of the methods."""
-        return [method.label for method in self.cohort.methods]
+    labels: tuple[str, ...]
+    base: Path | None = None
+    seed: int = 0
+    resamples: int = CohortSpec.resamples
 
 
 def read_sweep(path: str | Path, output_dir: str | Path) -> SweepSpec:
@@ -106,22 +110,34 @@ def read_sweep(path: str | Path, output_dir: str | Path) -> SweepSpec:
     if len(said.vary) != 1:
         raise ConfigError("not one setting", where="vary", expected="one id and its values", got=", ".join(said.vary))
     ((parameter, values),) = said.vary.items()
-    keys = [info.key for info in metric_infos() if info.group != COST]
-    for metric in said.metrics:
-        check_choice(metric, "metrics", keys)
-    base, where = path.resolve().parent, at(path.name, "cohort")
-    given: Any = said.cohort
+    kind = "cohort" if said.study is None else "study"
+    if (said.cohort is None) == (said.study is None):
+        raise ConfigError("neither a cohort nor a study, or both", where=path.name, expected="cohort or study")
+    base, where = path.resolve().parent, at(path.name, kind)
+    given: Any = said.cohort if said.study is None else said.study
     if isinstance(given, str):
-        file = path_option(base / path_option(given, "cohort"), "cohort")
+        file = path_option(base / path_option(given, kind), kind)
         base, where, given = file.resolve().parent, file.name, read_json(file, file.name)
-    cohort = cohort_of(given, where, base, output_dir)
-    title = said.title or f"{parameter}: {cohort.title}"
-    points = tuple(_point(parameter, value, cohort, given, title) for value in values)
-    names = [point.name.lower() for point in points]  # some file systems take a and A for one
+    if kind == "study":
+        study = checked_study(given, where)
+        title = said.title or f"{parameter}: {study.title}"
+        made = [_study_point(parameter, value, given, title) for value in values]
+        labels = tuple(str(method.get("label")) for method in study.methods)
+        spec = SweepSpec(title, parameter, tuple(made), said.metrics, labels, base)
+    else:
+        keys = [info.key for info in metric_infos() if info.group != COST]
+        for metric in said.metrics:
+            check_choice(metric, "metrics", keys)
+        cohort = cohort_of(given, where, base, output_dir)
+        title = said.title or f"{parameter}: {cohort.title}"
+        made = [_point(parameter, value, cohort, given, title) for value in values]
+        labels = tuple(method.label for method in cohort.methods)
+        spec = SweepSpec(title, parameter, tuple(made), said.metrics, labels, None, cohort.seed, cohort.resamples)
+    names = [point.name.lower() for point in spec.points]  # some file systems take a and A for one
     for name in names:
         if names.count(name) > 1:
             raise ConfigError("two points of one name", where=at("vary", parameter), got=name)
-    return SweepSpec(title, parameter, points, said.metrics, cohort)
+    return spec
 
 
 def value_text(value: Any) -> str:
@@ -131,30 +147,63 @@ def value_text(value: Any) -> str:
 
 def _point(parameter: str, value: Any, cohort: CohortSpec, given: dict[str, Any], title: str) -> Point:
     text = value_text(value)
-    name = re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{parameter.rpartition('#')[2]}-{text}").strip("-.")[:_LONGEST]
     content = {key: said for key, said in given.items() if key not in ("cases", "methods", "simulate")}
     content |= {"title": f"{title}, {text}", "baseline": cohort.baseline, "simulate": given.get("simulate")}
     methods = cohort.methods
     if parameter.startswith(_SIMULATE):
-        simulate = given.get("simulate")
         if cohort.simulate.get("simulate") is False:
             raise ConfigError("varied, but nothing is simulated", where=at("vary", parameter), mend="set simulate")
-        content["simulate"] = (simulate if isinstance(simulate, dict) else {}) | {
-            parameter.removeprefix(_SIMULATE): value
-        }
+        content["simulate"] = _simulated(given, parameter, value)
     else:
         methods = tuple(m if m.volumes else replace(m, overrides=_laid(m, parameter, value)) for m in methods)
-    for number, method in enumerate(methods):
-        if method.volumes and VALUE not in method.volumes:
-            raise ConfigError(
-                "the same volumes for all values",
-                where=f"methods#{number}#volumes",
-                expected=f"a path with {VALUE} for the value of {parameter}",
-                mend="or omit this method: a sweep shows what depends on the value",
-            )
-    methods = tuple(replace(m, volumes=m.volumes.replace(VALUE, text)) if m.volumes else m for m in methods)
+    methods = tuple(
+        replace(m, volumes=_volumes(m.volumes, number, parameter, text)) if m.volumes else m
+        for number, m in enumerate(methods)
+    )
     content |= {"cases": [_plain(case) for case in cohort.cases], "methods": [_plain(method) for method in methods]}
-    return Point(name, value, {key: said for key, said in content.items() if said is not None})
+    return Point(_name(parameter, text), value, {key: said for key, said in content.items() if said is not None})
+
+
+def _study_point(parameter: str, value: Any, given: dict[str, Any], title: str) -> Point:
+    text, content = value_text(value), {**given}
+    content["title"] = f"{title}, {text}"
+    methods = [dict(method) for method in given["methods"]]
+    for number, method in enumerate(methods):
+        if isinstance(method.get("volumes"), str):
+            method["volumes"] = _volumes(method["volumes"], number, parameter, text)
+        elif not parameter.startswith(_SIMULATE):
+            method["overrides"] = (method.get("overrides") or {}) | {parameter: value}
+    content["methods"] = methods
+    if parameter.startswith(_SIMULATE):
+        content["simulate"] = _simulated(given, parameter, value)
+    return Point(_name(parameter, text), value, content)
+
+
+def _name(parameter: str, text: str) -> str:
+    """Return the name of a point's folder."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{parameter.rpartition('#')[2]}-{text}").strip("-.")[:_LONGEST]
+
+
+def _simulated(given: dict[str, Any], parameter: str, value: Any) -> dict[str, Any]:
+    """Return the measurement of a file with the value."""
+    simulate = given.get("simulate")
+    return (simulate if isinstance(simulate, dict) else {}) | {parameter.removeprefix(_SIMULATE): value}
+
+
+def _volumes(path: str, number: int, parameter: str, text: str) -> str:
+    """Return the path of volumes of other software for a value.
+
+    Raises:
+        ConfigError: it does not depend on the value.
+    """
+    if VALUE not in path:
+        raise ConfigError(
+            "the same volumes for all values",
+            where=f"methods#{number}#volumes",
+            expected=f"a path with {VALUE} for the value of {parameter}",
+            mend="or omit this method: a sweep shows what depends on the value",
+        )
+    return path.replace(VALUE, text)
 
 
 def _laid(method: CohortMethod, parameter: str, value: Any) -> dict[str, Any]:

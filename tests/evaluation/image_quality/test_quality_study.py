@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 from monai_diffrecon.evaluation.image_quality.study.runner import QualityStudy
 from monai_diffrecon.evaluation.image_quality.study.scans import phantom_cases, write_phantoms
 from monai_diffrecon.evaluation.image_quality.study.spec import checked_study, read_study
 from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.tracking.mlflow_client import mlflow_module
 
 BUNDLE = str(Path(__file__).parents[3] / "bundles" / "body_ct")
 NODULE = {"kind": "nodule", "diameter": 5.0, "contrast": 80.0}
@@ -105,6 +107,45 @@ def test_running_it_again_gives_the_same(folder: Path) -> None:
     study.run()
     assert {row.status for row in study.evaluation.rows} == {"reused"}
     assert (folder / "out" / "findings.csv").read_bytes() == before
+
+
+def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Phantoms alone for other software, and the whole with MLflow."""
+    file, out = str(folder / "study.json"), tmp_path / "out"
+    assert cli.main(["image-quality", "--config", file, "--output", str(out), "--phantoms-only"]) == 0
+    assert len(list((out / "phantoms").glob("*.nii.gz"))) == 6
+    assert not (out / "reconstructions").exists()
+    assert (out / "cohort.json").read_bytes() == (folder / "out" / "cohort.json").read_bytes()
+    store = f"sqlite:///{out / 'mlflow.db'}"
+    assert cli.main(["image-quality", "--config", file, "--output", str(out), "--tracking-uri", store]) == 0
+    assert "12 reconstructions, 0 reused" in capsys.readouterr().out
+    assert (out / "findings.csv").read_bytes() == (folder / "out" / "findings.csv").read_bytes()
+    client = mlflow_module().MlflowClient(tracking_uri=store)
+    runs = client.search_runs([client.get_experiment_by_name("monai_diffrecon").experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    (study,) = parents
+    assert study.info.run_name == "Small"
+    assert study.data.metrics["lesion_contrast_nodule_5.0_80.0/ideal"] == pytest.approx(1.0, abs=1e-5)
+    assert "image_quality.html" in {a.path for a in client.list_artifacts(study.info.run_id)}
+
+
+def test_a_sweep_of_a_study(folder: Path, tmp_path: Path) -> None:
+    """More photons, less noise; the table is the same when it is made again."""
+    content = {**STUDY, "phantoms": ["uniform"], "methods": STUDY["methods"][:1]}
+    vary = {"simulate#photons": [1e4, 1e6]}
+    (tmp_path / "sweep.json").write_text(json.dumps({"study": content, "vary": vary, "metrics": ["noise_std"]}))
+    command = ["sweep", "--config", str(tmp_path / "sweep.json"), "--output", str(tmp_path / "out"), "--no-tracking"]
+    assert cli.main(command) == 0
+    table = (tmp_path / "out" / "sweep.csv").read_bytes()
+    with (tmp_path / "out" / "sweep.csv").open() as file:
+        noisy, clean = list(csv.DictReader(file))
+    assert noisy["metric"] == clean["metric"] == "noise_std"
+    assert float(noisy["mean"]) > 3 * float(clean["mean"]) > 0
+    assert cli.main(command) == 0
+    assert (tmp_path / "out" / "sweep.csv").read_bytes() == table
+    both = {"study": content, "cohort": {}, "vary": vary}
+    (tmp_path / "sweep.json").write_text(json.dumps(both))
+    assert cli.main(command) == ConfigError.exit_code
 
 
 def test_a_missing_volume_is_told_and_the_others_are_measured(folder: Path, tmp_path: Path) -> None:

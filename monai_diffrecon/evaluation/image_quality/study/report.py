@@ -11,12 +11,12 @@ from statistics import fmean
 from typing import Any
 
 from monai_diffrecon.evaluation.cohort.case_row import CaseRow
-from monai_diffrecon.evaluation.image_quality.phantoms.phantom import INTENSITIES
 from monai_diffrecon.evaluation.image_quality.study.images import picture_row
 from monai_diffrecon.evaluation.image_quality.study.measured import Measured
 from monai_diffrecon.evaluation.image_quality.study.scans import PhantomCase
 from monai_diffrecon.evaluation.image_quality.study.spec import QualitySpec
 from monai_diffrecon.evaluation.image_quality.study.verdict import RULE, focus_of, said_of, sentences, verdict
+from monai_diffrecon.evaluation.image_quality.study.words import better_of, unit_for, unit_of
 from monai_diffrecon.evaluation.pages.charts import line_plot
 from monai_diffrecon.evaluation.pages.render import number, write_page
 from monai_diffrecon.io.atomic import atomic_write
@@ -103,8 +103,7 @@ def write_summary(
 def _context(
     spec: QualitySpec, measured: Measured, rows: Sequence[CaseRow], methods: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    unit = INTENSITIES[spec.modality][2]
-    unit = "" if unit == "arbitrary" else unit
+    unit = unit_for(spec.modality)
     focus = focus_of(measured, spec.focus)
     settings = [s for s in measured.settings("lesion_contrast") if s["lesion"] != "disc"]
     return {
@@ -166,7 +165,7 @@ def _plots(key: str, quantity: Quantity, measured: Measured, unit: str) -> list[
         for curve in measured.curves(label, key):
             points = [(float(x), float(y)) for x, y in zip(curve.x, curve.y, strict=True) if math.isfinite(y)]
             found.setdefault(said_of(curve.setting, unit), {})[label] = points
-    y = quantity.unit.replace("intensity", unit or "intensity")
+    y = unit_of(quantity, unit)
     return [
         (
             f"{quantity.title}{'' if said == 'all' else f': {said}'}",
@@ -187,14 +186,13 @@ def _cell(finding: Finding | None, quantity: Quantity) -> dict[str, str]:
 
 
 def _heading(quantity: Quantity, unit: str) -> str:
-    said = quantity.unit.replace("intensity", unit or "intensity")
+    said = unit_of(quantity, unit)
     return f"{quantity.title} ({said})" if said else quantity.title
 
 
 def _better(quantity: Quantity) -> str:
-    if isinstance(quantity.better, float):
-        return f"{quantity.better:g} is best"
-    return "" if quantity.better is None else f"{quantity.better} is better"
+    better = better_of(quantity)
+    return f"{better} is better" if better else ""
 
 
 def _reasons(

@@ -76,10 +76,10 @@ def write_phantoms(cases: list[PhantomCase], folder: Path) -> None:
 
 
 def scans_of(cases: list[PhantomCase], folder: Path, operators: dict[VolumeGeometry, Operator]) -> list[PhantomScan]:
-    """Return the reconstructions of a method that are there.
+    """Return the reconstructions of a method.
 
     Args:
-        cases: of the study.
+        cases: those that it has reconstructed.
         folder: of the method.
         operators: geometry -> operator, as of :func:`operators_of`.
 
@@ -88,10 +88,7 @@ def scans_of(cases: list[PhantomCase], folder: Path, operators: dict[VolumeGeome
     """
     scans = []
     for case in cases:
-        path = folder / f"{case.case}_recon.nii.gz"
-        if not path.is_file():
-            continue
-        volume, geometry = read_volume(path)
+        volume, geometry = read_volume(folder / f"{case.case}_recon.nii.gz")
         if volume.shape != case.truth.shape:
             raise ConfigError(
                 "a reconstruction on another grid than the phantom",
