@@ -40,7 +40,8 @@ def places(
     points += (generator.random(points.shape) - 0.5) * geometry.spacing
     free = depth - _MARGIN  # radius of the largest ball that fits around each point
     found, full = 0, set[int]()
-    for number in itertools.cycle(range(len(radii))):
+    # The largest first in each round: they find room last.
+    for number in itertools.cycle(sorted(range(len(radii)), key=lambda i: -radii[i])):
         if len(full) == len(radii) or found == most:
             return
         fits = np.flatnonzero(free >= radii[number])
