@@ -22,7 +22,7 @@ from monai_diffrecon.io.atomic import atomic_write
 ROOT = Path(__file__).resolve().parents[2]
 TUNED = "ADMM-TV"
 #: Weights of the rival; the best by PSNR is taken.
-THRESHOLDS = (0.01, 0.003, 0.001, 0.0003)
+THRESHOLDS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 _Z_TV: dict[str, Any] = {
     "prior": {"name": "slices"},
     "consistency": {"name": "admm", "rho": 0.026, "regularizers": [{"name": "z_tv", "threshold": 0.004}]},

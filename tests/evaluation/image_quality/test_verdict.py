@@ -46,7 +46,8 @@ def test_a_lesion_is_kept_or_lost(numbers: tuple[float, float, float, float], wo
 
 def test_sentences_name_who_keeps_and_who_loses() -> None:
     found = measured(good=(0.9, 0.8, 1.0, 0.95), bad=(0.2, 0.1, 0.3, 0.6))
-    first, second = sentences(found, NODULE, "HU")
+    first, second, third = sentences(found, NODULE, "HU")
+    assert "good" in third
     assert "good" in first
     assert "bad" not in first
     assert "bad" in second

@@ -9,7 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from monai_diffrecon.evaluation.image_quality.metrics.regions import mean_finding, pairs, plain, setting_of, square
+from monai_diffrecon.evaluation.image_quality.metrics.regions import (
+    mean_finding,
+    order_of,
+    pairs,
+    plain,
+    setting_of,
+    square,
+)
 from monai_diffrecon.evaluation.image_quality.phantoms.shapes import voxel_centres
 from monai_diffrecon.protocols import Curve, Finding, PhantomMetric, PhantomScan, Picture, QualityResult, Quantity, Site
 
@@ -54,7 +61,7 @@ class LesionSurvival(PhantomMetric):
                     crops = [square(v, present.geometry, site.centre, _HALF) for v in (volume, truth)]
                     if crops[0] is not None and crops[1] is not None:
                         tiles[key] = (crops[0], crops[1])
-        ordered = [key for key in settings if key in tiles]
+        ordered = sorted(tiles, key=lambda key: order_of(settings[key]))
         pictures: tuple[Picture, ...] = ()
         if ordered:
             rows = [np.concatenate([np.flipud(tiles[key][i].T) for key in ordered], axis=1) for i in (0, 1)]

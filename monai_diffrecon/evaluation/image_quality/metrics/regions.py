@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
 from torch import Tensor
 
+from monai_diffrecon.evaluation.image_quality.phantoms.lesions import KINDS
 from monai_diffrecon.evaluation.image_quality.phantoms.shapes import voxel_centres
 from monai_diffrecon.protocols import Finding, PhantomScan, Site, VolumeGeometry
 
@@ -102,6 +103,13 @@ def setting_of(site: Site) -> dict[str, Any]:
     """Return what a reader wants to know of a lesion, a disc, or a rod."""
     named = {"lesion": site.name} if site.name else {"lesion": site.kind}
     return {**named, "diameter": round(2 * site.radius, 3), "contrast": site.contrast}
+
+
+def order_of(setting: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what settings are sorted by for readers: kind of lesion, diameter, contrast, frequency."""
+    kind = setting.get("lesion", "")
+    numbers = [abs(float(setting.get(key, 0.0))) for key in ("diameter", "contrast", "frequency")]
+    return ([*KINDS, kind].index(kind), str(setting.get("phantom", "")), *numbers)
 
 
 def mean_finding(key: str, values: Iterable[float], setting: dict[str, Any] | None = None) -> Finding:

@@ -13,6 +13,7 @@ from typing import Any
 from monai_diffrecon import registry
 from monai_diffrecon.errors import DiffReconError
 from monai_diffrecon.evaluation.cohort.tables import cell, write_csv
+from monai_diffrecon.evaluation.image_quality.metrics.regions import order_of
 from monai_diffrecon.protocols import Curve, Finding, PhantomMetric, PhantomScan, Picture, QualityResult
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,12 @@ class Measured:
         return found[0] if found else None
 
     def settings(self, key: str) -> list[dict[str, Any]]:
-        """Return the settings that any method has a number for, in order."""
+        """Return the settings that any method has a number for, sorted for readers."""
         found: dict[tuple[Any, ...], dict[str, Any]] = {}
         for label in self.labels:
             for finding in self.findings(label, key):
                 found.setdefault(tuple(finding.setting.items()), finding.setting)
-        return list(found.values())
+        return sorted(found.values(), key=order_of)
 
     def curves(self, label: str, key: str) -> list[Curve]:
         """Return the curves of a method under a key."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ def said_of(setting: dict[str, Any], unit: str) -> str:
     if "frequency" in setting:
         words.append(f"{setting['frequency']:g} line pairs/mm")
     if setting.get("phantom"):
-        words.append(f"phantom {setting['phantom']}")
+        words.append(f"in {setting['phantom']}")
     return ", ".join(words) or "all"
 
 
@@ -103,6 +103,7 @@ def sentences(measured: Measured, setting: dict[str, Any], unit: str) -> list[st
         those = [f"{label} ({', '.join(v.numbers())})" for label, v in verdicts.items() if v.word == word]
         if those:
             found.append(f"A {lesion} {text} {_listed(those)}.")
+    found += _best(measured, verdicts, unit)
     visible = next((f for f in (measured.finding(m, "lesion_measured", **setting) for m in measured.labels) if f), None)
     if visible is not None and math.isfinite(visible.value):
         found.append(
@@ -110,6 +111,23 @@ def sentences(measured: Measured, setting: dict[str, Any], unit: str) -> list[st
             "assumptions."
         )
     return found
+
+
+def _best(measured: Measured, verdicts: Mapping[str, Verdict], unit: str) -> list[str]:
+    """Return where the observer does best, and where most contrast is left at which noise."""
+    seen = {m: v.auc for m, v in verdicts.items() if v.auc is not None and math.isfinite(v.auc.value)}
+    left = {m: v.contrast for m, v in verdicts.items() if v.contrast is not None and math.isfinite(v.contrast.value)}
+    if len(seen) < 2 or len(left) < 2:
+        return []
+    top = max(auc.value for auc in seen.values())
+    first = [m for m, auc in seen.items() if auc.value == top]
+    most = min(left, key=lambda m: abs(left[m].value - 1.0))
+    text = f"The observer does best with {_listed(first)} (AUC {top:.2f}); most of the contrast is left by {most}"
+    noise = {m: measured.finding(m, "noise_std") for m in dict.fromkeys([first[0], most])}
+    if most not in first and all(n is not None for n in noise.values()):
+        said = [f"{n.value:.1f}{f' {unit}' if unit else ''} ({m})" for m, n in noise.items() if n is not None]
+        text += f". The noise of the two is {' and '.join(said)}"
+    return [f"{text}."]
 
 
 def _listed(parts: Sequence[str]) -> str:
