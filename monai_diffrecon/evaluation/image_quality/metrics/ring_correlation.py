@@ -40,8 +40,8 @@ class RingCorrelationMetric(PhantomMetric):
         "Slices are correlated with the truth ring by ring of spatial frequency (van Heel and Schatz, J Struct Biol "
         "151:250, 2005); the resolution is where the correlation falls below the half-bit curve, two voxels at best. "
         f"Patches of {_PATCH:g} mm are scanned in the same way with the threshold 0.5; those that fail before half of "
-        "the Nyquist frequency are candidates for invented structures, and for plain blur and noise (scanning Fourier ring "
-        "correlation, after Kc et al.)."
+        "the Nyquist frequency are candidates for invented structures, and for plain blur and noise (scanning Fourier "
+        "ring correlation, after Kc et al., arXiv 2603.04673)."
     )
 
     def __call__(self, scans: Sequence[PhantomScan]) -> QualityResult:
