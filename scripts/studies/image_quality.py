@@ -93,10 +93,10 @@ TASKS: dict[str, dict[str, Any]] = {
         "grid": {"shape": [80, 96, 40], "spacing": 1.0},
         "phantoms": [
             {"name": "lesions", "most": 64, "lesions": _SMALL},
-            "uniform",
+            {"name": "uniform", "realizations": 1},
             {"name": "rods", "realizations": 1, "contrasts": [-300], "diameter": 18, "axis": 0},
         ],
-        "methods": methods("brain_mr", "z_super_resolution", ("Cubic", "cubic"), 50),
+        "methods": methods("brain_mr", "z_super_resolution", ("Cubic", "cubic"), 30),
         "simulate": {"noise": 0.01},
     },
 }
@@ -115,7 +115,7 @@ def tuned(content: dict[str, Any], work: Path, executor: Any) -> dict[str, Any]:
         {**rival, "label": str(threshold), "overrides": {**rival["overrides"], "sampler#threshold": threshold}}
         for threshold in THRESHOLDS
     ]
-    lesions = [phantom for phantom in content["phantoms"] if phantom != "uniform" and phantom["name"] == "lesions"]
+    lesions = [phantom for phantom in content["phantoms"] if isinstance(phantom, dict) and phantom["name"] == "lesions"]
     few = {"phantoms": lesions, "realizations": 1, "metrics": [], "seed": 1000, "methods": trials}
     study = QualityStudy({**content, **few}, work, track=False, executor=executor)
     study.run()
