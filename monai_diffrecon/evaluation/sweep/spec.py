@@ -18,6 +18,7 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, path_option
 from monai_diffrecon.evaluation.cohort.read import cohort_of
 from monai_diffrecon.evaluation.cohort.spec import CohortCase, CohortMethod, CohortSpec
+from monai_diffrecon.evaluation.image_quality.study.measured import phantom_metrics
 from monai_diffrecon.evaluation.image_quality.study.spec import checked_study
 from monai_diffrecon.io.file_validation import Text, at, check_keys, needed_keys, read_json, validated
 
@@ -120,6 +121,11 @@ def read_sweep(path: str | Path, output_dir: str | Path) -> SweepSpec:
         base, where, given = file.resolve().parent, file.name, read_json(file, file.name)
     if kind == "study":
         study = checked_study(given, where)
+        found = phantom_metrics(study.metrics)
+        for metric in said.metrics:
+            check_choice(metric, "metrics", [key for one in found for key in one.quantities])
+        if parameter.startswith(_SIMULATE) and given.get("simulate") is False:
+            raise ConfigError("varied, but nothing is simulated", where=at("vary", parameter), mend="set simulate")
         title = said.title or f"{parameter}: {study.title}"
         made = [_study_point(parameter, value, given, title) for value in values]
         labels = tuple(str(method.get("label")) for method in study.methods)
@@ -172,7 +178,10 @@ def _study_point(parameter: str, value: Any, given: dict[str, Any], title: str) 
         if isinstance(method.get("volumes"), str):
             method["volumes"] = _volumes(method["volumes"], number, parameter, text)
         elif not parameter.startswith(_SIMULATE):
-            method["overrides"] = (method.get("overrides") or {}) | {parameter: value}
+            overrides = method.get("overrides") or {}
+            if not isinstance(overrides, dict):
+                raise ConfigError("not an object", where=f"methods#{number}#overrides", got=type(overrides).__name__)
+            method["overrides"] = overrides | {parameter: value}
     content["methods"] = methods
     if parameter.startswith(_SIMULATE):
         content["simulate"] = _simulated(given, parameter, value)

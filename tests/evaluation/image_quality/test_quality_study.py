@@ -143,6 +143,8 @@ def test_a_sweep_of_a_study(folder: Path, tmp_path: Path) -> None:
     assert float(noisy["mean"]) > 3 * float(clean["mean"]) > 0
     assert cli.main(command) == 0
     assert (tmp_path / "out" / "sweep.csv").read_bytes() == table
+    (tmp_path / "sweep.json").write_text(json.dumps({"study": content, "vary": vary, "metrics": ["psnr"]}))
+    assert cli.main(command) == ConfigError.exit_code
     both = {"study": content, "cohort": {}, "vary": vary}
     (tmp_path / "sweep.json").write_text(json.dumps(both))
     assert cli.main(command) == ConfigError.exit_code
@@ -180,6 +182,8 @@ def test_a_missing_volume_is_told_and_the_others_are_measured(folder: Path, tmp_
         ({"methods": []}, ConfigError),
         ({"realizations": True}, ConfigError),
         ({"colour": 1}, ConfigError),
+        ({"phantoms": [{"name": ["uniform"]}]}, ConfigError),
+        ({"focus": {"size": 4}}, ConfigError),
     ],
 )
 def test_faults_of_the_file(change: dict[str, Any], error: type[Exception]) -> None:
@@ -192,3 +196,20 @@ def test_a_phantom_that_does_not_fit_is_refused_before_anything_is_computed(tmp_
     with pytest.raises(ConfigError):
         QualityStudy(content, tmp_path / "out", base=tmp_path, track=False)
     assert not list((tmp_path / "out").glob("reconstructions/*"))
+
+
+def test_methods_must_share_the_measurement_and_the_focus_must_be_there(tmp_path: Path) -> None:
+    other = {**STUDY["methods"][0], "label": "More views", "overrides": {"operator#views": 64}}
+    with pytest.raises(ConfigError):
+        QualityStudy({**STUDY, "methods": [STUDY["methods"][0], other]}, tmp_path, track=False)
+    with pytest.raises(ConfigError):
+        QualityStudy({**STUDY, "methods": STUDY["methods"][:1], "focus": {"diameter": 99}}, tmp_path, track=False)
+
+
+def test_another_grid_is_written_anew(tmp_path: Path) -> None:
+    """Voxels of the same values at another size are other phantoms."""
+    coarse = {**STUDY, "phantoms": ["uniform"]}
+    fine = {**coarse, "grid": {**STUDY["grid"], "spacing": 1.0}}
+    for content, size in ((coarse, 1.5), (fine, 1.0)):
+        write_phantoms(phantom_cases(checked_study(content, "study")), tmp_path)
+        assert read_volume(tmp_path / "uniform-0.nii.gz")[1].spacing == pytest.approx((size,) * 3)

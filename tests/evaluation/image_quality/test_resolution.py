@@ -13,7 +13,7 @@ from monai_diffrecon.evaluation.image_quality.measures.edge import fit_disc, tas
 from monai_diffrecon.evaluation.image_quality.measures.frequency import Curve, frequency_at, radial_frequency
 from monai_diffrecon.evaluation.image_quality.measures.point import (
     disc_spectrum,
-    line_pair_modulation,
+    fundamental_amplitude,
     point_transfer,
     sphere_spectrum,
 )
@@ -146,27 +146,16 @@ def test_spectra_by_numbers() -> None:
         assert sphere_spectrum(np.array([f]), 2.0)[0] == pytest.approx(naive, abs=1e-6)
 
 
-@pytest.mark.parametrize("period", [2.0, 2.5, 4.0])
-def test_line_pairs_of_a_known_blur(period: float) -> None:
-    x = np.arange(400) * 0.05
-    odd = np.arange(1, 400, 2)[:, None]
-    waves = np.sin(2 * np.pi * odd * x / period) / odd * gaussian(odd / period)
-    bars = 50 + 80 * (0.5 + 2 / np.pi * waves.sum(axis=0))  # Fourier series of a square wave of 50 and 130
-    noise = np.random.default_rng(3).normal(0, 6, (30, 60, 400))
-    expected = gaussian(np.array([1 / period]))[0]
-    assert line_pair_modulation(bars, 80.0, noise=0.0) == pytest.approx(expected, abs=0.01)
-    assert line_pair_modulation(bars + noise, 80.0) == pytest.approx(expected, abs=0.02)
-    assert line_pair_modulation((bars + noise)[0], -80.0, noise=6.0) == pytest.approx(expected, abs=0.02)
-
-
-def test_line_pairs_at_the_ends() -> None:
-    sharp = np.tile([0.0, 1.0], 100)
-    assert line_pair_modulation(sharp, 1.0, noise=0.0) == pytest.approx(math.pi / (2 * math.sqrt(2)))
-    assert line_pair_modulation(np.ones(50), 1.0, noise=1.0) == 0.0
-    with raises(InputError, where="line_pair_modulation"):
-        line_pair_modulation(sharp, 1.0)
-    with raises(InputError, where="line_pair_modulation", got=0.0):
-        line_pair_modulation(sharp, 0.0, noise=1.0)
+@pytest.mark.parametrize("frequency", [0.1, 0.23, 0.41])
+def test_the_amplitude_of_a_frequency(frequency: float) -> None:
+    x = np.arange(60) * 1.0
+    wave = 100.0 + 0.1 * x + 7.0 * np.cos(2 * np.pi * frequency * x + 0.8)
+    assert fundamental_amplitude(wave, 1.0, frequency) == pytest.approx(7.0, rel=0.02)
+    assert fundamental_amplitude(np.full(60, 100.0), 1.0, frequency) == pytest.approx(0.0, abs=1e-10)
+    bars = 80.0 * (np.mod(np.arange(600) * 0.1 * frequency, 1.0) < 0.5)
+    assert fundamental_amplitude(bars, 0.1, frequency) == pytest.approx(160.0 / math.pi, rel=0.03)
+    with raises(InputError, where="fundamental_amplitude"):
+        fundamental_amplitude(wave, 1.0, 0.6)
 
 
 def test_frequency_at() -> None:

@@ -46,12 +46,15 @@ def split_by_operator(x: Tensor, operator: Operator) -> Split:
         operator: the forward operator A.
 
     Returns:
-        Both parts, of the real part where the operator's volumes are complex.
+        Both parts. Of an operator of complex volumes, the row space is that of real images.
     """
-    acted = x.to(operator.volume_dtype)
-    rhs = operator.normal(acted)
+
+    def normal(z: Tensor) -> Tensor:
+        """A^T A on real images, for which a complex operator is real-linear too."""
+        acted = operator.normal(z.to(operator.volume_dtype))
+        return acted.real if acted.is_complex() else acted
+
     measured = conjugate_gradient(
-        operator.normal, rhs, torch.zeros_like(acted), iterations=_ITERATIONS, tolerance=_TOLERANCE
-    )
-    plain = measured.real if measured.is_complex() else measured
-    return Split(plain.to(x.dtype), x - plain.to(x.dtype))
+        normal, normal(x), torch.zeros_like(x), iterations=_ITERATIONS, tolerance=_TOLERANCE
+    ).to(x.dtype)
+    return Split(measured, x - measured)

@@ -52,7 +52,9 @@ class FalseLesions(PhantomMetric):
         for (diameter, contrast), rates in counts.items():
             setting: dict[str, Any] = {"diameter": diameter, "contrast": contrast}
             findings.append(mean_finding("false_lesions", rates, setting))
-        return QualityResult(tuple(findings))
+        none = [f"{f.setting['diameter']:g} mm" for f in findings if not f.n]
+        text = f"no even background large enough for a lesion of {' or '.join(none)}"
+        return QualityResult(tuple(findings), warnings=(text,) if none else ())
 
 
 def false_lesion_rate(

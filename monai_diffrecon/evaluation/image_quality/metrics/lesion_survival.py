@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from monai_diffrecon.evaluation.image_quality.metrics.regions import (
     mean_finding,
     order_of,
     pairs,
+    phantom_of,
     plain,
     setting_of,
     square,
@@ -46,6 +47,7 @@ class LesionSurvival(PhantomMetric):
         """Measure."""
         kept: dict[tuple[object, ...], list[float]] = {}
         settings, tiles = {}, dict[tuple[object, ...], tuple[np.ndarray, np.ndarray]]()
+        named = phantom_of(scans)
         for present, absent in pairs(scans):
             signal = plain(present.truth) - plain(absent.truth)
             difference = plain(present.volume) - plain(absent.volume)
@@ -53,7 +55,7 @@ class LesionSurvival(PhantomMetric):
             for site in present.sites:
                 if site.kind not in self.kinds:
                     continue
-                setting = setting_of(site)
+                setting = {**setting_of(site), **named(present)}
                 key = tuple(setting.values())
                 settings[key] = setting
                 kept.setdefault(key, []).append(recovered(difference, signal, present, site))
@@ -75,16 +77,21 @@ class LesionSurvival(PhantomMetric):
 
 def _by_diameter(findings: Sequence[Finding]) -> tuple[Curve, ...]:
     """Return a curve for each kind and contrast that occurs with several diameters."""
-    rows: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    rows: dict[tuple[Any, ...], tuple[dict[str, Any], list[tuple[float, float]]]] = {}
     for finding in findings:
-        of = finding.setting
-        rows.setdefault((of["lesion"], of["contrast"]), []).append((of["diameter"], finding.value))
-    curves = []
-    for (lesion, contrast), points in rows.items():
-        if len(points) > 1:
-            x, y = np.array(sorted(points)).T
-            curves.append(Curve("contrast_by_diameter", x, y, {"lesion": lesion, "contrast": contrast}))
-    return tuple(curves)
+        setting = {key: value for key, value in finding.setting.items() if key != "diameter"}
+        _, points = rows.setdefault(tuple(setting.values()), (setting, []))
+        points.append((finding.setting["diameter"], finding.value))
+    return tuple(
+        Curve("contrast_by_diameter", *_columns(points), setting)
+        for setting, points in rows.values()
+        if len(points) > 1
+    )
+
+
+def _columns(points: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.array(sorted(points)).T
+    return x, y
 
 
 def recovered(difference: np.ndarray, signal: np.ndarray, scan: PhantomScan, site: Site) -> float:

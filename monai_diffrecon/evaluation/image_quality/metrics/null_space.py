@@ -13,7 +13,12 @@ import torch
 
 from monai_diffrecon.evaluation.image_quality.measures.null_space import split_by_operator
 from monai_diffrecon.evaluation.image_quality.metrics.lesion_survival import recovered
-from monai_diffrecon.evaluation.image_quality.metrics.regions import mean_finding, plain, setting_of
+from monai_diffrecon.evaluation.image_quality.metrics.regions import (
+    mean_finding,
+    phantom_of,
+    plain,
+    setting_of,
+)
 from monai_diffrecon.protocols import PhantomMetric, PhantomScan, Picture, QualityResult, Quantity
 
 
@@ -43,6 +48,7 @@ class NullSpace(PhantomMetric):
         errors: dict[str, list[float]] = {"measured_rmse": [], "null_rmse": []}
         visible: dict[tuple[object, ...], list[float]] = {}
         settings, pictures = dict[tuple[object, ...], dict[str, Any]](), list[Picture]()
+        named = phantom_of(scans)
         known = [scan for scan in scans if scan.operator is not None]
         for scan in known:
             assert scan.operator is not None
@@ -57,15 +63,11 @@ class NullSpace(PhantomMetric):
                 signal = (scan.truth - scan.without).float()
                 seen = plain(split_by_operator(signal, scan.operator).measured)
                 for site in (s for s in scan.sites if s.kind == "lesion"):
-                    setting = setting_of(site)
-                    settings[key_of(setting)] = setting
-                    visible.setdefault(key_of(setting), []).append(recovered(seen, plain(signal), scan, site))
+                    setting = {**setting_of(site), **named(scan)}
+                    settings[tuple(setting.values())] = setting
+                    kept = recovered(seen, plain(signal), scan, site)
+                    visible.setdefault(tuple(setting.values()), []).append(kept)
         warnings = () if known else ("the operator is unknown, so errors were not split",)
         findings = [mean_finding(key, values) for key, values in errors.items() if values]
         findings += [mean_finding("lesion_measured", values, settings[key]) for key, values in visible.items()]
         return QualityResult(tuple(findings), pictures=tuple(pictures), warnings=warnings)
-
-
-def key_of(setting: dict[str, Any]) -> tuple[object, ...]:
-    """Return a setting as a key of a dictionary."""
-    return tuple(setting.values())

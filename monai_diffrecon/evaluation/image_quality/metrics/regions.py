@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,8 +99,14 @@ def pairs(scans: Sequence[PhantomScan]) -> Iterator[tuple[PhantomScan, PhantomSc
             yield scan, other
 
 
+def phantom_of(scans: Sequence[PhantomScan]) -> Callable[[PhantomScan], dict[str, Any]]:
+    """Return what tells the phantom of a scan in a setting: nothing where all scans are of one."""
+    several = len({scan.phantom for scan in scans}) > 1
+    return lambda scan: {"phantom": scan.phantom} if several else {}
+
+
 def setting_of(site: Site) -> dict[str, Any]:
-    """Return what a reader wants to know of a lesion, a disc, or a rod."""
+    """Return what a reader wants to know of a lesion or a disc."""
     named = {"lesion": site.name} if site.name else {"lesion": site.kind}
     return {**named, "diameter": round(2 * site.radius, 3), "contrast": site.contrast}
 

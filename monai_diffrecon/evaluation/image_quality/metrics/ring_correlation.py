@@ -1,12 +1,12 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""Where a reconstruction stops to agree with the truth."""
+"""Where a reconstruction stops agreeing with the truth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,9 @@ class RingCorrelationMetric(PhantomMetric):
         "frc_resolution": Quantity("Resolution by Fourier ring correlation, half bit", "mm", "lower"),
         "frc_early": Quantity("Patches that disagree early", "of all", "lower", 3),
         "frc": Quantity("Fourier ring correlation with the truth", "correlation", axis="frequency (1/mm)"),
-        "frc_map": Quantity("Frequency at which patches stop to agree with the truth (bright is good)", "1/mm"),
+        "frc_map": Quantity(
+            "Frequency at which patches stop agreeing with the truth (bright is good; blue: flat)", "1/mm"
+        ),
     }
     method: ClassVar[str] = (
         "Slices are correlated with the truth ring by ring of spatial frequency (van Heel and Schatz, J Struct Biol "
@@ -46,27 +48,35 @@ class RingCorrelationMetric(PhantomMetric):
 
     def __call__(self, scans: Sequence[PhantomScan]) -> QualityResult:
         """Measure."""
-        resolutions, early, curves, pictures = list[float](), list[float](), list[np.ndarray](), list[Picture]()
+        resolutions, early = dict[Any, list[float]](), dict[Any, list[float]]()  # by object: its slices are alike
+        curves, pictures = list[np.ndarray](), list[Picture]()
         frequency = np.empty(0)
         for scan in scans:
             volume, truth, spacing = plain(scan.volume), plain(scan.truth), scan.geometry.spacing[:2]
             patch = min(max(round(_PATCH / spacing[0]), _LEAST_PIXELS), *truth.shape[:2])
-            nyquist = 0.5 / max(spacing)
+            nyquist, of = 0.5 / max(spacing), (scan.phantom, scan.realization)
             for z in _slices(truth):
                 found = ring_correlation(volume[:, :, z], truth[:, :, z], spacing)
                 frequency = found.frequency
                 curves.append(found.correlation)
-                resolutions.append(1.0 / crossing_frequency(found))
+                resolutions.setdefault(of, []).append(1.0 / crossing_frequency(found))
                 scanned = scanning_correlation(
                     volume[:, :, z], truth[:, :, z], spacing, patch=patch, stride=max(patch // 2, 1)
                 )
                 patches = scanned.crossing[np.isfinite(scanned.crossing)]
-                early.append(float((patches < _EARLY * nyquist).mean()) if len(patches) else math.nan)
+                early.setdefault(of, []).append(
+                    float((patches < _EARLY * nyquist).mean()) if len(patches) else math.nan
+                )
                 if not pictures:
-                    pictures.append(Picture("frc_map", np.flipud(np.nan_to_num(scanned.crossing).T)))
+                    pictures.append(Picture("frc_map", np.flipud(scanned.crossing.T)))
         same = [curve for curve in curves if curve.shape == frequency.shape]
         return QualityResult(
-            (mean_finding("frc_resolution", resolutions), mean_finding("frc_early", early)),
+            tuple(
+                mean_finding(
+                    key, [float(np.nanmean(values)) for values in found.values() if not np.isnan(values).all()]
+                )
+                for key, found in (("frc_resolution", resolutions), ("frc_early", early))
+            ),
             (Curve("frc", frequency, np.nanmean(same, axis=0)),) if same else (),
             tuple(pictures),
         )

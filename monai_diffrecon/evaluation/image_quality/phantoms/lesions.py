@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 
 from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.errors.options import check_integer, check_number
 from monai_diffrecon.evaluation.image_quality.phantoms.anatomy import BODIES
-from monai_diffrecon.evaluation.image_quality.phantoms.phantom import Phantom, centred_grid, finished, plain_body
+from monai_diffrecon.evaluation.image_quality.phantoms.phantom import (
+    Phantom,
+    centred_grid,
+    checked_numbers,
+    finished,
+    plain_body,
+)
 from monai_diffrecon.evaluation.image_quality.phantoms.placement import places
 from monai_diffrecon.evaluation.image_quality.phantoms.shapes import Ellipsoid, Point, Shape, Tube
 from monai_diffrecon.io.find_reader import read_scan
@@ -41,6 +48,8 @@ USUAL: dict[str, tuple[dict[str, Any], ...]] = {
     ),
 }
 _LONG = 12.0  # least length of a vessel, mm
+#: Backgrounds that are not files.
+BACKGROUNDS = ("anatomy", "plain")
 
 
 def lesions(
@@ -68,6 +77,9 @@ def lesions(
         ConfigError: an unknown lesion, or a file without ``tissue``.
         InputError: no room for each lesion once, or a file that cannot be read.
     """
+    most = check_integer(most, "phantoms#lesions#most", low=1)
+    if lesions is not None and (not isinstance(lesions, list | tuple) or not lesions):
+        raise ConfigError("not a list of lesions", where="phantoms#lesions#lesions", got=f"{lesions!r:.60}")
     wanted = [
         _checked(lesion, f"lesions#{i}") for i, lesion in enumerate(USUAL[modality] if lesions is None else lesions)
     ]
@@ -80,7 +92,7 @@ def lesions(
         kind, diameter, contrast = wanted[number]
         signals += [(shape, contrast) for shape in _shapes(kind, place, diameter / 2, turn)]
         sites.append(Site("lesion", place, diameter / 2, _extent(kind, diameter) / 2, contrast, name=kind))
-    if len(placed) < len(wanted):
+    if len(placed) < len(wanted) and most >= len(wanted):
         raise InputError(
             "no room for the lesions",
             where="phantoms#lesions",
@@ -99,10 +111,9 @@ def _checked(lesion: Mapping[str, Any], where: str) -> tuple[str, float, float]:
             expected=f'{{"kind": one of {", ".join(KINDS)}, "diameter": mm, "contrast": intensity}}',
             got=f"{lesion!r:.80}",
         )
-    diameter, contrast = lesion["diameter"], lesion["contrast"]
-    if not (isinstance(diameter, int | float) and isinstance(contrast, int | float) and diameter > 0 and contrast):
-        raise ConfigError("not a lesion", where=where, expected="a diameter above 0 and a contrast", got=repr(lesion))
-    return str(lesion["kind"]), float(diameter), float(contrast)
+    (diameter,) = checked_numbers([lesion["diameter"]], f"{where}#diameter", positive=True)
+    (contrast,) = checked_numbers([lesion["contrast"]], f"{where}#contrast")
+    return str(lesion["kind"]), diameter, contrast
 
 
 def _extent(kind: str, diameter: float) -> float:
@@ -142,7 +153,8 @@ def _background(
         volume, _ = plain_body(geometry, modality)
         allowed = volume == volume.max()
         return geometry, volume, allowed
-    if tissue is None or len(tissue) != 2:
+    ends = [check_number(end, "phantoms#lesions#tissue") for end in tissue] if isinstance(tissue, list | tuple) else []
+    if len(ends) != 2 or ends[0] >= ends[1]:
         raise ConfigError(
             "a background from a file without its tissue",
             where="phantoms#lesions#tissue",
@@ -153,4 +165,4 @@ def _background(
     affine = np.asarray(affine_of(scan.geometry))
     if volume.ndim != 3 or not np.allclose(affine[:3, :3], np.diag(np.diag(affine)[:3]), atol=1e-4):
         raise InputError("an oblique background", where="phantoms#lesions#background", mend="resample it to the axes")
-    return centred_grid(volume.shape, scan.geometry.spacing), volume, (volume >= tissue[0]) & (volume <= tissue[1])
+    return centred_grid(volume.shape, scan.geometry.spacing), volume, (volume >= ends[0]) & (volume <= ends[1])

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors.options import check_number
 from monai_diffrecon.evaluation.image_quality.phantoms.shapes import Cylinder, Shape, coverage, voxel_centres
 from monai_diffrecon.protocols import Site, VolumeGeometry
 
@@ -84,6 +87,26 @@ def plain_body(geometry: VolumeGeometry, modality: str) -> tuple[np.ndarray, flo
     return volume, radius
 
 
+def checked_numbers(values: Any, where: str, *, positive: bool = False) -> list[float]:
+    """Return a list of finite numbers that are not 0.
+
+    Args:
+        values: what the user gave.
+        where: the option for messages.
+        positive: all are above 0.
+
+    Raises:
+        ConfigError: no list, an empty one, or a number that is not allowed.
+    """
+    if not isinstance(values, list | tuple) or not values:
+        raise ConfigError("not a list of numbers", where=where, expected="[number, ...]", got=f"{values!r:.60}")
+    low = 0.0 if positive else -math.inf
+    found = [check_number(value, where, low=low, open_low=positive) for value in values]
+    if 0.0 in found:
+        raise ConfigError("out of range", where=where, expected="numbers other than 0", got=list(values))
+    return found
+
+
 def reach(geometry: VolumeGeometry, axis: int) -> float:
     """Return half the extent of the grid along an axis, in mm."""
     return geometry.shape[axis] * geometry.spacing[axis] / 2
@@ -111,5 +134,14 @@ def finished(
                     got=" x ".join(f"{2 * reach(geometry, a):g}" for a in range(3)) + " mm",
                 )
     volume = with_signals(without, geometry, signals)
-    unit = INTENSITIES[modality][2]
+    air, _, unit = INTENSITIES[modality]
+    least = min(float(volume.min()), float(without.min()))
+    if not np.isfinite(volume).all() or least < air - 1.0 - (100.0 if modality == "CT" else 0.0):
+        raise ConfigError(
+            "a phantom with impossible intensities",
+            where="phantoms",
+            expected=f"finite ones, none below {air:g}",
+            got=f"{least:g}",
+            mend="give contrasts that the background can hold",
+        )
     return Phantom(geometry, without.astype(np.float32), volume.astype(np.float32), tuple(sites), unit)

@@ -33,12 +33,14 @@ def places(
         The number of the ball and its centre (mm).
     """
     generator = np.random.default_rng([seed, 4])
+    # Depth is from voxel to voxel, and places lie anywhere within one: together up to a voxel too much.
+    margin = max(_MARGIN, 1.05 * max(geometry.spacing))
     depth = distance_transform_edt(np.pad(allowed, 1), sampling=geometry.spacing)[1:-1, 1:-1, 1:-1]
-    indices = generator.permutation(np.argwhere(depth > min(radii) + _MARGIN))
+    indices = generator.permutation(np.argwhere(depth > min(radii) + margin))
     depth = depth[tuple(indices.T)]
     points = np.stack([c[i] for c, i in zip(voxel_centres(geometry), indices.T, strict=True)], axis=1)
     points += (generator.random(points.shape) - 0.5) * geometry.spacing
-    free = depth - _MARGIN  # radius of the largest ball that fits around each point
+    free = depth - margin  # radius of the largest ball that fits around each point
     found, full = 0, set[int]()
     # The largest first in each round: they find room last.
     for number in itertools.cycle(sorted(range(len(radii)), key=lambda i: -radii[i])):

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.evaluation.image_quality.phantoms.phantom import Phantom, finished, plain_body, reach
+from monai_diffrecon.errors.options import check_integer
+from monai_diffrecon.evaluation.image_quality.phantoms.phantom import (
+    Phantom,
+    checked_numbers,
+    finished,
+    plain_body,
+    reach,
+)
 from monai_diffrecon.evaluation.image_quality.phantoms.shapes import Bars, Cylinder, Shape
 from monai_diffrecon.protocols import Site, VolumeGeometry
 
@@ -47,9 +54,19 @@ def contrast_detail(
         contrasts: in the unit of the volume.
         seed: of the order of the discs.
     """
+    diameters = checked_numbers(diameters, "phantoms#contrast_detail#diameters", positive=True)
+    contrasts = checked_numbers(contrasts, "phantoms#contrast_detail#contrasts")
     without, radius = plain_body(geometry, modality)
     settings = [(d, c) for d in diameters for c in contrasts]
     places = _rings(radius, max(diameters) + _GAP)
+    if len(places) < len(settings):
+        raise ConfigError(
+            "no room for the discs",
+            where="phantoms#contrast_detail",
+            expected=f"room for {len(settings)}",
+            got=f"room for {len(places)} in a cylinder of {2 * radius:.0f} mm",
+            mend="give a larger grid, or fewer or smaller discs",
+        )
     order = np.random.default_rng(seed).permutation(len(places))
     sites, signals = [], list[tuple[Shape, float]]()
     for number, place in enumerate(order):
@@ -77,6 +94,9 @@ def rods(
         axis: along the rods: 2 shows the resolution within axial slices, 0 that in sagittal ones.
         seed: without influence.
     """
+    contrasts = checked_numbers(contrasts, "phantoms#rods#contrasts")
+    (diameter,) = checked_numbers([diameter], "phantoms#rods#diameter", positive=True)
+    axis = check_integer(axis, "phantoms#rods#axis", low=0, high=2)
     without, radius = plain_body(geometry, modality)
     sites, signals = [], list[tuple[Shape, float]]()
     for place, contrast in zip(_row(geometry, axis, len(contrasts), diameter, radius), contrasts, strict=True):
@@ -97,6 +117,8 @@ def wire(
         contrast: in the unit of the volume.
         seed: without influence.
     """
+    (diameter,) = checked_numbers([diameter], "phantoms#wire#diameter", positive=True)
+    (contrast,) = checked_numbers([contrast], "phantoms#wire#contrast")
     without, radius = plain_body(geometry, modality)
     signals = list[tuple[Shape, float]]()
     place = (0.3 * radius + 0.3 * geometry.spacing[0], 0.2 * geometry.spacing[1], 0.0)
@@ -121,6 +143,8 @@ def line_pairs(
         contrast: of the bars, in the unit of the volume.
         seed: without influence.
     """
+    frequencies = checked_numbers(frequencies, "phantoms#line_pairs#frequencies", positive=True)
+    (contrast,) = checked_numbers([contrast], "phantoms#line_pairs#contrast")
     without, radius = plain_body(geometry, modality)
     sites, signals = [], list[tuple[Shape, float]]()
     size = min(0.22 * radius, 15.0)

@@ -9,7 +9,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import image
+from matplotlib import colormaps, image
 
 from monai_diffrecon.evaluation.image_quality.study.measured import Measured
 from monai_diffrecon.protocols import Picture
@@ -46,10 +46,10 @@ def picture_row(measured: Measured, key: str) -> PictureRow | None:
 
 def _scale(first: Picture, images: list[np.ndarray]) -> tuple[float, float]:
     if first.signed:
-        end = max(float(np.quantile(np.abs(shown), 0.995)) for shown in images) or 1.0
+        end = max(float(np.nanquantile(np.abs(shown), 0.995)) for shown in images) or 1.0
         return -end, end
     of = images[:1] if first.reference is not None else images
-    low, high = (float(np.quantile(np.concatenate([i.ravel() for i in of]), q)) for q in (0.005, 0.995))
+    low, high = (float(np.nanquantile(np.concatenate([i.ravel() for i in of]), q)) for q in (0.005, 0.995))
     margin = 0.3 * (high - low) if first.reference is not None else 0.0
     return low - margin, max(high + margin, low - margin + 1e-6)
 
@@ -58,5 +58,6 @@ def _png(shown: np.ndarray, low: float, high: float) -> str:
     times = max(round(_WIDTH / shown.shape[1]), 1) if shown.shape[1] < _WIDTH else 1
     large = np.kron(shown, np.ones((times, times)))
     buffer = io.BytesIO()
-    image.imsave(buffer, large, vmin=low, vmax=high, cmap="gray", format="png")
+    grey = colormaps["gray"].with_extremes(bad="#9fb3d1")
+    image.imsave(buffer, large, vmin=low, vmax=high, cmap=grey, format="png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -77,7 +77,11 @@ def phantom_metrics(names: Sequence[str] | None) -> list[PhantomMetric]:
         if issubclass(cls, PhantomMetric):
             found.append(cls())
     order = ("contrast", "resolution", "noise", "invented")
-    return sorted(found, key=lambda metric: (order.index(metric.question), metric.name))
+    known = [metric for metric in found if metric.question in order]
+    for metric in found:
+        if metric.question not in order:
+            logger.warning("the metric %s is skipped: it answers no question of the report", metric.name)
+    return sorted(known, key=lambda metric: (order.index(metric.question), metric.name))
 
 
 def measure(scans: Mapping[str, Sequence[PhantomScan]], metrics: Sequence[PhantomMetric]) -> Measured:

@@ -30,7 +30,7 @@ QUESTIONS = {
     "noise": "Is the noise natural?",
     "invented": "Was anything invented?",
 }
-#: Numbers that say why a method keeps or loses lesions: key -> entries of the setting that are those of the lesion.
+#: Numbers that say why a method keeps or loses lesions.
 _REASONS = (
     "noise_std",
     "noise_mean_frequency",
@@ -113,6 +113,7 @@ def _context(
         "methods": methods,
         "measurement": _measurement(spec),
         "failed": [row for row in rows if row.failed],
+        "missing": [m["label"] for m in methods if m["label"] not in measured.labels],
         "focus": None if focus is None else said_of(focus, unit),
         "sentences": [] if focus is None else sentences(measured, focus, unit),
         "rule": RULE,
@@ -124,7 +125,12 @@ def _context(
 def _measurement(spec: QualitySpec) -> str:
     """Return what the noise of the measurement is."""
     said = spec.simulate if isinstance(spec.simulate, dict) else {}
-    parts = [f"{name.replace('_', ' ')} {value:g}" for name, value in said.items() if isinstance(value, int | float)]
+    words = {
+        "photons": "{:,.0f} photons a ray",
+        "noise": "{:g} relative noise",
+        "electronic_std": "electronic noise {:g}",
+    }
+    parts = [words[name].format(value) for name, value in said.items() if name in words and value]
     return ", ".join(parts) or "no noise"
 
 
@@ -180,6 +186,8 @@ def _cell(finding: Finding | None, quantity: Quantity) -> dict[str, str]:
     if finding is None:
         return {"value": number(None, 0), "interval": ""}
     interval = ""
+    if math.isinf(finding.high):
+        return {"value": f"{number(finding.value, quantity.digits)} or more", "interval": ""}
     if math.isfinite(finding.low) and math.isfinite(finding.high):
         interval = f"{number(finding.low, quantity.digits)} to {number(finding.high, quantity.digits)}"
     return {"value": number(finding.value, quantity.digits), "interval": interval}
@@ -266,6 +274,9 @@ def _markdown(context: dict[str, Any]) -> str:
     """Return the summary as Markdown, to be pasted into a model card."""
     labels: list[str] = context["labels"]
     lines = [f"**{context['spec'].title}** ({context['measurement']}; phantoms, not patients).", ""]
+    if context["failed"]:
+        cases = sorted({f"{row.method} {row.case}" for row in context["failed"]})
+        lines += [f"**{len(cases)} reconstructions failed and are missing**: {', '.join(cases[:5])}.", ""]
     lines += [f"- {sentence}" for sentence in context["sentences"]]
     head = [f"| lesion | {' | '.join(labels)} |", f"|---|{'---|' * len(labels)}"]
     lines += ["", *head]

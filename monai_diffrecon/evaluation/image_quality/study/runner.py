@@ -8,10 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from monai_diffrecon.errors import DiffReconError
+from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.errors.options import path_option
+from monai_diffrecon.evaluation.cohort.methods.prepared_method import PreparedMethod
 from monai_diffrecon.evaluation.cohort.read import slug
 from monai_diffrecon.evaluation.cohort.runner import CohortEvaluation
+from monai_diffrecon.evaluation.image_quality.metrics.regions import setting_of
 from monai_diffrecon.evaluation.image_quality.study.measured import (
     Measured,
     measure,
@@ -28,6 +30,7 @@ from monai_diffrecon.evaluation.image_quality.study.scans import (
     write_phantoms,
 )
 from monai_diffrecon.evaluation.image_quality.study.spec import QualitySpec, checked_study, read_study
+from monai_diffrecon.evaluation.image_quality.study.verdict import said_of
 from monai_diffrecon.io.atomic import make_folder, write_json
 from monai_diffrecon.tracking.export_run import TrackedRun
 
@@ -87,6 +90,18 @@ class QualityStudy:
             **self._tracking,
             **options,
         )
+        specs = {m.label: m.inferer.specs["operator"] for m in self.evaluation.methods if isinstance(m, PreparedMethod)}
+        self._operator = next(iter(specs.values()), None)
+        for label, operator in specs.items():
+            if operator != self._operator:
+                raise ConfigError(
+                    "methods with different measurements",
+                    where=f"method {label!r}: operator",
+                    expected=f"{self._operator}, as of the first method",
+                    got=operator,
+                    mend="make a study of each, or a sweep of the setting",
+                )
+        _check_focus(self.spec, self.cases)
         self.metrics = phantom_metrics(self.spec.metrics)
         self.measured: Measured | None = None
 
@@ -149,7 +164,7 @@ class QualityStudy:
         """Return what the metrics find in the reconstructions that did not fail."""
         root = self.output_dir / "reconstructions"
         folders = {method.label: root / method.folder for method in self.evaluation.methods}
-        operators = operators_of(self.cases, list(folders.values()))
+        operators = operators_of(self.cases, self._operator)
         done = {
             label: {r.case for r in self.evaluation.rows if r.method == label and not r.failed} for label in folders
         }
@@ -178,10 +193,18 @@ def write_cohort(
         spec, folder = checked_study(study, "study"), Path("." if base is None else base)
     else:
         spec, folder = read_study(study), path_option(study, "--config").resolve().parent
-    cases, output = phantom_cases(spec), make_folder(Path(output_dir).expanduser())
+    cases, output = phantom_cases(spec, folder), make_folder(Path(output_dir).expanduser())
     write_phantoms(cases, output / "phantoms")
     write_json(output / "cohort.json", cohort_of(spec, cases, folder))
     return cases
+
+
+def _check_focus(spec: QualitySpec, cases: list[PhantomCase]) -> None:
+    """Refuse a focus that no lesion of the study has."""
+    found = [setting_of(site) for case in cases for site in case.phantom.sites if site.kind == "lesion"]
+    if spec.focus is not None and not any(spec.focus.items() <= setting.items() for setting in found):
+        said = sorted({said_of(setting, "") for setting in found})
+        raise ConfigError("no such lesion", where="focus", expected=" or ".join(said) or "none", got=spec.focus)
 
 
 def cohort_of(spec: QualitySpec, cases: list[PhantomCase], base: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.evaluation.cohort.read import slug
 from monai_diffrecon.evaluation.image_quality.phantoms.phantom import Phantom, centred_grid
 from monai_diffrecon.evaluation.image_quality.study.spec import QualitySpec
-from monai_diffrecon.io.file_validation import read_json
+from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
 from monai_diffrecon.protocols import Operator, PhantomScan, VolumeGeometry
 
@@ -47,8 +47,12 @@ class PhantomCase:
         return torch.from_numpy(self.phantom.volume if self.present else self.phantom.without)[None]
 
 
-def phantom_cases(spec: QualitySpec) -> list[PhantomCase]:
+def phantom_cases(spec: QualitySpec, base: Path = Path()) -> list[PhantomCase]:
     """Return the measurements of a study: lesions and discs are measured with them and without.
+
+    Args:
+        spec: the study.
+        base: folder that files of backgrounds are relative to.
 
     Raises:
         ConfigError: a phantom that does not fit the grid, or its options.
@@ -58,8 +62,8 @@ def phantom_cases(spec: QualitySpec) -> list[PhantomCase]:
     cases: list[PhantomCase] = []
     for phantom in spec.placed:
         for number in range(phantom.realizations):
-            made = phantom.make(geometry, spec.modality, spec.seed + number)
-            paired = phantom.name in ("lesions", "contrast_detail")
+            made = phantom.make(geometry, spec.modality, spec.seed + number, base)
+            paired = any(site.kind in ("lesion", "disc") for site in made.sites)
             for present in (True, False) if paired else (True,):
                 name = f"{slug(phantom.label)}-{number}{'' if present else '-without'}"
                 cases.append(PhantomCase(name, phantom.label, number, len(cases), made, present))
@@ -71,8 +75,11 @@ def write_phantoms(cases: list[PhantomCase], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for case in cases:
         path = folder / f"{case.case}.nii.gz"
-        if not (path.is_file() and torch.equal(read_volume(path)[0], case.truth)):
-            write_volume(path, case.truth, case.phantom.geometry)
+        if path.is_file():
+            volume, geometry = read_volume(path)
+            if torch.equal(volume.as_subclass(Tensor), case.truth) and _same(geometry, case.phantom.geometry):
+                continue
+        write_volume(path, case.truth, case.phantom.geometry)
 
 
 def scans_of(cases: list[PhantomCase], folder: Path, operators: dict[VolumeGeometry, Operator]) -> list[PhantomScan]:
@@ -89,12 +96,12 @@ def scans_of(cases: list[PhantomCase], folder: Path, operators: dict[VolumeGeome
     scans = []
     for case in cases:
         volume, geometry = read_volume(folder / f"{case.case}_recon.nii.gz")
-        if volume.shape != case.truth.shape:
+        if not _same(geometry, case.phantom.geometry):
             raise ConfigError(
                 "a reconstruction on another grid than the phantom",
                 where=f"{folder.name}: {case.case}",
-                expected=tuple(case.truth.shape[1:]),
-                got=geometry.shape,
+                expected=f"{case.phantom.geometry.shape} of {case.phantom.geometry.spacing} mm",
+                got=f"{geometry.shape} of {geometry.spacing} mm",
                 mend="let the grid of the study fit the operator and the networks",
             )
         without = torch.from_numpy(case.phantom.without)[None] if case.phantom.has_signals else None
@@ -114,21 +121,18 @@ def scans_of(cases: list[PhantomCase], folder: Path, operators: dict[VolumeGeome
     return scans
 
 
-def operators_of(cases: list[PhantomCase], folders: list[Path]) -> dict[VolumeGeometry, Operator]:
-    """Return geometry -> the operator that measured it, from the record of any method; all share the measurement.
+def _same(one: VolumeGeometry, two: VolumeGeometry) -> bool:
+    """Return whether two grids have the same voxels, at the same places to 1e-3 mm."""
+    affines = [torch.as_tensor(affine_of(geometry)) for geometry in (one, two)]
+    return one.shape == two.shape and bool(torch.allclose(affines[0], affines[1], rtol=0.0, atol=1e-3))
+
+
+def operators_of(cases: list[PhantomCase], spec: Any) -> dict[VolumeGeometry, Operator]:
+    """Return geometry -> the operator that measured it.
 
     Args:
         cases: of the study.
-        folders: of the methods.
+        spec: of the operator, or None if it is unknown.
     """
-    found: dict[VolumeGeometry, Operator] = {}
-    for case in cases:
-        if case.phantom.geometry in found:
-            continue
-        for folder in folders:
-            path = folder / f"{case.case}_recon.provenance.json"
-            config: Any = read_json(path, path.name).get("config") if path.is_file() else None
-            if config:
-                found[case.phantom.geometry] = build_operator(config["operator"], case.phantom.geometry)
-                break
-    return found
+    grids = dict.fromkeys(case.phantom.geometry for case in cases)
+    return {} if spec is None else {grid: build_operator(spec, grid) for grid in grids}

@@ -16,7 +16,7 @@ from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import path_option
 from monai_diffrecon.evaluation.image_quality.phantoms.acr import acr
-from monai_diffrecon.evaluation.image_quality.phantoms.lesions import lesions
+from monai_diffrecon.evaluation.image_quality.phantoms.lesions import BACKGROUNDS, lesions
 from monai_diffrecon.evaluation.image_quality.phantoms.phantom import Phantom
 from monai_diffrecon.evaluation.image_quality.phantoms.technical import contrast_detail, line_pairs, rods, uniform, wire
 from monai_diffrecon.io.file_validation import Number, Text, check_keys, checked, keys_of, read_json, validated
@@ -37,6 +37,10 @@ _COUNT = Annotated[int, Field(strict=True, ge=1, le=1000)]
 
 _Size = Annotated[int, Field(strict=True, ge=8, le=2048)]
 _Millimetres = Annotated[Number, Field(gt=0)]
+
+
+def _focus(value: Any, where: str) -> dict[str, Any]:
+    return check_keys(value, where, ("lesion", "diameter", "contrast"))
 
 
 def _three(value: Any) -> Any:
@@ -72,15 +76,24 @@ class PhantomSpec:
     realizations: int
     options: dict[str, Any]
 
-    def make(self, grid: Any, modality: str, seed: int) -> Phantom:
+    def make(self, grid: Any, modality: str, seed: int, base: Path = Path()) -> Phantom:
         """Return the phantom.
+
+        Args:
+            grid: of the study.
+            modality: of the study.
+            seed: of its places and anatomy.
+            base: folder that the file of a background is relative to.
 
         Raises:
             ConfigError: options that do not fit it.
         """
+        options = dict(self.options)
+        if isinstance(background := options.get("background"), str) and background not in BACKGROUNDS:
+            options["background"] = str(base / background)
         try:
-            return PHANTOMS[self.name](grid, modality, **{"seed": seed, **self.options})
-        except (TypeError, ValueError) as error:
+            return PHANTOMS[self.name](grid, modality, **{"seed": seed, **options})
+        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise ConfigError("wrong options", where=f"phantoms#{self.label}", got=str(error)) from error
 
 
@@ -111,7 +124,7 @@ class QualitySpec:
     realizations: _COUNT = 2
     metrics: tuple[Text, ...] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
-    focus: dict[str, Any] | None = None
+    focus: Annotated[dict[str, Any], checked(_focus)] | None = None
     data_range: Annotated[Number, Field(gt=0)] | None = None
 
     @property
@@ -157,7 +170,7 @@ def checked_study(content: Any, where: str) -> QualitySpec:
 
 def _phantom(said: Any, where: str, realizations: int) -> PhantomSpec:
     options = {"name": said} if isinstance(said, str) else said
-    if not isinstance(options, dict) or options.get("name") not in PHANTOMS:
+    if not (isinstance(options, dict) and isinstance(options.get("name"), str) and options["name"] in PHANTOMS):
         raise ConfigError("not a phantom", where=where, expected=" or ".join(PHANTOMS), got=f"{said!r:.80}")
     name = options["name"]
     parameters = inspect.signature(PHANTOMS[name]).parameters.values()

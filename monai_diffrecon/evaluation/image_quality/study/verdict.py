@@ -13,12 +13,12 @@ from monai_diffrecon.evaluation.image_quality.study.measured import Measured
 from monai_diffrecon.protocols import Finding
 
 #: The rule, which is a convention and not a diagnosis.
-LEAST_CONTRAST, MOST_CONTRAST, LEAST_AUC, POOR_AUC = 0.5, 1.5, 0.9, 0.75
+LEAST_CONTRAST, MOST_CONTRAST, LEAST_AUC, POOR_AUC = 0.5, 1.5, 0.7, 0.8
 RULE = (
-    f"Kept: at least {100 * LEAST_CONTRAST:g} % of the contrast (whole 95 % interval) and an AUC of at least "
-    f"{LEAST_AUC:g}. Lost: an AUC under {POOR_AUC:g}. Faded: the observer still finds it, with less than "
-    f"{100 * LEAST_CONTRAST:g} % of the contrast (whole interval). Exaggerated: more than {100 * MOST_CONTRAST:g} % "
-    "(whole interval). In between it is uncertain. A convention of this report, not a diagnosis."
+    f"Of the whole 95 % intervals: kept is at least {100 * LEAST_CONTRAST:g} % of the contrast with an AUC of at least "
+    f"{LEAST_AUC:g}; lost is an AUC under {POOR_AUC:g}; faded is less than {100 * LEAST_CONTRAST:g} % of the contrast "
+    f"where the observer is still better than guessing; exaggerated is more than {100 * MOST_CONTRAST:g} %; inverted "
+    "is the opposite contrast. Anything else is uncertain. A convention of this report, not a diagnosis."
 )
 
 
@@ -27,7 +27,7 @@ class Verdict:
     """What became of a kind of lesion.
 
     Attributes:
-        word: ``kept``, ``faded``, ``lost``, ``exaggerated``, ``uncertain``, or ``unknown``.
+        word: ``kept``, ``faded``, ``lost``, ``exaggerated``, ``inverted``, ``uncertain``, or ``unknown``.
         contrast: the part that is left of its contrast, or None.
         auc: of the Hotelling observer, else of the other one, or None.
     """
@@ -38,26 +38,29 @@ class Verdict:
 
     def numbers(self) -> list[str]:
         """Return contrast and AUC as text, those that there are."""
-        contrast = [] if self.contrast is None else [f"contrast {self.contrast.value:.0%}"]
-        return contrast + ([] if self.auc is None else [f"AUC {self.auc.value:.2f}"])
+        said = (("contrast {:.0%}", self.contrast), ("AUC {:.2f}", self.auc))
+        return [text.format(f.value) for text, f in said if f is not None and math.isfinite(f.value)]
 
 
 def verdict(measured: Measured, label: str, setting: dict[str, Any]) -> Verdict:
     """Return what a method made of the lesions of a setting, by :data:`RULE`."""
     contrast = measured.finding(label, "lesion_contrast", **setting)
     auc = measured.finding(label, "cho_auc", **setting) or measured.finding(label, "npwe_auc", **setting)
-    if contrast is None or not math.isfinite(contrast.low):
+    if contrast is None or auc is None or not (math.isfinite(contrast.low) and math.isfinite(auc.low)):
         return Verdict("unknown", contrast, auc)
-    seen = math.nan if auc is None else auc.value
-    if seen < POOR_AUC:
-        return Verdict("lost", contrast, auc)
-    if contrast.high < LEAST_CONTRAST:
-        return Verdict("faded", contrast, auc)
-    if contrast.low > MOST_CONTRAST:
-        return Verdict("exaggerated", contrast, auc)
-    if contrast.low >= LEAST_CONTRAST and seen >= LEAST_AUC:
-        return Verdict("kept", contrast, auc)
-    return Verdict("uncertain", contrast, auc)
+    if contrast.high < 0:
+        word = "inverted"
+    elif auc.high < POOR_AUC:
+        word = "lost"
+    elif contrast.high < LEAST_CONTRAST and auc.low > 0.5:
+        word = "faded"
+    elif contrast.low > MOST_CONTRAST:
+        word = "exaggerated"
+    elif contrast.low >= LEAST_CONTRAST and auc.low >= LEAST_AUC:
+        word = "kept"
+    else:
+        word = "uncertain"
+    return Verdict(word, contrast, auc)
 
 
 def focus_of(measured: Measured, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -80,6 +83,8 @@ def said_of(setting: dict[str, Any], unit: str) -> str:
         words.append(f"{setting['frequency']:g} line pairs/mm")
     if setting.get("phantom"):
         words.append(f"in {setting['phantom']}")
+    known = ("lesion", "diameter", "contrast", "frequency", "phantom")
+    words += [f"{key} {value}" for key, value in setting.items() if key not in known]
     return ", ".join(words) or "all"
 
 
@@ -92,17 +97,20 @@ def sentences(measured: Measured, setting: dict[str, Any], unit: str) -> list[st
         unit: of intensities.
     """
     verdicts = {label: verdict(measured, label, setting) for label in measured.labels}
-    lesion, found = said_of(setting, unit), []
+    lesion, found = said_of(setting, unit), list[str]()
+    article = "An" if lesion.startswith("MS") else "A"
     for word, text in (
         ("kept", "is kept by"),
         ("uncertain", "is neither clearly kept nor lost by"),
         ("faded", "is found by the observer with less than half of its contrast in the volumes of"),
         ("lost", "is lost by"),
         ("exaggerated", "is exaggerated by"),
+        ("inverted", "has the opposite contrast in the volumes of"),
+        ("unknown", "was not measured often enough, or has no noise to measure it against, in the volumes of"),
     ):
-        those = [f"{label} ({', '.join(v.numbers())})" for label, v in verdicts.items() if v.word == word]
+        those = [" ".join([m, *_bracketed(v.numbers())]) for m, v in verdicts.items() if v.word == word]
         if those:
-            found.append(f"A {lesion} {text} {_listed(those)}.")
+            found.append(f"{article} {lesion} {text} {_listed(those)}.")
     found += _best(measured, verdicts, unit)
     visible = next((f for f in (measured.finding(m, "lesion_measured", **setting) for m in measured.labels) if f), None)
     if visible is not None and math.isfinite(visible.value):
@@ -128,6 +136,10 @@ def _best(measured: Measured, verdicts: Mapping[str, Verdict], unit: str) -> lis
         said = [f"{n.value:.1f}{f' {unit}' if unit else ''} ({m})" for m, n in noise.items() if n is not None]
         text += f". The noise of the two is {' and '.join(said)}"
     return [f"{text}."]
+
+
+def _bracketed(parts: Sequence[str]) -> list[str]:
+    return [f"({', '.join(parts)})"] if parts else []
 
 
 def _listed(parts: Sequence[str]) -> str:
