@@ -4,8 +4,8 @@
 
     python scripts/studies/image_quality.py --work FOLDER [--tasks ct_32 mr_8x thick] [--workers 2] [--output FILE.md]
 
-No data is needed: the phantoms are drawn. FOLDER gets a report a task (``TASK/image_quality.html``); FILE.md the
-summaries. What was reconstructed is not reconstructed again.
+No data is needed: the phantoms are drawn. FOLDER gets a report for each task (``TASK/image_quality.html``); FILE.md the
+summaries, with a picture of lesions beside it for each task. What was reconstructed is not reconstructed again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
+
+from monai_diffrecon.evaluation.image_quality.study.measured import Measured
 from monai_diffrecon.evaluation.image_quality.study.runner import QualityStudy
 from monai_diffrecon.io.atomic import atomic_write
 
@@ -128,6 +132,26 @@ def tuned(content: dict[str, Any], work: Path, executor: Any) -> dict[str, Any]:
     return {**content, "methods": [chosen if method is rival else method for method in content["methods"]]}
 
 
+def draw(measured: Measured, path: Path) -> None:
+    """Draw the lesions of the truth and of all methods, on one grey scale."""
+    found = {label: picture for label in measured.labels if (picture := measured.picture(label, "lesions")) is not None}
+    first = next(iter(found.values()))
+    assert first.reference is not None
+    rows = {"Truth": first.reference, **{label: picture.image for label, picture in found.items()}}
+    low, high = np.quantile(first.reference, [0.005, 0.995])
+    figure, axes = plt.subplots(len(rows), 1, figsize=(9.0, 1.0 * len(rows)), layout="constrained")
+    for axis, (label, image) in zip(axes, rows.items(), strict=True):
+        axis.imshow(image, cmap="gray", vmin=low - 0.3 * (high - low), vmax=high + 0.3 * (high - low))
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set(xticks=[], yticks=[])
+    width = first.reference.shape[1] / len(first.columns)
+    axes[0].set_xticks([(i + 0.5) * width for i in range(len(first.columns))], first.columns, fontsize=6)
+    axes[0].xaxis.tick_top()
+    axes[0].tick_params(length=0)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def main() -> None:
     """Run the studies."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -145,9 +169,18 @@ def main() -> None:
         study.run()
         minutes = (time.monotonic() - begun) / 60
         print(f"{study.report}: {minutes:.1f} min")
-        parts.append(f"## {TASKS[name]['title']}\n\n{(study.output_dir / 'summary.md').read_text(encoding='utf-8')}")
+        summary = (study.output_dir / "summary.md").read_text(encoding="utf-8")
+        parts.append(f"## {TASKS[name]['title']}\n\n{summary}")
+        if arguments.output is not None and study.measured is not None:
+            picture = arguments.output.with_name(f"{arguments.output.stem}_{name}.png")
+            draw(study.measured, picture)
+            parts.append(f"![Lesions: the truth, and as reconstructed]({picture.name})\n")
     if arguments.output is not None:
-        text = "\n".join(["# Image quality of the shipped bundles\n", "`scripts/studies/image_quality.py`.\n", *parts])
+        about = (
+            "`scripts/studies/image_quality.py`: phantoms with lesions that no network was trained on, drawn by a "
+            "seed. [Judging image quality](../image_quality.md) says what words and numbers mean.\n"
+        )
+        text = "\n".join(["# Image quality of the shipped bundles\n", about, *parts])
         atomic_write(arguments.output, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
