@@ -145,7 +145,8 @@ def draw(measured: Measured, path: Path) -> None:
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
     width = first.reference.shape[1] / len(first.columns)
-    axes[0].set_xticks([(i + 0.5) * width for i in range(len(first.columns))], first.columns, fontsize=6)
+    captions = [column.replace(" ", "\n", 1).replace("_", " ") for column in first.columns]
+    axes[0].set_xticks([(i + 0.5) * width for i in range(len(captions))], captions, fontsize=7)
     axes[0].xaxis.tick_top()
     axes[0].tick_params(length=0)
     figure.savefig(path, dpi=130)
