@@ -136,3 +136,12 @@ def test_listing_stays_quick() -> None:
         "import sys; from monai_diffrecon.cli import main as m; m.main(['plugins']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "run"])  # MONAI's words are no options
+def test_every_command_prints_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A per cent sign in a text of help would be taken for a format."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"diffrecon {name}" in capsys.readouterr().out
