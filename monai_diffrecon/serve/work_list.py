@@ -91,14 +91,14 @@ class WorkList:
 
     def finish(self, item: Waiting) -> None:
         """Take a series from the list; changes that came after ``item`` was listed stay."""
-        for file in item.files:
-            file.unlink(missing_ok=True)
+        earlier = [other for other in _grouped(self._quarantine) if other.series == item.series]
+        _remove([item, *earlier])
 
     def quarantine(self, item: Waiting, configuration: str) -> None:
         """Move a series that failed out of the list."""
         said = {"series": item.series, "configuration": configuration}
         write_json(self._quarantine / item.files[-1].name, said)
-        self.finish(item)
+        _remove([item])
 
     def release(self, configurations: Iterable[str], *, retry: bool) -> None:
         """Put quarantined series back on the list.
@@ -111,9 +111,14 @@ class WorkList:
         for item in _grouped(self._quarantine):
             if retry or item.configuration not in known:
                 write_json(self._waiting / item.files[-1].name, {"series": item.series, "retry": retry})
-                self.finish(item)
+                _remove([item])
         for item in _grouped(self._waiting) if retry else ():
             write_json(item.files[-1], {"series": item.series, "retry": True})
+
+
+def _remove(items: Iterable[Waiting]) -> None:
+    for file in [file for item in items for file in item.files]:
+        file.unlink(missing_ok=True)
 
 
 def _grouped(folder: Path) -> list[Waiting]:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import logging
+import platform
+import re
 import shutil
 import time
 import traceback
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 #: Manufacturer of derived series; they are never taken.
 _OURS = "monai_diffrecon"
+_CASE = re.compile(r"series-[0-9a-f]{16}-[0-9a-f]{8}", re.ASCII)
 #: So many times a series may end the process that works on it, or the connection, before it is quarantined.
 _ATTEMPTS = 100
 #: Tries of ``--once``, and seconds between two, while the server is away.
@@ -62,7 +65,7 @@ class Worker:
         runs = (SeriesReconstruction(rule, f"rules#{index}") for index, rule in enumerate(rules.rules))
         self._runs = {run.rule.name: run for run in runs}
         self._key = case_key(folder)
-        self._owner = keyed_name(str(folder.resolve()), self._key)
+        self._owner = keyed_name(f"{platform.node()}\0{folder.resolve()}", self._key)
         self._list = WorkList(folder)
 
     def run(self, *, once: bool = False, every: float = 5.0, from_now: bool = False, retry: bool = False) -> None:
@@ -125,12 +128,14 @@ class Worker:
             return
         if known.get("state") == "working" and known.get("owner") != self._owner and not item.retry:
             return
-        claim = about | {"state": "working", "owner": self._owner, "software": __version__}
+        case = f"{name}-{run.configuration[:8]}"
+        if same and _CASE.fullmatch(str(known.get("case"))):  # the noise depends on the name
+            case = known["case"]
+        claim = about | {"state": "working", "owner": self._owner, "case": case, "software": __version__}
         claimed = self._server.set_state(series.id, claim, revision)
         if claimed is None:
             return
         self._list.attempted(item)
-        case = f"{name}-{run.configuration[:8]}"
         try:
             result = self._result(item, series, case, run)
         except (SystemExit, KeyboardInterrupt):

@@ -28,10 +28,6 @@ from typing import Any
 
 import numpy as np
 import requests
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
 from orthanc_demo import Orthanc, thick_series
 
 from monai_diffrecon.cli import main as cli
@@ -41,6 +37,7 @@ from monai_diffrecon.serve import worker
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 
+ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "brain_mr"
 SENDERS = ("MR1", "MR2", "MR3", "MR4")
 SLOW = {"sampler#steps": 12, "evaluator#view": False, "device": "cpu", "checkpoint_every": 1}
@@ -121,7 +118,7 @@ def conformance(root: Path) -> list[str]:
     # The middle of the first thin slice lies two millimetres before that of the first thick one.
     expected[:3, 3] -= expected[:3, 2] * (thickness - 1) / 2
     corners = np.array([[x, y, z, 1] for x in (0, 63) for y in (0, 71) for z in (0, thin.geometry.shape[2] - 1)])
-    worst = float(np.abs((corners @ (np.array(thin.geometry.affine) - expected).T)).max())
+    worst = float(np.abs(corners @ (np.array(thin.geometry.affine) - expected).T).max())
     assert errors == 0, next(each.stderr for each in said if "Error" in each.stderr)
     assert worst < 1e-3, worst
     return [
@@ -166,8 +163,8 @@ def kills(root: Path, workers: int, servers: int) -> list[str]:
     assert volumes(root / "whole") == volumes(root / "killed")
     return [
         f"- {done} kills of the worker and {outages} of the server while {count} series were reconstructed "
-        f"({whole:.0f} s without interruption): {len(derived)} derived series of {complete} images, each computed once; "
-        "volumes are the same bit for bit as without kills."
+        f"({whole:.0f} s without interruption): {len(derived)} derived series of {complete} images, each computed "
+        "once; volumes are the same bit for bit as without kills."
     ]
 
 
@@ -191,9 +188,10 @@ def load(root: Path, count: int) -> list[str]:
     assert codes == [143, 143], codes
     assert len(derived) == count == len(set(names)) == len(names), (len(derived), len(names))
     assert told == count, told
+    images = statistics.mean(len(series["Instances"]) for series in derived)
     return [
         f"- {count} series of 60 slices of 64 x 64 from four senders at once, two workers, interpolation instead of a "
-        f"network: all {len(derived)} derived series ({statistics.mean(len(s['Instances']) for s in derived):.0f} images) "
+        f"network: all {len(derived)} derived series ({images:.0f} images each) "
         f"after {ages[-1]:.0f} s (sending took {sent:.0f} s), each computed once; {60 * count / ages[-1]:.1f} series a "
         "minute."
     ]
@@ -208,14 +206,15 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=20)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "orthanc.md")
     args = parser.parse_args()
-    assert worker
+    assert worker  # imported once for all workers
+    mlflow_module()
     shutil.rmtree(args.work, ignore_errors=True)
     lines = [
         "# The worker with an Orthanc server",
         "",
-        "Written by `scripts/studies/orthanc.py`: `diffrecon serve` with a real server on loopback. Series are parts of the",
-        "example head (`examples/colin27_t1.nii.gz`) in thick slices, sent by `storescu`. Each worker is a process of its own,",
-        "ended by SIGKILL at random moments; the server is ended by SIGKILL too, and started again.",
+        "Written by `scripts/studies/orthanc.py`: `diffrecon serve` with a real server on loopback. Series are parts",
+        "of the example head (`examples/colin27_t1.nii.gz`) in thick slices, sent by `storescu`. Each worker is a process",
+        "of its own, ended by SIGKILL at random moments; the server is ended by SIGKILL too, and started again.",
         "",
     ]
     for part in (conformance, lambda r: kills(r, args.kills, args.server_kills), lambda r: load(r, args.series)):

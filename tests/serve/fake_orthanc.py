@@ -65,7 +65,11 @@ class FakeOrthanc:
             def do_GET(self) -> None:
                 outer.answer(self, "GET")
 
-            do_PUT = do_POST = lambda self: outer.answer(self, self.command)  # noqa: E731
+            def do_PUT(self) -> None:
+                outer.answer(self, "PUT")
+
+            def do_POST(self) -> None:
+                outer.answer(self, "POST")
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -26,12 +26,13 @@ def secret(path: Path, content: Any, mode: int = 0o600) -> str:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "server", "ftp://server", "http://", "https://user:word@server", "http://server:8042", "https://x?y=1"]
+    "url",
+    ["", "server", "ftp://server", "http://", "https://user:s3cret@server", "http://server:8042", "https://x?y=1"],
 )
 def test_addresses(url: str) -> None:
     with raises(ConfigError, where="--orthanc") as caught:
         Connection(url)
-    assert "word" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_addresses_that_are_allowed() -> None:

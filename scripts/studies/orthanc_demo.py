@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An Orthanc server on this machine, a thick-slice series, and the worker that returns a derived series.
 
-    python scripts/orthanc_demo.py
+    python scripts/studies/orthanc_demo.py
 
 Everything lies in a temporary folder and ends with the script. The series is a part of examples/colin27_t1.nii.gz,
 5 mm slices.
@@ -30,7 +30,7 @@ from monai_diffrecon.io.dicom.writer import write_series
 from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.io.nifti import read_volume
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HEAD = ROOT / "examples" / "colin27_t1.nii.gz"
 
 
