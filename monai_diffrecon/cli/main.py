@@ -16,17 +16,17 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from monai_diffrecon._version import __version__
-from monai_diffrecon.cli.bundles import bundles, table, tasks
+from monai_diffrecon.cli.bundles import bundles, methods, table, tasks
 from monai_diffrecon.cli.cases import cases
 from monai_diffrecon.cli.check import check
 from monai_diffrecon.cli.cohorts import calibrate, evaluate, image_quality, sweep
-from monai_diffrecon.cli.methods import methods
 from monai_diffrecon.cli.new_plugin import new_plugin
 from monai_diffrecon.cli.reader_study import reader_study
 from monai_diffrecon.cli.reconstruct import reconstruct
 from monai_diffrecon.cli.records import rerun, verify
 from monai_diffrecon.cli.run import declarations
 from monai_diffrecon.cli.run import run as run_bundle
+from monai_diffrecon.cli.serve import serve
 from monai_diffrecon.cli.view import view
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 
@@ -210,6 +210,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Run]] = {
     "verify": verify,
     "rerun": rerun,
     "view": view,
+    "serve": serve,
     "reader-study": reader_study,
 }
 
@@ -276,7 +277,7 @@ def _check_launcher(command: str) -> None:
         ConfigError: a command that reconstructs and does not share out its work.
     """
     if (
-        command in ("evaluate", "sweep", "image-quality", "rerun")
+        command in ("evaluate", "sweep", "image-quality", "rerun", "serve")
         and "RANK" in os.environ
         and int(os.environ.get("WORLD_SIZE", "1")) > 1
     ):

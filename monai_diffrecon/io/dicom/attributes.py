@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_diffrecon._version import __version__
 from monai_diffrecon.errors import ConfigError
-from monai_diffrecon.io.dicom.template import ALLOWED, allowed_header
+from monai_diffrecon.io.dicom.template import ALLOWED, IDENTITY, allowed_header
 
 _STORAGE = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 #: Type 2 attributes of patient, study and equipment (PS3.3): they must be there, and may be empty.
@@ -19,7 +19,6 @@ _EMPTY = (
     "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName", "PositionReferenceIndicator", "PatientPosition", "Laterality",
 )  # fmt: skip
-_IDENTITY = ("PatientName", "PatientID", *_EMPTY[:6], "ReferringPhysicianName", "StudyInstanceUID")
 _TYPE_2 = {
     "CT": ("KVP", "AcquisitionNumber"),
     "MR": ("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
@@ -85,7 +84,8 @@ def common_attributes(template: Any, unit: str, case: str, *, keep_identity: boo
         for keyword in ("DeidentificationMethod", "LongitudinalTemporalInformationModified"):
             del out[keyword]
         out["PatientIdentityRemoved"] = "NO"
-        out |= {keyword: str(template.get(keyword)) for keyword in _IDENTITY if template.get(keyword)}
+        # An archive files by them: what is empty in the source stays empty.
+        out |= {keyword: str(template.get(keyword) or "") for keyword in IDENTITY}
     return out
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.dicom.jpeg_header import LOSSLESS_JPEG, check_lossless_jpeg
-from monai_diffrecon.io.dicom.template import ALLOWED
+from monai_diffrecon.io.dicom.template import ALLOWED, IDENTITY
 from monai_diffrecon.io.inner_folders import folders_with, name_one
 
 #: Transfer syntax of files that are compressed as a whole.
@@ -208,6 +208,27 @@ def read_header(path: Path) -> DicomHeader:
         # Cut within its header a slice may look like no image at all, and must not be passed over.
         raise InputError("an image without pixel data", where=path.name, mend="copy the series again")
     return header
+
+
+def read_identity(path: Path) -> Any:
+    """Return a pydicom data set of what a derived series may repeat, patient and study included.
+
+    Raises:
+        InputError: damaged.
+    """
+    from pydicom import dcmread
+
+    tags = ["SpecificCharacterSet", *ALLOWED, *IDENTITY]
+    try:
+        with open_dicom(path) as file, quiet_pydicom():
+            dataset = dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
+            for tag in IDENTITY:
+                str(dataset.get(tag))  # pydicom converts only now
+    except InputError:
+        raise
+    except Exception as error:  # as above
+        raise InputError("cannot be read as DICOM", where=path.name, got=type(error).__name__) from None
+    return dataset
 
 
 def syntax_of(dataset: Any) -> Any:

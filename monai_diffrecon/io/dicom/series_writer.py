@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from monai_diffrecon.io.dicom.header import dicom_files, read_identity
 from monai_diffrecon.io.dicom.writer import check_oriented, write_series
 from monai_diffrecon.protocols import VolumeGeometry, VolumeOrigin, VolumeWriter
 
@@ -32,3 +33,46 @@ class DicomSeriesWriter(VolumeWriter):
             entropy=origin.entropy,
         )
         return tuple(sorted(path.glob("*.dcm")))
+
+
+def write_derived_series(
+    folder: Path,
+    source: Path,
+    volume: Tensor,
+    geometry: VolumeGeometry,
+    *,
+    case: str,
+    unit: str,
+    derivation: str,
+    entropy: str,
+    keep_identity: bool,
+) -> None:
+    """Write a volume as a series that returns to the archive of its source.
+
+    Args:
+        folder: folder to make.
+        source: folder of the source series.
+        volume: (1, X, Y, Z), real, in ``unit``.
+        geometry: its geometry.
+        case: pseudonym, used where the identity is not kept.
+        unit: as of ``Measurement``.
+        derivation: how the images came about.
+        entropy: all that UIDs are made from: source, configuration and measurement.
+        keep_identity: patient and study are those of the source.
+
+    Raises:
+        InputError: no usable header in the source, or the folder cannot be written.
+    """
+    template = read_identity(dicom_files(source)[0])
+    write_series(
+        folder,
+        volume,
+        geometry,
+        case=case,
+        unit=unit,
+        template=template,
+        derivation=derivation,
+        entropy=entropy,
+        keep_identity=keep_identity and bool(template.get("StudyInstanceUID")),
+        uids_of_entropy=True,
+    )

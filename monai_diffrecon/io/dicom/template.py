@@ -13,6 +13,12 @@ from typing import Any
 
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", flags=re.ASCII)
 
+#: Patient and study, which a derived series keeps only when it is told to.
+IDENTITY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName", "StudyInstanceUID",
+)  # fmt: skip
+
 
 def derived_uid(*parts: str) -> str:
     """Return a UID below 2.25 that is a function of the parts and does not reveal them (PS3.5 B.2)."""

@@ -39,6 +39,7 @@ def write_series(
     derivation: str = "Reconstructed by monai_diffrecon; for research, not for clinical use",
     entropy: str | None = None,
     keep_identity: bool = False,
+    uids_of_entropy: bool = False,
 ) -> str:
     """Write a volume as a series of CT or MR images (PS3.3 A.3, A.4), one file a slice along Z, and return its hash.
 
@@ -60,6 +61,8 @@ def write_series(
         entropy: text that new UIDs are made from, together with all that is written: equal input, equal UIDs.
             None makes random ones.
         keep_identity: keep patient and study of ``template``, a pydicom data set then.
+        uids_of_entropy: new UIDs are made from ``entropy`` alone, which must tell everything apart: a volume that was
+            computed again, and differs in its last bits, is the same series.
 
     Returns:
         sha256 of the sorted hashes of the files, in hexadecimal.
@@ -84,6 +87,7 @@ def write_series(
     attributes |= {"PixelRepresentation": int(stored.dtype.kind == "i")} | _plane(geometry)
     entropy = secrets.token_hex(16) if entropy is None else entropy
     content = json.dumps([sha256_tensor(volume), affine_of(geometry).tolist(), attributes], sort_keys=True)
+    content = "" if uids_of_entropy else content
     attributes.setdefault("StudyInstanceUID", derived_uid("study", entropy, case))
     attributes["SeriesInstanceUID"] = derived_uid("series", entropy, content)
     attributes.setdefault("FrameOfReferenceUID", derived_uid("frame", entropy, content))
