@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An Orthanc server on this machine, a thick-slice series, and the worker that returns a derived series.
 
-    python scripts/studies/orthanc_demo.py
+    python scripts/orthanc/demo.py
 
 Everything lies in a temporary folder and ends with the script. The series is a part of examples/colin27_t1.nii.gz,
 5 mm slices.

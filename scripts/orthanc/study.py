@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker and a real Orthanc server: conformance, kills of both, and load.
 
-    python scripts/studies/orthanc.py WORK [--kills 20] [--server-kills 3] [--series 20] [--output FILE.md]
+    python scripts/orthanc/study.py WORK [--kills 20] [--server-kills 3] [--series 20] [--output FILE.md]
 
 Needs Orthanc, storescu (dcmtk) and dciodvfy (dicom3tools). Workers are forked from this process, which has imported
 everything, and killed by SIGKILL.
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import requests
-from orthanc_demo import Orthanc, thick_series
+from demo import Orthanc, thick_series
 
 from monai_diffrecon.cli import main as cli
 from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
@@ -212,9 +212,9 @@ def main() -> None:
     lines = [
         "# The worker with an Orthanc server",
         "",
-        "Written by `scripts/studies/orthanc.py`: `diffrecon serve` with a real server on loopback. Series are parts",
-        "of the example head (`examples/colin27_t1.nii.gz`) in thick slices, sent by `storescu`. Each worker is a process",
-        "of its own, ended by SIGKILL at random moments; the server is ended by SIGKILL too, and started again.",
+        "Written by `scripts/orthanc/study.py`: `diffrecon serve` with a real server on loopback. Series are parts",
+        "of the example head (`examples/colin27_t1.nii.gz`) in thick slices, sent by `storescu`. Each worker is a",
+        "process of its own, ended by SIGKILL at random moments; the server is ended by SIGKILL too, and started again.",
         "",
     ]
     for part in (conformance, lambda r: kills(r, args.kills, args.server_kills), lambda r: load(r, args.series)):
