@@ -214,7 +214,7 @@ def main() -> None:
         "",
         "Written by `scripts/orthanc/study.py`: `diffrecon serve` with a real server on loopback. Series are parts",
         "of the example head (`examples/colin27_t1.nii.gz`) in thick slices, sent by `storescu`. Each worker is a",
-        "process of its own, ended by SIGKILL at random moments; the server is ended by SIGKILL too, and started again.",
+        "process of its own, ended by SIGKILL at random moments; the server is ended by SIGKILL too, and started anew.",
         "",
     ]
     for part in (conformance, lambda r: kills(r, args.kills, args.server_kills), lambda r: load(r, args.series)):
