@@ -171,26 +171,34 @@ class OrthancServer:
 
     def state(self, series: str) -> tuple[dict[str, Any], str]:
         """Return the state of a series, empty if it has none, and the revision that replaces it."""
-        with self._connection.request("GET", f"/series/{_id(series)}/metadata/{self._metadata}") as answer:
-            if answer.status_code != 200:
-                return {}, _NEW
-            try:
-                state = json.loads(answer.text)
-            except ValueError:
-                state = {}
-            return state if isinstance(state, dict) else {}, answer.headers.get("ETag", _NEW)
+        text, revision = self._stored(series)
+        try:
+            state = json.loads(text)
+        except ValueError:
+            state = {}
+        return state if isinstance(state, dict) else {}, revision
 
     def set_state(self, series: str, state: Mapping[str, Any], revision: str) -> str | None:
         """Replace the state of a series, and return its new revision; None when another worker was first."""
         words = json.dumps(state, sort_keys=True)
-        path = f"/series/{_id(series)}/metadata/{self._metadata}"
-        with self._connection.request("PUT", path, data=words, headers={"If-Match": revision}) as answer:
+        path, headers = self._metadata_of(series), {"If-Match": revision}
+        with self._connection.request("PUT", path, data=words, headers=headers) as answer:
             if answer.status_code in (404, 409, 412):
                 return None
             if answer.status_code != 200:
                 got = f"status {answer.status_code}"
                 raise ConfigError("the server does not keep states", where="--orthanc", got=got)
-            return str(answer.headers.get("ETag", _NEW))
+        # The answer may name another revision than SQLite keeps, which counts none and tells states apart by a hash.
+        stored, new = self._stored(series)
+        return new if stored == words else None
+
+    def _stored(self, series: str) -> tuple[str, str]:
+        with self._connection.request("GET", self._metadata_of(series)) as answer:
+            there = answer.status_code == 200
+            return (answer.text, answer.headers.get("ETag", _NEW)) if there else ("", _NEW)
+
+    def _metadata_of(self, series: str) -> str:
+        return f"/series/{_id(series)}/metadata/{self._metadata}"
 
 
 def _id(text: Any) -> str:

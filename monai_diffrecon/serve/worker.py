@@ -145,13 +145,14 @@ class Worker:
             raise
         if result is None:  # the feed tells when it is complete
             logger.info("case %s: the series has changed meanwhile", case)
-        elif self._server.set_state(series.id, claim | result, claimed) is not None:
-            if result["state"] == "failed":
-                self._list.quarantine(item, run.configuration)
-                logger.error("case %s: quarantined: %s", case, result["reason"])
-            else:
-                self._list.finish(item)
-                logger.info("case %s: done", case)
+        elif self._server.set_state(series.id, claim | result, claimed) is None:
+            logger.warning("case %s: another worker has taken it over, or the series is gone", case)
+        elif result["state"] == "failed":
+            self._list.quarantine(item, run.configuration)
+            logger.error("case %s: quarantined: %s", case, result["reason"])
+        else:
+            self._list.finish(item)
+            logger.info("case %s: done", case)
 
     def _result(self, item: Waiting, series: Series, case: str, run: SeriesReconstruction) -> dict[str, Any] | None:
         """Work on a series and return its new state; None if it has changed meanwhile."""

@@ -31,7 +31,7 @@ class FakeOrthanc:
     Attributes:
         series: id -> ids of its instances.
         files: id of an instance -> its bytes, the id of its content, and its sender.
-        states: id of a series -> its metadata and revision.
+        states: id of a series -> its metadata, and how often they were replaced.
         changes: number, kind and id of each change.
         unstable: series to which instances are still arriving.
         uploads: ids of instances that were uploaded, and whether they were new.
@@ -197,10 +197,12 @@ class FakeOrthanc:
                 if id_ in self.states and request.headers.get("If-Match") != self.etag(id_):
                     return 409
                 assert id_ in self.series
-                self.states[id_] = (body.decode(), self.states[id_][1] + 1 if id_ in self.states else 0)
-                return (200, self.etag(id_))
+                count = self.states[id_][1] + 1 if id_ in self.states else 0
+                self.states[id_] = (body.decode(), count)
+                # SQLite keeps no revisions: it answers with the next one, and then with 0 again.
+                return (200, self.etag(id_, min(count, 1)))
         return 404
 
-    def etag(self, series: str) -> str:
-        value, revision = self.states[series]
+    def etag(self, series: str, revision: int = 0) -> str:
+        value, _ = self.states[series]
         return f'"{revision}-{hashlib.md5(value.encode()).hexdigest()}"'
