@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     # isort: split
     # What bundles are made of, beside networks, training and transforms.
+    from monai_diffrecon.bundle.choices import chosen_options
+    from monai_diffrecon.bundle.own_root import own_root
     from monai_diffrecon.bundle.score_network import load_auxiliaries, load_score_network
     from monai_diffrecon.engine.cases.evaluator import ReconstructionEvaluator
     from monai_diffrecon.engine.cases.list_cases import list_cases

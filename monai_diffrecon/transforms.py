@@ -12,5 +12,6 @@ if TYPE_CHECKING:
     from monai_diffrecon.engine.transforms.resample_in_plane import ResampleInPlaned
     from monai_diffrecon.engine.transforms.simulate_measurement import SimulateMeasurementd
     from monai_diffrecon.engine.transforms.unconditional_cases import UnconditionalCases
+    from monai_diffrecon.engine.transforms.volume_grid import VolumeGridd
 else:
     __getattr__ = lazy(__name__)

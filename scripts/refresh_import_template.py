@@ -23,7 +23,8 @@ def main() -> None:
     shutil.rmtree(TEMPLATE, ignore_errors=True)
     shutil.copytree(BUNDLE, TEMPLATE, ignore=shutil.ignore_patterns(*OWN))
     path = TEMPLATE / "inference.json"
-    inference = json.loads(path.read_text(encoding="utf-8")) | {"network_def": None}
+    inference = json.loads(path.read_text(encoding="utf-8"))
+    inference["network_def"] = inference["bundle_root"]["name"] = None
     path.write_text(json.dumps(inference, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -125,7 +125,7 @@ class Reconstructor:
         changed = Postprocessing(content_of(config, "postprocessing") if changes_volume else None)
         posed = inferer.pose(image, case=case)
         done = inferer.reconstruct(posed)
-        done.report.options |= {"postprocessing": changed.steps} if changes_volume else {}
+        done.report.options |= {"postprocessing": changed.steps} if changed.steps else {}
         volume = changed(done.volume.as_subclass(Tensor), done.geometry, posed)
         return ReconstructionResult(volume, done.geometry, done.report, done.spread, source)
 

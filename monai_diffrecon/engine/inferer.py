@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import collate_meta_tensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
@@ -171,6 +172,9 @@ class DiffReconInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstruct a batch of measurements (B, ...) and return the volumes (B, 1, X, Y, Z) on the same device.
 
+        The volumes are a batch as MONAI's ``DataLoader`` makes them: an entry of it, or of ``decollate_batch``, is a
+        ``MetaTensor`` (1, X, Y, Z) with the affine of its volume, whose grid is seldom that of the measurement.
+
         Args:
             inputs: measurements. The metadata of the ``MetaTensor`` carries the affine of an image, or else the
                 geometry of the volume.
@@ -193,7 +197,7 @@ class DiffReconInferer(Inferer):
             done = self.reconstruct(item, network)
             volume = done.volume.to(inputs.device)
             volumes.append(MetaTensor(volume, affine=torch.as_tensor(affine_of(done.geometry))))
-        return torch.stack(volumes)
+        return collate_meta_tensor(volumes)
 
     def pose(self, measurement: Tensor, network: nn.Module | None = None, *, case: str = "") -> PosedCase:
         """Return a posed case for inspection and reconstruction; everything is computed lazily.

@@ -51,7 +51,8 @@ def metadata_of(bundle: ImportedBundle, weights_sha256: str) -> dict[str, Any]:
         "supported_apps": {},
         "network_data_format": {
             "inputs": {"image": _tensor(1, bundle.multiple, {"0": f"noisy {said.plane} slice"})},
-            "outputs": {"pred": _tensor(bundle.outputs, bundle.multiple, _outputs(bundle.outputs))},
+            # MONAI Label takes named channels of the output for labels, and MONAI Deploy casts an image to 8 bits.
+            "outputs": {"pred": _tensor(bundle.outputs, bundle.multiple, {}) | {"type": "series"}},
         },
         "diffrecon": _block(bundle, weights_sha256),
     }
@@ -101,8 +102,3 @@ def _tensor(channels: int, multiple: int, definition: dict[str, str]) -> dict[st
         "is_patch_data": False,
         "channel_def": definition,
     }
-
-
-def _outputs(channels: int) -> dict[str, str]:
-    names = ("output of the network", "learned variance, not used")
-    return {str(i): names[min(i, 1)] for i in range(channels)}

@@ -64,7 +64,8 @@ def write_bundle(bundle: ImportedBundle, target: Path) -> None:
         atomic_write(root / "models/model.pt", lambda path: torch.save(bundle.state_dict, path))
         inference = json.loads((root / "configs/inference.json").read_text(encoding="utf-8"))
         # As the committed file is laid out: the order of its ids is that of a reconstruction.
-        _write(root / "configs/inference.json", _json({**inference, "network_def": bundle.network_def}, indent=4))
+        inference["network_def"], inference["bundle_root"]["name"] = bundle.network_def, bundle.name
+        _write(root / "configs/inference.json", _json(inference, indent=4))
         metadata = metadata_of(bundle, sha256_file(root / "models/model.pt"))
         _write(root / _METADATA, _json(metadata, indent=2, sort_keys=True))
         _write(root / "docs/README.md", model_card(bundle))

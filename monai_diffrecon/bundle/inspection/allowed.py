@@ -47,8 +47,8 @@ ALLOWED: dict[str, str] = {
     "monai_diffrecon": (
         "CohortEvaluation DiffReconInferer FloorPaddingd LoadMeasurementd LoadVolumed NonFiniteGuard PreviewPictures "
         "ProgressBar ReconstructionEvaluator ResampleInPlaned SimulateMeasurementd StepEvents StepMetrics "
-        "UnconditionalCases by_family check_command_line list_cases load_auxiliaries load_score_network "
-        "report_errors_in_one_line"
+        "UnconditionalCases VolumeGridd by_family check_command_line chosen_options list_cases load_auxiliaries "
+        "load_score_network own_root report_errors_in_one_line"
     ),
     "monai_diffrecon.consistency": ALL,
     "monai_diffrecon.denoisers": ALL,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from monai_diffrecon.engine.memory.out_of_memory import is_out_of_memory
 from monai_diffrecon.engine.problem.posed_case import PosedCase
+from monai_diffrecon.engine.transforms.volume_grid import VolumeGridd
 from monai_diffrecon.errors import ConfigError, DiffReconError, PluginError
 from monai_diffrecon.errors.uncaught import chain_of
 from monai_diffrecon.io.measurement.metatensor import affine_of, check_finite
@@ -34,7 +35,8 @@ class Postprocessing:
     """A MONAI dictionary transform that changes ``pred``; it also receives ``image`` (the measurement) and ``case``.
 
     Args:
-        transform: the transform; None changes nothing.
+        transform: the transform; None changes nothing, nor does the one that bundles have for other programs,
+            :class:`~monai_diffrecon.engine.transforms.volume_grid.VolumeGridd` alone.
 
     Attributes:
         steps: the transforms with their options, for the record. One that cannot be identified (a function without
@@ -49,6 +51,8 @@ class Postprocessing:
             raise ConfigError(
                 "not a transform", where=_WHERE, expected="a MONAI transform of dicts", got=type(transform).__name__
             )
+        if isinstance(transform, Compose) and {type(step) for step in transform.transforms} == {VolumeGridd}:
+            transform = None
         self.transform = transform
         described = [] if transform is None else _described(transform)
         self.steps: list[Any] = redact(described if isinstance(described, list) else [described])

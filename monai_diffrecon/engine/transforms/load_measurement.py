@@ -21,7 +21,8 @@ from monai_diffrecon.errors import InputError
 from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement.metatensor import affine_of, to_tensor
-from monai_diffrecon.io.straight import corrected_tilt
+from monai_diffrecon.io.measurement.tensor_image import image_of
+from monai_diffrecon.io.straight import check_straight, corrected_tilt
 from monai_diffrecon.privacy.file_names import anonymously
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,11 @@ class LoadMeasurementd(MapTransform):
 
     A plain image is (1, X, Y, Z) in RAS+ order with its affine. File names and headers, which may
     identify a patient, are not kept. The name of the reader is stored under ``<key>_reader``. An error names the case
-    (the value of ``case``) and the key. Tensors are left unchanged.
+    (the value of ``case``) and the key. A tensor is taken for an image that was loaded elsewhere, (X, Y, Z) or
+    (1, X, Y, Z), and is brought to that form; one that has it is left unchanged.
 
     Args:
-        keys: keys of the paths.
+        keys: keys of the paths or tensors.
         reader: ``auto`` tries each installed reader; or the name of one, or ``{"name": ..., **options}``.
         correct_tilt: resample a gantry-tilted image to a straight stack; otherwise it is refused.
         allow_missing_keys: ignore missing keys.
@@ -62,15 +64,21 @@ class LoadMeasurementd(MapTransform):
         out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):
             if isinstance(out[key], Tensor):
-                continue
-            path = Path(out[key])
-            read = partial(read_scan, path, self.reader, leaning=self.correct_tilt)
-            name, measurement = anonymously(read, path, str(key), case)
+                image = image_of(out[key], str(key))
+                if image is None:
+                    continue
+                measurement = image
+                if not self.correct_tilt:
+                    check_straight(measurement.geometry, str(key))
+            else:
+                path = Path(out[key])
+                read = partial(read_scan, path, self.reader, leaning=self.correct_tilt)
+                out[f"{key}_reader"], measurement = anonymously(read, path, str(key), case)
             if self.correct_tilt:
                 measurement, degrees = corrected_tilt(measurement, str(key))
                 if degrees is not None:
                     note_preparation(out, key, {"correct_tilt": {"degrees": round(degrees, 3)}})
-            out[key], out[f"{key}_reader"] = to_tensor(measurement), name
+            out[key] = to_tensor(measurement)
         return out
 
 
