@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from monai_diffrecon.operators.fan_ct import FanCT
     from monai_diffrecon.operators.parallel_ct import ParallelCT
     from monai_diffrecon.operators.slice_thickness import SliceThickness
+    from monai_diffrecon.operators.stacks import Stacks
     from monai_diffrecon.operators.unconditional import Unconditional
     from monai_diffrecon.operators.unconditional import Unconditional as Unmeasured  # former name, for one release
 else:

@@ -46,3 +46,15 @@ def cubic_interpolation(fine: int, spacing: float, count: int, thickness: float,
         return np.ones((fine, 1))
     at = np.clip(at, knots[0], knots[-1])
     return CubicSpline(knots, np.eye(count), bc_type="not-a-knot" if count > 3 else "natural")(at)
+
+
+def profile_samples(thickness: float, voxel: float, profile: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (mm from the centre) of a slice-selection profile at most ``voxel`` mm apart, and their weights.
+
+    A Gaussian of FWHM ``thickness`` is cut at 1.5 of it from the centre. The weights sum to 1.
+    """
+    extent = thickness * (1.0 if profile == "boxcar" else 3.0)
+    count = max(math.ceil(extent / voxel - 1e-6), 1)
+    edges = (np.arange(count + 1) / count - 0.5) * extent
+    weights = np.diff(edges if profile == "boxcar" else ndtr(edges * _FWHM / thickness))
+    return (edges[1:] + edges[:-1]) / 2, weights / weights.sum()
