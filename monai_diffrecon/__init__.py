@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from monai_diffrecon.api.files import read_scan, write_volume
     from monai_diffrecon.api.reconstructor import Reconstructor, load, reconstruct
     from monai_diffrecon.api.result import ReconstructionResult
+    from monai_diffrecon.stacks.combine import combine_stacks
 
     # isort: split
     # What bundles are made of, beside networks, training and transforms.

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -60,7 +61,32 @@ QUALITY = (
     *("lesion_survival", "detectability", "task_transfer", "point_transfer", "line_pairs"),
     *("noise_power", "false_lesions", "null_space", "ring_correlation"),
 )
+
+
+def _askew(degrees: tuple[float, ...], start: tuple[float, ...], spacing: tuple[float, ...]) -> list[list[float]]:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * spacing
+    affine[:3, 3] = start
+    return affine.tolist()
+
+
 COILS = torch.randn((2, *GEOMETRY.shape), generator=torch.Generator().manual_seed(5), dtype=torch.complex64)
+#: Two thick scans, askew to the volume and to each other, and how each of their slices moved.
+STACKS = [
+    {
+        "shape": [5, 6, 2],
+        "affine": _askew((3, 2, -4), (0.4, 0.1, 1.0), (1.0, 1.0, 2.5)),
+        "plane": "axial",
+        "thickness": 2.0,
+    },
+    {
+        "shape": [2, 4, 5],
+        "affine": _askew((-3, 5, 4), (1.0, 0.6, 0.2), (3.0, 2.0, 1.2)),
+        "plane": "sagittal",
+        "thickness": 3.0,
+    },
+]
+MOVED = torch.stack([torch.tensor(_askew((n, -n, 2), (0.3 * n, 0.2, -0.1 * n), (1.0, 1.0, 1.0))) for n in range(4)])
 
 #: (kind, name) -> the options to check a plugin with, beside those that the framework gives.
 CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
@@ -81,6 +107,11 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("operators", "slice_thickness"): [
         {"thickness": 2.0},
         {"thickness": 1.5, "gap": 0.5, "profile": "gaussian", "plane": "coronal"},
+    ],
+    ("operators", "stacks"): [
+        {"stacks": STACKS},
+        {"stacks": STACKS, "profile": "gaussian", "poses": MOVED},
+        {"stacks": STACKS, "memory_limit_gb": 0.0},
     ],
     ("operators", "parallel_ct"): [
         {"views": 5},

@@ -105,7 +105,8 @@ def _task(scan: Measurement, root: Path) -> tuple[str | None, str]:
         name, family = str(scan.operator["name"]), family_of(scan.operator)
         arc = scan.operator.get("arc")
         limited = isinstance(arc, int | float) and arc < 180
-        wanted = {"mri": ["raw_mri", "accelerated_mri"], "ct": ["sparse_view_ct"], "image": []}.get(str(family))
+        image = ["stacks"] if name == "stacks" and "stacks" in known else []
+        wanted = {"mri": ["raw_mri", "accelerated_mri"], "ct": ["sparse_view_ct"], "image": image}.get(str(family))
         if limited:
             wanted = ["limited_angle_ct", "sparse_view_ct"]
         if wanted == []:

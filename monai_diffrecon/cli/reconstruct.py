@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from monai_diffrecon.errors import ConfigError
 
 if TYPE_CHECKING:
     from monai_diffrecon.api.choice import Choice
+    from monai_diffrecon.protocols import Measurement
 
 #: Argument -> id of the bundle's configuration.
 _IDS = {
@@ -36,7 +38,12 @@ _SAMPLES = "posterior"
 
 def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
     """Reconstruct a scan: the bundle and the task are chosen from it unless you name them."""
-    parser.add_argument("scan", metavar="SCAN", help="image with thick slices, folder of a DICOM series, or raw data")
+    parser.add_argument(
+        "scan",
+        metavar="SCAN",
+        nargs="+",
+        help="image with thick slices, folder of a DICOM series, or raw data; several thick scans make one volume",
+    )
     parser.add_argument("--bundle", metavar="NAME", help="name or path of a bundle (`diffrecon bundles`)")
     parser.add_argument("--task", metavar="NAME", help="task of the bundle (`diffrecon tasks`)")
     parser.add_argument("--method", metavar="NAME", help="preset of a method (`diffrecon methods`)")
@@ -52,6 +59,8 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
     parser.add_argument("--reader", help="name of a reader; auto (the default) tries each")
     parser.add_argument("--case", metavar="NAME", help="name of the case in files and records (a keyed hash)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed (0)")
+    parser.add_argument("--motion", help="of several scans: none, stacks (the default), or slices too")
+    parser.add_argument("--spacing", type=float, metavar="MM", help="of the volume of several scans (1)")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
 
     def run(arguments: argparse.Namespace) -> int:
@@ -60,10 +69,12 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         from monai_diffrecon.io.find_reader import read_scan
 
         overrides = overrides_of(arguments.set)
-        scan = path_option(arguments.scan, "SCAN")
-        _, measured = read_scan(scan, arguments.reader or "auto", leaning=bool(overrides.get("correct_tilt")))
-        choice = choose(measured, arguments.bundle, arguments.task)
-        del measured
+        paths = [path_option(scan, "SCAN") for scan in arguments.scan]
+        leaning = bool(overrides.get("correct_tilt"))
+        scans = [read_scan(path, arguments.reader or "auto", leaning=leaning)[1] for path in paths]
+        several = _several(arguments, scans)
+        choice = choose(scans[0] if several is None else several, arguments.bundle, arguments.task)
+        scan = paths[0] if several is None else Path(arguments.output) / "stacks.h5"
         words = words_of(scan, choice, arguments, overrides)
         for reason in choice.reasons:
             sys.stdout.write(f"{reason}\n")
@@ -71,6 +82,9 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         sys.stdout.flush()
         if arguments.dry_run:
             return 0
+        if several is not None:
+            _write_combined(scan, scans, arguments)
+        del scans
         started, output = time.time(), Path(arguments.output)
         code = run_words(words)
         pages = [page for page in sorted(output.glob("*_view.html")) if page.stat().st_mtime >= started - 1]
@@ -79,6 +93,32 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         return code
 
     return run
+
+
+def _several(arguments: argparse.Namespace, scans: list[Measurement]) -> Measurement | None:
+    """Return what is known of several scans before they are combined; None of a single one.
+
+    Raises:
+        ConfigError: options of several scans with a single one.
+    """
+    if len(scans) > 1:
+        return replace(scans[0], operator={"name": "stacks"})
+    given = [f"--{name}" for name in ("motion", "spacing") if getattr(arguments, name) is not None]
+    if given:
+        raise ConfigError("is for several scans", where=given[0], mend="omit it, or name the other scans")
+    return None
+
+
+def _write_combined(path: Path, scans: list[Measurement], arguments: argparse.Namespace) -> None:
+    from monai_diffrecon.io.measurement.file import write_measurement
+    from monai_diffrecon.stacks.combine import combine_stacks
+
+    sys.stdout.write(f"aligning {len(scans)} scans, which takes some minutes\n")
+    sys.stdout.flush()
+    given = {name: getattr(arguments, name) for name in ("motion", "spacing") if getattr(arguments, name) is not None}
+    combined = combine_stacks(scans, **given)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_measurement(path, combined)
 
 
 def _where_tracked(output: Path, overrides: dict[str, Any]) -> str:

@@ -22,6 +22,9 @@ from monai_diffrecon.protocols import PLANE_AXIS, VolumeGeometry
 #: Where the option stands, for messages.
 WHERE = "operator#stacks"
 
+#: No scan has more voxels along an axis, lies further from the middle of the scanner (mm), or has thicker slices (mm).
+_MOST_VOXELS, _FAR, _THICKEST = 8192, 1e6, 1e3
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -120,12 +123,16 @@ def stack_of(said: Mapping[str, Any], number: int) -> Stack:
     if not isinstance(said, Mapping) or set(said) != {"shape", "affine", "plane", "thickness"}:
         got = ", ".join(map(str, said)) if isinstance(said, Mapping) else type(said).__name__
         raise ConfigError("not a stack", where=where, expected="shape, affine, plane, thickness", got=got)
-    affine, shape = np.asarray(said["affine"], dtype=np.float64), tuple(said["shape"])
-    whole = len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
-    if not whole or affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
+    try:
+        affine, shape = np.asarray(said["affine"], dtype=np.float64), tuple(said["shape"])
+    except (TypeError, ValueError):
+        affine, shape = np.zeros((4, 4)), ()
+    whole = len(shape) == 3 and all(type(n) is int and 0 < n <= _MOST_VOXELS for n in shape)
+    placed = affine.shape == (4, 4) and bool((np.abs(affine) < _FAR).all()) and abs(np.linalg.det(affine)) > 1e-9
+    if not (whole and placed):
         raise ConfigError("no image has this shape or affine", where=where, expected="3 sizes; 4 rows of 4 numbers")
     axis = PLANE_AXIS[check_plane(said["plane"], f"{where}#plane")]
-    thickness = check_number(said["thickness"], f"{where}#thickness", low=0.0, open_low=True)
+    thickness = check_number(said["thickness"], f"{where}#thickness", low=0.0, high=_THICKEST, open_low=True)
     return Stack((shape[0], shape[1], shape[2]), affine, axis, thickness)
 
 

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 _ENTRY_BYTES = 16
 #: Points of the volume that are interpolated at once.
 _POINTS = 2**22
+#: More points than these no slice needs.
+_MOST_POINTS = 2**26
 
 
 class Stacks(Operator):
@@ -171,6 +173,14 @@ class Stacks(Operator):
         for stack, poses in self.slices():
             offsets, weights = self._spread(stack)
             (rows, columns), across = stack.pixels, stack.across
+            if len(weights) * rows * columns > _MOST_POINTS:
+                raise ConfigError(
+                    "too many points of the volume in a slice",
+                    where=WHERE,
+                    expected=f"at most {_MOST_POINTS}",
+                    got=len(weights) * rows * columns,
+                    mend="use larger voxels for the volume",
+                )
             maps = torch.from_numpy(to_voxels) @ poses @ torch.from_numpy(stack.affine)
             at_once = max(_POINTS // (len(weights) * rows * columns), 1)
             for first in range(0, stack.slices, at_once):
