@@ -9,11 +9,11 @@ setup_environment() {
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
     files=(setup.cfg pyproject.toml constraints.txt)
     plugins=()
-    for plugin in diffrecon-dask diffrecon-wavelets diffrecon-mri diffrecon-rtk diffrecon-twix diffrecon-published diffrecon-ncsnpp; do
-        files+=("plugins/$plugin/setup.cfg" "plugins/$plugin/pyproject.toml")
+    for plugin in diffrecon-dask diffrecon-wavelets "diffrecon-mri[mrd]" diffrecon-rtk diffrecon-twix diffrecon-published \
+        "diffrecon-ncsnpp[diffusers]"; do
+        files+=("plugins/${plugin%%[*}/setup.cfg" "plugins/${plugin%%[*}/pyproject.toml")
         plugins+=(-e "plugins/$plugin")
     done
-    plugins[${#plugins[@]}-1]+="[diffusers]"
     stamp="$root/$venv/.setup-stamp"
     wanted="$(cd "$root" && sha256sum "${files[@]}")" || return
     wanted="$root"$'\n'"$wanted"

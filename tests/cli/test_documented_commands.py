@@ -22,6 +22,7 @@ import pytest
 import torch
 import torch.distributed.run
 
+from diffrecon_mri.stream import __main__ as stream
 from diffrecon_ncsnpp.ncsnpp import NCSNpp
 from diffrecon_ncsnpp.ncsnpp_layout import published_shapes
 from monai_diffrecon.cli import main as cli
@@ -148,6 +149,8 @@ def foresee(words: list[str]) -> None:
         for word in words[2:]:
             name = word.partition("[")[0]
             assert word.startswith("-") or Path(name).exists() or name == "monai-diffrecon", words
+    elif words[:3] == ["python", "-m", "diffrecon_mri.stream"]:
+        stream.build_parser().parse_args(words[3:])
     elif words[0] == "mlflow":
         assert words[1:3] == ["ui", "--backend-store-uri"], words
     elif words[0] == "python":

@@ -4,11 +4,11 @@
 
     python scripts/studies/stacks/study.py DATA --work FOLDER [--size 150 185 155] [--write docs/results]
 
-DATA is the folder of the volumes of ``scripts/validate_bundles.py``, two of whose T1 validation subjects are
-taken. One is measured as an axial, a sagittal and a coronal stack of 5 mm slices, which :mod:`simulated_stacks` does without this
-package's operator. Before the second and the third stack the head moves by 2 mm and 3 degrees. The stacks are written
-as NIfTI, read again, combined and reconstructed; each alone, without motion, is reconstructed by the default too. Of
-ADMM-TV the best of three weights for each subject counts.
+DATA is the folder of the volumes of ``scripts/validate_bundles.py``, two of whose T1 validation subjects are taken. A
+subject is measured as an axial, a sagittal and a coronal stack of 5 mm slices, which :mod:`simulated_stacks` does
+without this package's operator. Before the second and the third stack the head moves by 2 mm and 3 degrees. The stacks
+are written as NIfTI, read again, combined and reconstructed; each alone, without motion, is reconstructed by the
+default too. Of ADMM-TV the best of three weights for each subject counts.
 FOLDER keeps what was computed.
 """
 

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The acquisitions of an ISMRMRD file, sorted by what they are for, with white noise."""
+"""The acquisitions of an ISMRMRD file or stream, sorted by what they are for, with white noise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FAR = 1e9
 
 @dataclass(frozen=True)
 class Acquisitions:
-    """What an ISMRMRD file holds of one image.
+    """What an ISMRMRD file or stream holds of one image.
 
     Attributes:
         encoding: sizes of the header.
@@ -74,9 +74,25 @@ def read_acquisitions(path: Path, counters: dict[str, int]) -> Acquisitions:
         xml, table = read_text(file, "dataset/xml", where), read_table(file, "dataset/data", where)
     if xml is None or table is None:
         raise InputError("not an ISMRMRD file", where=where, expected="/dataset/xml and /dataset/data")
-    encoding = parse_header(xml, where)
     if not _holds_acquisitions(table.dtype):
         raise InputError("not an ISMRMRD file", where=where, expected="acquisitions with head, traj and data")
+    return sorted_acquisitions(xml, table, counters, where)
+
+
+def sorted_acquisitions(xml: str | bytes, table: np.ndarray, counters: dict[str, int], where: str) -> Acquisitions:
+    """Sort the acquisitions of a file or a stream.
+
+    Args:
+        xml: the header.
+        table: an acquisition a row, with the fields ``head`` (ISMRMRD's ``acquisition_header_dtype``), ``traj`` and
+            ``data`` (float32 arrays, real and imaginary parts in turn).
+        counters: as for :func:`read_acquisitions`.
+        where: name of the file, for messages.
+
+    Raises:
+        InputError: no such image, or acquisitions that do not fit together.
+    """
+    encoding = parse_header(xml, where)
     heads, flags = table["head"], table["head"]["flags"]
     for field in ("position", "read_dir", "phase_dir", "slice_dir", "sample_time_us"):
         if not (np.abs(heads[field]) < _FAR).all():

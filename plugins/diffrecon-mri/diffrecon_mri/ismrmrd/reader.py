@@ -82,24 +82,34 @@ class ISMRMRDReader(MeasurementReader):
             InputError: damaged, incomplete, of another kind, or of an acquisition that is not supported.
         """
         path = Path(path)
-        acquisitions = read_acquisitions(path, self.counters)
-        measured = self._measured(acquisitions, path)
+        return self.measurement_of(read_acquisitions(path, self.counters), source=sha256(path), where=path.name)
+
+    def measurement_of(self, acquisitions: Acquisitions, *, source: str, where: str) -> Measurement:
+        """Return what was measured, as :meth:`read`.
+
+        Args:
+            acquisitions: the acquisitions of the image.
+            source: hash of where they come from.
+            where: name of the file, for messages.
+
+        Raises:
+            InputError: incomplete, or of an acquisition that is not supported.
+        """
+        measured = self._measured(acquisitions, source, where)
         siemens = "siemens" in acquisitions.encoding.vendor
         return replace(measured, notices=(*measured.notices, SIEMENS)) if siemens else measured
 
-    def _measured(self, acquisitions: Acquisitions, path: Path) -> Measurement:
+    def _measured(self, acquisitions: Acquisitions, source: str, where: str) -> Measurement:
         if acquisitions.noise_std is None and self.noise_std is not None:
             acquisitions = replace(acquisitions, noise_std=self.noise_std)
-        kind, where = acquisitions.encoding.trajectory, path.name
+        kind = acquisitions.encoding.trajectory
         if kind == "cartesian":
             acquired = assemble(acquisitions, allow_missing=self.allow_missing, where=where)
             if acquisitions.noise_std is None:
                 acquired = replace(acquired, noise_std=estimated_noise_std(acquired.kspace, acquired.volumetric))
             acquired = without_oversampling(acquired)
             acquired = acquired if self.spacing is None else with_spacing(acquired, self.spacing, where)
-            return cartesian.to_measurement(
-                acquired, method=self.method, width=self.width, source=sha256(path), where=where
-            )
+            return cartesian.to_measurement(acquired, method=self.method, width=self.width, source=source, where=where)
         if kind in ("radial", "goldenangle", "spiral", "other"):
             return noncartesian.to_measurement(
                 acquisitions,
@@ -107,7 +117,7 @@ class ISMRMRDReader(MeasurementReader):
                 spacing=self.spacing,
                 method=self.method,
                 width=self.width,
-                source=sha256(path),
+                source=source,
                 where=where,
             )
         raise InputError(
