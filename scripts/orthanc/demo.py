@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def free_ports(count: int) -> list[int]:
 class Orthanc:
     """A server on loopback in a folder; it can be killed and started again."""
 
-    def __init__(self, folder: Path, stable_age: int = 1) -> None:
+    def __init__(self, folder: Path, stable_age: int = 1, plugins: Sequence[str] = ()) -> None:
         http, self.port = free_ports(2)
         self.url, self.folder = f"http://127.0.0.1:{http}", folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +61,7 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "StableAge": stable_age,
+            "Plugins": list(plugins),
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
         self.start()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scan sent to ``python -m diffrecon_mri.stream``, and the images that come back beside ``diffrecon reconstruct``.
 
-    python scripts/mrd_demo.py [--work FOLDER] [--write docs/results/mrd_streams.md]
+    python scripts/studies/mrd_demo.py [--work FOLDER] [--write docs/results/mrd_streams.md]
 
 Slices of the example head are measured by simulated coils; the file is sent by the clients of the tests, in both
 protocols, and reconstructed as a file.
@@ -28,7 +28,7 @@ from diffrecon_mri.synthetic_maps import birdcage_maps, smooth_phase
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.io.nifti import read_volume
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "plugins" / "diffrecon-mri" / "tests" / "stream"))
 
 from clients import answer, as_volume, ask, mrd_bytes, mrd_images, scan_bytes  # noqa: E402
@@ -148,7 +148,7 @@ def main() -> None:
 
 REPORT = """# MRD streams
 
-Written by `scripts/mrd_demo.py`: {sizes} voxels of 1 mm of the example head (`examples/colin27_t1.nii.gz`), measured
+Written by `scripts/studies/mrd_demo.py`: {sizes} voxels of 1 mm of the example head (`examples/colin27_t1.nii.gz`), measured
 by {coils} simulated coils ({lines} of {all} lines), with noise scans. The file is sent to
 `python -m diffrecon_mri.stream` on loopback by the writers of the packages `ismrmrd` and `mrd-python`; what comes back
 is compared with `diffrecon reconstruct` of the file.
