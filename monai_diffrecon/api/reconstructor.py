@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from monai_diffrecon import registry
 from monai_diffrecon.api.files import as_tensor, geometry_from
-from monai_diffrecon.api.result import ReconstructionResult
+from monai_diffrecon.api.result import Origin, ReconstructionResult
 from monai_diffrecon.bundle.config import content_of, merged_config, unwrapped
 from monai_diffrecon.bundle.places import find_bundle
 from monai_diffrecon.engine.cases.postprocessing import Postprocessing
@@ -68,6 +69,7 @@ class Reconstructor:
         unit: str | None = None,
         seed: int | None = None,
         case: str = "",
+        reader: Any = None,
     ) -> ReconstructionResult:
         """Reconstruct a volume.
 
@@ -83,6 +85,7 @@ class Reconstructor:
             unit: unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``; None takes that of ``y``.
             seed: seed of the noise source; None takes the configuration's.
             case: name of the case, part of the noise seed.
+            reader: reader of a path, as of :func:`~monai_diffrecon.read_scan`; None takes the configuration's.
 
         Raises:
             InputError: an unusable scan, array or affine.
@@ -100,6 +103,10 @@ class Reconstructor:
             changes |= {} if operator is None else {"operator": operator}
             if given := [name for name, value in named.items() if value is not None]:
                 raise ConfigError("says this itself", where="y", got=", ".join(given), mend="give them with an array")
+        if reader is not None:
+            if source is None:
+                raise ConfigError("only files are read", where="reader", mend="give the path of a scan, or omit it")
+            changes["reader"] = reader
         if isinstance(y, Measurement):
             check_measurement(y, "y")
             data: Any = to_tensor(y)
@@ -114,10 +121,11 @@ class Reconstructor:
             changes["simulate"] = False
         config = ConfigParser({**self._config, **changes})
         inferer: DiffReconInferer = content_of(config, "inferer") if changes else self.inferer
-        image = data
+        loaded: dict[str, Any] = {"image": data}
         if source is not None or "preprocessing" in self._config:  # a bundle that only generates has none
             prepare = content_of(config, "preprocessing")
-            image = unwrapped(lambda: prepare({"image": data, **({"case": case} if case else {})}))["image"]
+            loaded = unwrapped(lambda: prepare({"image": data, **({"case": case} if case else {})}))
+        image = loaded["image"]
         said = from_tensor(image)
         if whole and operator is not None and said.operator is not None and not said.simulated:
             raise ConfigError("the measurement names its own", where="operator", mend="leave operator out")
@@ -127,7 +135,9 @@ class Reconstructor:
         done = inferer.reconstruct(posed)
         done.report.options |= {"postprocessing": changed.steps} if changed.steps else {}
         volume = changed(done.volume.as_subclass(Tensor), done.geometry, posed)
-        return ReconstructionResult(volume, done.geometry, done.report, done.spread, source)
+        steps = json.loads(loaded.get("image_preparation", "[]"))
+        made_from = Origin(posed, changed, loaded.get("image_reader"), steps)
+        return ReconstructionResult(volume, done.geometry, done.report, done.spread, source, made_from)
 
 
 def load(

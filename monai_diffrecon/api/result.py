@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,45 @@ import numpy as np
 from torch import Tensor
 
 from monai_diffrecon.api.files import as_tensor, write_volume
+from monai_diffrecon.engine.cases.case_recorder import CaseRecorder
+from monai_diffrecon.engine.cases.list_cases import check_case_name
+from monai_diffrecon.engine.cases.postprocessing import Postprocessing
+from monai_diffrecon.engine.problem.posed_case import PosedCase
 from monai_diffrecon.engine.run_report import Reconstruction
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.errors.options import path_option
 from monai_diffrecon.io.measurement.metatensor import affine_of
+from monai_diffrecon.tracking.provenance import record_path
 from monai_diffrecon.viewer.layers import KNOWN, CaseLayers, Layer, unit_of
 from monai_diffrecon.viewer.notebook import show
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a result was made from, for its record.
+
+    Attributes:
+        posed: the measurement and the options.
+        postprocessing: what was applied to the volume.
+        reader: name of the reader, or None for data in memory.
+        preparation: the preparation steps after reading, in order.
+    """
+
+    posed: PosedCase
+    postprocessing: Postprocessing
+    reader: str | None
+    preparation: Sequence[Mapping[str, Any]]
+
+    @property
+    def hounsfield(self) -> bool:
+        """Whether a volume whose measurement states no unit is in HU."""
+        return bool(self.posed.recipe.score.intensity["map"] == "window")
+
+    @property
+    def unit(self) -> str:
+        """Unit of the volume, ``HU``, ``1/mm`` or ``arbitrary``."""
+        said = self.posed.said.unit
+        return "HU" if said == "arbitrary" and self.hounsfield else said
 
 
 @dataclass
@@ -30,9 +64,11 @@ class ReconstructionResult(Reconstruction):
         report: the report: options, weights, notices, seconds.
         spread: the spread of several samples, or None for one.
         source: the file or folder it was made from, or None.
+        made_from: the measurement and the options, which :meth:`write` records.
     """
 
     source: Path | None = None
+    made_from: Origin | None = field(default=None, repr=False)
 
     @property
     def affine(self) -> np.ndarray:
@@ -64,6 +100,50 @@ class ReconstructionResult(Reconstruction):
                 mend="write_volume(path, result.volume.abs(), result.geometry), and the angle() beside it",
             )
         write_volume(target, self.volume, self.geometry)
+
+    def write(self, folder: str | Path, output_format: Any = "nifti") -> Path:
+        """Write what ``diffrecon reconstruct`` writes of a case, without MLflow's run and the page.
+
+        The files are named by the ``case`` of :meth:`~monai_diffrecon.Reconstructor.reconstruct`, and replace those of
+        an earlier result of that name.
+
+        Args:
+            folder: folder for the files; made if it is missing.
+            output_format: format beside NIfTI, as of the command line: ``dicom``, another writer, or a list of these.
+
+        Returns:
+            Path of the record, ``<case>_recon.provenance.json``.
+
+        Raises:
+            InputError: no name of a case, a volume that the format cannot hold, or the folder cannot be written.
+            PluginError: no such writer.
+        """
+        if self.made_from is None:
+            raise InputError("not the result of reconstruct()", where="made_from", mend="call save()")
+        posed, changed = self.made_from.posed, self.made_from.postprocessing
+        name = check_case_name(posed.name, "case")
+        recorder = CaseRecorder(
+            path_option(folder, "folder"),
+            track=False,
+            tracking_uri=None,
+            experiment="",
+            output_format=output_format,
+            hounsfield=self.made_from.hounsfield,
+            anatomy=posed.recipe.score.anatomy,
+        )
+        with recorder.cohort(1), recorder.case(name) as record:
+            for writer in record.writers.values():
+                writer.check(self.geometry, f"case {name}")
+            record.finish(
+                self,
+                posed,
+                None,
+                reader=self.made_from.reader,
+                preparation=self.made_from.preparation,
+                identity=posed.identity | changed.identity,
+                options={"postprocessing": changed.steps} if changed.steps else {},
+            )
+        return record_path(record.output)
 
     def view(self, reference: Any = None) -> Any:
         """Return what a notebook shows: the volume, its spread and, with a reference, the error, in three planes.

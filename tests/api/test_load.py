@@ -21,6 +21,7 @@ from monai.data import MetaTensor
 import monai_diffrecon as dr
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.io.measurement.metatensor import to_tensor
+from monai_diffrecon.tracking.provenance import verify_record
 
 AFFINE = np.array([[1.0, 0, 0, -5], [0, 1, 0, 7], [0, 0, 1, 2], [0, 0, 0, 1]])
 GEOMETRY = dr.VolumeGeometry((12, 10, 9), affine=tuple(tuple(float(v) for v in row) for row in AFFINE))
@@ -375,3 +376,35 @@ def test_scans_are_read_and_volumes_written(tmp_path: Path) -> None:
             dr.write_volume(*wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError):
         dr.read_scan(tmp_path / "missing.nii.gz")
+
+
+def test_a_result_is_written_as_bundle_run_writes_it(bundles: Path, tmp_path: Path) -> None:
+    path, root, options = tmp_path / "volume.nii.gz", bundles / "tiny_axial", {"sampler#steps": 2, "device": "cpu"}
+    nib.save(nib.Nifti1Image(TRUTH[0].numpy()[:, :, ::3].copy(), np.diag([1.0, 1, 3, 1])), path)
+    config = ConfigParser()
+    config.read_config(str(root / "configs/inference.json"))
+    config.update({"bundle_root": str(root), "image": str(path), **options, "output_format": "dicom"})
+    config.update({"evaluator#track": False, "output_dir": str(tmp_path / "run"), "case_name": "c"})
+    config.get_parsed_content("evaluator").run()
+    result = dr.load(root, overrides=options).reconstruct(path, case="c", reader="nifti")
+    records = [json.loads(result.write(tmp_path / "api", "dicom").read_text()), None]
+    records[1] = json.loads((tmp_path / "run/c_recon.provenance.json").read_text())
+    same = ("output", "identity_sha256", "measurement_sha256", "config", "options", "preparation", "source", "case")
+    assert {key: records[0][key] for key in same} == {key: records[1][key] for key in same}
+    assert records[0]["output"]["dicom"]["folder"] == "c/dicom"
+    verify_record(tmp_path / "api" / "c_recon.provenance.json")
+
+
+def test_what_is_not_written(bundles: Path, tmp_path: Path) -> None:
+    model = dr.load(bundles / "tiny_axial", sampler="cubic", device="cpu")
+    result = model.reconstruct(TRUTH, affine=AFFINE)
+    for wrong in (result, replace(result, made_from=None)):
+        with pytest.raises(InputError) as caught:  # it has no name, or was not reconstructed
+            wrong.write(tmp_path)
+        assert caught.value.where in ("case", "made_from")
+    nowhere = model.reconstruct(dr.Measurement(TRUTH, dr.VolumeGeometry(tuple(TRUTH.shape[1:]))), case="c")
+    with pytest.raises(InputError):
+        nowhere.write(tmp_path / "out", "dicom")
+    assert not list(tmp_path.glob("out/[!.]*"))
+    with pytest.raises(ConfigError):
+        model.reconstruct(TRUTH, reader="nifti")

@@ -51,7 +51,7 @@ def write_derived_series(
 
     Args:
         folder: folder to make.
-        source: folder of the source series.
+        source: folder of the source series, or one of its files.
         volume: (1, X, Y, Z), real, in ``unit``.
         geometry: its geometry.
         case: pseudonym, used where the identity is not kept.
@@ -63,7 +63,7 @@ def write_derived_series(
     Raises:
         InputError: no usable header in the source, or the folder cannot be written.
     """
-    template = read_identity(dicom_files(source)[0])
+    template = read_identity(dicom_files(source)[0] if source.is_dir() else source)
     write_series(
         folder,
         volume,
