@@ -19,6 +19,7 @@ from monai_diffrecon.operators._stack_points import Stack, mean_pose
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement
 from monai_diffrecon.stacks.align import Aligned, Aligner, spec_of
 from monai_diffrecon.stacks.grid import common_grid
+from monai_diffrecon.stacks.noise import noise_of
 
 #: What may have moved between and within the scans.
 MOTIONS = ("none", "stacks", "slices")
@@ -37,7 +38,8 @@ def combine_stacks(
     """Return thick scans of one body part as a measurement of one isotropic volume.
 
     The volume has the axes of the first scan, which is the reference for position and intensity, and holds all scans.
-    Intensities in HU are left alone. Slices that are unlike what the other scans say are given less weight. What was
+    Intensities in HU are left alone. The noise is
+    estimated from smooth tissue. Slices that are unlike what the other scans say are given less weight. What was
     found is said in the notices.
 
     Args:
@@ -86,6 +88,7 @@ def combine_stacks(
             "profile": profile,
             "poses": torch.from_numpy(np.concatenate(aligned.poses)),
         },
+        noise_std=_noise(aligner, aligned),
         weights=_weights([part.weights for part in parts], aligner, aligned),
         unit=unit,
         source_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest() if all(hashes) else None,
@@ -118,6 +121,12 @@ def _check_alike(scans: Sequence[Measurement]) -> None:
         said = sorted({str(value) for value in values if value is not None})
         if len(said) > 1:
             raise InputError(f"scans of different {name}", where="SCAN", expected="one", got=", ".join(said))
+
+
+def _noise(aligner: Aligner, aligned: Aligned) -> float:
+    """Return the root mean square of the noise of the stacks, at the intensity of the first."""
+    parts = zip(aligner.stacks, aligner.images, aligned.factors, strict=True)
+    return float(np.sqrt(np.mean([(noise_of(image, stack.axis) / factor) ** 2 for stack, image, factor in parts])))
 
 
 def _weights(weights: Sequence[Tensor], aligner: Aligner, aligned: Aligned) -> Tensor | None:
