@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three thick stacks of one head that moved in between, to one thin volume.
 
-    python scripts/studies/stacks/study.py DATA --work FOLDER [--size 150 185 155] [--write docs/results]
+    python scripts/studies/stacks/study.py DATA --work FOLDER [--size 110 130 110] [--write docs/results]
 
 DATA is the folder of the volumes of ``scripts/validate_bundles.py``, two of whose T1 validation subjects are taken. A
 subject is measured as an axial, a sagittal and a coronal stack of 5 mm slices, which :mod:`simulated_stacks` does
@@ -43,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "Mean of cubic interpolations": {"method": "cubic"},
     **{
         f"ADMM-TV, weight {weight:g}": {"method": "admm_tv", "overrides": {"sampler#threshold": weight / 0.1}}
-        for weight in (0.001, 0.003, 0.01)
+        for weight in (0.003, 0.01, 0.03)
     },
     "Default": {},
 }
@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--size", type=int, nargs=3, default=(150, 185, 155), help="most voxels of a head")
+    parser.add_argument("--size", type=int, nargs=3, default=(110, 130, 110), help="most voxels of a head")
     parser.add_argument("--write", type=Path, help="folder of the page and its picture")
     args = parser.parse_args()
     subjects = [
