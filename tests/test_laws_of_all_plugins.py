@@ -153,11 +153,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("operators", "unconditional"): [{}],
     ("consistency", "none"): [{}],
-    ("consistency", "conjugate_gradient"): [
-        {},
-        {"iterations": 2, "gamma": 0.1},
-        {"correlation": 0.7, "correlation_plane": "all"},
-    ],
+    ("consistency", "conjugate_gradient"): [{}, {"iterations": 2, "gamma": 0.1}, {"correlation": 0.7}],
     ("consistency", "admm"): [{}, {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2}],
     ("consistency", "admm_iterate"): [
         {"regularizers": [Z_TV]},

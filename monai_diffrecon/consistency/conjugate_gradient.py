@@ -17,8 +17,6 @@ from monai_diffrecon.numerics.conjugate_gradient import by_discrepancy, conjugat
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Problem, SamplerState
 
-_ALL = "all"
-
 
 class ConjugateGradientStep(ConsistencyStep):
     """``argmin_x 1/2 ||A x - y||^2 + gamma/2 ||x - x0||^2``, by a few iterations from x0 (DDS, arXiv 2303.05754).
@@ -27,7 +25,7 @@ class ConjugateGradientStep(ConsistencyStep):
 
     The correction ``x - x0`` is a combination of the operator's rows. For thick slices these are boxes, whose edges
     show as seams. With a ``correlation`` L the norm of the correction is that of an error that is smooth along one
-    axis or all, ``gamma/2 ||L^-1 (x - x0)||^2``: ``x = x0 + L u``, and u by conjugate gradients on ``A L``.
+    axis, ``gamma/2 ||L^-1 (x - x0)||^2``: ``x = x0 + L u``, and u by conjugate gradients on ``A L``.
 
     Args:
         iterations: most iterations, 1 or more.
@@ -37,7 +35,7 @@ class ConjugateGradientStep(ConsistencyStep):
             which the residual is as large as the noise (Morozov), 0 for noiseless data.
         correlation: length (mm; standard deviation of a Gaussian) over which the error of x0 is correlated, 0 for none.
         correlation_plane: plane whose slice axis the correlation follows; None: the plane of the measured thick slices,
-            otherwise axial; ``"all"``: along all three axes.
+            otherwise axial.
         noise_weight: factor of the noise variance for ``"auto"``; DiffPIR's lambda (arXiv 2305.08995, equation 13).
 
     Raises:
@@ -62,9 +60,7 @@ class ConjugateGradientStep(ConsistencyStep):
         self.gamma = check_gamma(gamma, ("auto", "discrepancy"))
         self.correlation = check_number(correlation, "consistency#correlation", low=0.0)
         where = "consistency#correlation_plane"
-        if correlation_plane is not None and correlation_plane != _ALL:
-            check_plane(correlation_plane, where)
-        self.correlation_plane = correlation_plane
+        self.correlation_plane = None if correlation_plane is None else check_plane(correlation_plane, where)
         self.noise_weight = check_number(noise_weight, "consistency#noise_weight", low=0.0, open_low=True)
 
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
@@ -74,14 +70,14 @@ class ConjugateGradientStep(ConsistencyStep):
         self._magnitude = slabs.norm(backprojection)
         # Of thick slices it is made anew in each step, which takes next to no time, and is not kept.
         self._backprojection = None if problem.operator.family == "image" else backprojection
-        self._filters: list[tuple[Tensor, int, int]] = []
-        plane = self.correlation_plane or problem.operator.thick_plane or "axial"
-        for axis in (PLANE_AXIS.values() if plane == _ALL else (PLANE_AXIS[plane],)) if self.correlation > 0.0 else ():
+        self._filter, self._reach = None, 0
+        self._axis = 1 + PLANE_AXIS[self.correlation_plane or problem.operator.thick_plane or "axial"]
+        if self.correlation > 0.0:
             mend = "set consistency#correlation to 0, or reconstruct the volume as a whole"
-            slabs.refuse_across(1 + axis, "the correlation", "consistency#correlation_plane", mend)
-            geometry = problem.operator.geometry
-            matrix = gaussian_matrix(geometry.shape[axis], self.correlation / geometry.spacing[axis])
-            self._filters.append((matrix, 1 + axis, reach_of(matrix)))
+            slabs.refuse_across(self._axis, "the correlation", "consistency#correlation_plane", mend)
+            geometry, axis = problem.operator.geometry, self._axis - 1
+            self._filter = gaussian_matrix(geometry.shape[axis], self.correlation / geometry.spacing[axis])
+            self._reach = reach_of(self._filter)
         self._noise_norm = measured_entries(problem) ** 0.5 * problem.noise_std if self.gamma == "discrepancy" else 0.0
 
     def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
@@ -111,9 +107,7 @@ class ConjugateGradientStep(ConsistencyStep):
         return self.problem.operator.adjoint(self.problem.measurement) if kept is None else kept
 
     def _smooth(self, x: Tensor) -> Tensor:
-        for matrix, axis, reach in self._filters:
-            x = along_axis(matrix, x, axis, reach)
-        return x
+        return x if self._filter is None else along_axis(self._filter, x, self._axis, self._reach)
 
     def _as_far_as_the_noise(self, x0: Tensor) -> Tensor:
         if self._noise_norm == 0.0:

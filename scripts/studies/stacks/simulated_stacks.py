@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, spline_filter
 from scipy.spatial.transform import Rotation
 
 PLANES = ("axial", "sagittal", "coronal")
@@ -33,20 +33,25 @@ def measured(
         truth: (X, Y, Z).
         plane: of the slices.
         thickness: in mm, which divides the volume.
-        pose: where the header puts a point -> where it was.
+        pose: where the header puts a point -> where it was; (4, 4), or one for each slice (slices, 4, 4).
         noise: standard deviation.
         seed: of the noise.
     """
     axis, shape, affine = _AXES[plane], list(truth.shape), np.eye(4)
     shape[axis] //= thickness
     affine[axis, axis], affine[axis, 3] = thickness, (thickness - 1) / 2
-    index = np.indices(shape).reshape(3, -1).astype(float)
-    out = np.zeros(shape, np.float32)
-    for k in range(_POINTS):
-        at = index.copy()
-        at[axis] += (k + 0.5) / _POINTS - 0.5
-        points = (pose @ affine)[:3] @ np.vstack([at, np.ones(at.shape[1])])
-        out += map_coordinates(truth, points, order=3).reshape(shape) / _POINTS
+    spline = spline_filter(truth, order=3, output=np.float64)
+    slices = []
+    for number, moved in enumerate(np.broadcast_to(pose, (shape[axis], 4, 4))):
+        index = np.indices([1 if i == axis else n for i, n in enumerate(shape)])
+        values = np.zeros(index.shape[1:], np.float32)
+        for k in range(_POINTS):
+            at = index.reshape(3, -1).astype(float)
+            at[axis] = number + (k + 0.5) / _POINTS - 0.5
+            points = (moved @ affine)[:3] @ np.vstack([at, np.ones(at.shape[1])])
+            values += map_coordinates(spline, points, order=3, prefilter=False).reshape(values.shape) / _POINTS
+        slices.append(values)
+    out = np.concatenate(slices, axis)
     return out + noise * np.random.default_rng(seed).normal(size=shape).astype(np.float32), affine
 
 
