@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
     from monai_diffrecon.io.dicom.series_writer import DicomSeriesWriter
     from monai_diffrecon.io.dxchange.reader import DXchangeReader
+    from monai_diffrecon.io.images.metaimage_reader import MetaImageReader
+    from monai_diffrecon.io.images.metaimage_writer import MetaImageWriter
+    from monai_diffrecon.io.images.nibabel_reader import NibabelReader
+    from monai_diffrecon.io.images.nrrd_reader import NRRDReader
+    from monai_diffrecon.io.images.nrrd_writer import NRRDWriter
+    from monai_diffrecon.io.images.ome_zarr_writer import OMEZarrWriter
     from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader
     from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader as ContainerReader  # former name
     from monai_diffrecon.io.nifti_reader import NIfTIReader

@@ -65,6 +65,35 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
         _fsync(path.parent, os.O_RDONLY)
 
 
+def atomic_folder(folder: Path, write: Callable[[Path], object], where: str) -> None:
+    """Write a folder in one step: a temporary folder beside it gets its name when it is complete.
+
+    Args:
+        folder: the folder to make or replace; its parent must exist.
+        write: writes the files to the folder it is given, which exists.
+        where: what messages call it.
+
+    Raises:
+        InputError: the parent is missing or may not be written.
+        ResourceError: the disk is full.
+    """
+    if not folder.parent.is_dir():
+        raise InputError("no folder to write to", where=folder.name, mend="create its parent folder first")
+    temporary = folder.with_name(f".{secrets.token_hex(6)}.tmp")
+    old = folder.with_name(f"{temporary.name}.old")
+    try:
+        temporary.mkdir()
+        write(temporary)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise told(error, where) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def make_folder(path: str | Path) -> Path:
     """Make a folder and those above it, unless it is there, and return it.
 

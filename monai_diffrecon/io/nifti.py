@@ -8,7 +8,6 @@ import gzip
 import logging
 import math
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from torch import Tensor
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.atomic import atomic_write, full_suffix
 from monai_diffrecon.io.measurement.checks import check_affine
-from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
+from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.io.nifti_header import affine_of_header, says_orientation
 from monai_diffrecon.io.straight import check_straight
+from monai_diffrecon.io.voxels import in_ras, voxels_to_write
 from monai_diffrecon.numerics.hashing import sha256_tensor, tensor_digest
 from monai_diffrecon.protocols import VolumeGeometry
 
@@ -87,7 +87,7 @@ def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vol
     try:
         image = _open(path)
         _check_header(image, where, volume)
-        _check_size(image, path)
+        check_size(image.dataobj, path)
         # Without trailing axes, and in RAS+ with the affine that belongs to it.
         affine, notices = affine_of_header(image)
         check_affine(affine, where)
@@ -95,9 +95,7 @@ def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vol
         if image.ndim > 3:  # the last axis is the one of several volumes
             image = nib.funcs.squeeze_image(image.slicer[..., volume])
         oriented = says_orientation(image.header)
-        image = nib.Nifti1Image(image.dataobj, affine)
-        image = nib.as_closest_canonical(image) if oriented else image
-        array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+        voxels, geometry = in_ras(image.dataobj, affine, where, oriented=oriented)
     except (*_UNREADABLE, zlib.error) as error:
         raise InputError(
             "cannot be read as NIfTI",
@@ -105,17 +103,7 @@ def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vol
             got=" ".join(str(error).replace(str(path), where).split())[:200] or type(error).__name__,
             mend="check that the file is complete and has the right file name extension",
         ) from None
-    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-    if bad:
-        raise InputError(
-            "voxels that are not finite",
-            where=where,
-            expected="numbers",
-            got=f"{bad} voxels of NaN or infinity",
-            mend="replace them, for example by the background value",
-        )
-    geometry = geometry_of(array.shape, image.affine)
-    return torch.from_numpy(array[None]), geometry if oriented else replace(geometry, affine=None), notices
+    return voxels, geometry, notices
 
 
 def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, dtype: str = "float32") -> None:
@@ -136,16 +124,7 @@ def write_volume(path: str | Path, volume: Tensor, geometry: VolumeGeometry, *, 
     _check_suffix(path)
     if dtype not in DTYPES:
         raise ConfigError("unknown data type", where="dtype", expected=" or ".join(DTYPES), got=repr(dtype))
-    if tuple(volume.shape) != (1, *geometry.shape) or volume.is_complex():
-        raise InputError(
-            "volume and geometry do not match",
-            where=path.name,
-            expected=f"real numbers of shape {(1, *geometry.shape)}",
-            got=f"{str(volume.dtype).removeprefix('torch.')} of shape {tuple(volume.shape)}",
-        )
-    array = volume.detach().as_subclass(Tensor)[0].to("cpu", torch.float32).numpy()
-    if not all(np.isfinite(part).all() for part in array):
-        raise InputError("voxels that are not finite", where=path.name, mend="do not write this volume")
+    array = voxels_to_write(volume, geometry, path.name)
     affine = affine_of(geometry)
     image = nib.Nifti1Image(array, affine)
     code = _UNKNOWN if geometry.affine is None else _SCANNER
@@ -173,7 +152,7 @@ def voxels_sha256(path: str | Path) -> str:
     if image is None or math.prod(image.shape) <= LARGE or not _as_written(image):
         return sha256_tensor(read_volume(path)[0])
     (nx, ny, nz), offset = image.shape, int(image.dataobj.offset)
-    _check_size(image, path)
+    check_size(image.dataobj, path)
     digest, width = tensor_digest(torch.float32, (1, nx, ny, nz)), max(_PART // (ny * nz), 1)
     for first in range(0, nx, width):
         part = np.empty((min(width, nx - first), ny, nz), dtype="<f4")
@@ -213,17 +192,25 @@ def _open(path: Path) -> Any:
     return kind.from_filename(path, mmap=False)
 
 
-def _check_size(image: Any, path: Path) -> None:
-    """Compare what the header declares with what the file holds, before that is allocated."""
-    offset = int(image.dataobj.offset)
-    needed = offset + math.prod(int(n) for n in image.shape) * image.get_data_dtype().itemsize
-    packed, size = path.suffix.lower() == ".gz", path.stat().st_size
+def check_size(voxels: Any, path: Path) -> None:
+    """Compare what a header declares with what a file holds, before that is allocated.
+
+    Args:
+        voxels: nibabel's proxy of the voxels.
+        path: the file with them.
+
+    Raises:
+        InputError: too short, or far too long for a compressed file.
+    """
+    offset = int(voxels.offset)
+    needed = offset + math.prod(int(n) for n in voxels.shape) * voxels.dtype.itemsize
+    packed, size = path.suffix.lower() in (".gz", ".mgz"), path.stat().st_size
     held = size
     if packed and needed <= size * _SMALLEST_RATIO:
         held = _unpacked_size(path, needed + _TRAILING)
     if offset < 0 or needed > held or (packed and held > needed + _TRAILING):
         raise InputError(
-            "cannot be read as NIfTI: truncated, or a damaged header",
+            "truncated, or a damaged header",
             where=path.name,
             expected=f"{needed} bytes",
             got=f"{held} bytes" if held <= needed else "more",

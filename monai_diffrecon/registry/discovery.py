@@ -35,6 +35,7 @@ KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("operators", "noncartesian_mri"): "diffrecon-mri",
     ("readers", "ismrmrd"): "diffrecon-mri",
     ("readers", "fastmri"): "diffrecon-mri",
+    ("readers", "bart"): "diffrecon-mri",
     ("readers", "twix"): "diffrecon-twix",
     ("operators", "cone_beam_ct"): "diffrecon-rtk",
     ("runtimes", "openvino"): "diffrecon-openvino",

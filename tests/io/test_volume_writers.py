@@ -85,7 +85,7 @@ def read_nrrd(path: Path) -> tuple[Tensor, VolumeGeometry]:
 
 @pytest.fixture
 def nrrd(install: Install) -> None:
-    install("acme-nrrd", "writers", {"nrrd": "NRRDWriter"}, NRRD)
+    install("acme-nrrd", "writers", {"acme": "NRRDWriter"}, NRRD)
 
 
 AFFINE = ((0.56, -0.48, 0.0, 5.0), (0.42, 0.64, 0.0, -8.0), (0.0, 0.0, 3.0, 12.5), (0.0, 0.0, 0.0, 1.0))
@@ -113,10 +113,10 @@ def run(folder: Path, output_format: Any) -> ReconstructionEvaluator:
 @pytest.mark.parametrize(
     ("output_format", "formats"),
     [
-        ("nrrd", {"nrrd"}),
-        (["nifti", "nrrd"], {"nrrd"}),
-        (["dicom", {"name": "nrrd", "comment": "ours"}], {"dicom", "nrrd"}),
-        ({"name": "acme-nrrd:nrrd"}, {"nrrd"}),
+        ("acme", {"acme"}),
+        (["nifti", "acme"], {"acme"}),
+        (["dicom", {"name": "acme", "comment": "ours"}], {"dicom", "acme"}),
+        ({"name": "acme-nrrd:acme"}, {"acme"}),
         ("both", {"dicom"}),
         ("nifti", set()),
     ],
@@ -128,8 +128,8 @@ def test_the_formats_of_a_run(nrrd: None, tmp_path: Path, output_format: Any, fo
     record = verify_record(out / "one_recon.provenance.json")
     assert {*record["output"].get("formats", {}), *record["output"].keys() & {"dicom"}} == formats
     assert (out / "one" / "dicom").is_dir() == ("dicom" in formats)
-    assert (out / "one_recon.nrrd").is_file() == ("nrrd" in formats)
-    if "nrrd" in formats:
+    assert (out / "one_recon.nrrd").is_file() == ("acme" in formats)
+    if "acme" in formats:
         found, lies = read_nrrd(out / "one_recon.nrrd")
         assert torch.equal(found, volume)
         np.testing.assert_allclose(lies.affine, geometry.affine, atol=1e-3)
@@ -140,10 +140,10 @@ def test_the_formats_of_a_run(nrrd: None, tmp_path: Path, output_format: Any, fo
 
 
 def test_the_record_speaks_of_it(nrrd: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run(tmp_path, "nrrd")
+    run(tmp_path, "acme")
     record, path = tmp_path / "out" / "one_recon.provenance.json", tmp_path / "out" / "one_recon.nrrd"
     before = path.stat().st_mtime_ns
-    assert run(tmp_path, "nrrd").state.output["report"] is None  # its record verifies: nothing is computed
+    assert run(tmp_path, "acme").state.output["report"] is None  # its record verifies: nothing is computed
     assert path.stat().st_mtime_ns == before
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(IntegrityError) as caught:
@@ -153,13 +153,13 @@ def test_the_record_speaks_of_it(nrrd: None, tmp_path: Path, caplog: pytest.LogC
     with pytest.raises(IntegrityError):
         verify_record(record)
     with caplog.at_level(logging.WARNING):
-        assert run(tmp_path, "nrrd").state.output["report"] is not None
+        assert run(tmp_path, "acme").state.output["report"] is not None
     assert path.is_file()
 
 
 def test_a_format_that_is_asked_for_later_is_written(nrrd: None, tmp_path: Path) -> None:
     run(tmp_path, "nifti")
-    assert run(tmp_path, "nrrd").state.output["report"] is not None
+    assert run(tmp_path, "acme").state.output["report"] is not None
     assert (tmp_path / "out" / "one_recon.nrrd").is_file()
 
 
@@ -167,8 +167,8 @@ def test_a_format_that_is_asked_for_later_is_written(nrrd: None, tmp_path: Path)
     ("output_format", "error", "where", "near"),
     [
         ("dicm", PluginError, "output_format", "'dicom'"),
-        (["nifti", "nrd"], PluginError, "output_format", "'nrrd'"),
-        ({"name": "nrrd", "coment": "x"}, ConfigError, "output_format#coment", "'comment'"),
+        (["nifti", "acm"], PluginError, "output_format", "'acme'"),
+        ({"name": "acme", "coment": "x"}, ConfigError, "output_format#coment", "'comment'"),
         (3, ConfigError, "output_format", ""),
         (None, ConfigError, "output_format", ""),
     ],
@@ -184,9 +184,9 @@ def test_an_unknown_format_is_refused_before_anything_is_computed(
 
 def test_a_writer_that_fails_is_one_line_without_paths(install: Install, tmp_path: Path) -> None:
     broken = NRRD.replace("affine = np", "raise OSError(path)\n        affine = np")
-    install("acme-nrrd", "writers", {"nrrd": "NRRDWriter"}, broken)
+    install("acme-nrrd", "writers", {"acme": "NRRDWriter"}, broken)
     with pytest.raises(PluginError) as caught:
-        run(tmp_path, "nrrd")
+        run(tmp_path, "acme")
     assert caught.value.where == "output_format"
     assert str(tmp_path) not in str(caught.value)
     assert "OSError" in caught.value.what
@@ -215,12 +215,14 @@ def test_a_writer_that_fails_is_one_line_without_paths(install: Install, tmp_pat
 )
 def test_the_laws_find_a_wrong_writer(install: Install, tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in NRRD
-    install("acme-nrrd", "writers", {"nrrd": "NRRDWriter"}, NRRD.replace(old, new))
+    install("acme-nrrd", "writers", {"acme": "NRRDWriter"}, NRRD.replace(old, new))
     with pytest.raises(AssertionError, match=said):
-        check_writer(registry.create("writers", "nrrd"), tmp_path / "laws", read_nrrd)
+        check_writer(registry.create("writers", "acme"), tmp_path / "laws", read_nrrd)
 
 
-def test_the_laws_of_a_right_one(nrrd: None, tmp_path: Path) -> None:
-    check_writer(registry.create("writers", "nrrd"), tmp_path / "laws", read_nrrd)
+def test_the_laws_of_a_right_one(nrrd: None, install: Install, tmp_path: Path) -> None:
+    check_writer(registry.create("writers", "acme"), tmp_path / "laws", read_nrrd)
+    check_writer(registry.create("writers", "acme"), tmp_path / "again")  # by our reader of NRRD
+    install("acme-other", "writers", {"other": "NRRDWriter"}, NRRD.replace('".nrrd"', '".other"'))
     with pytest.raises(AssertionError, match="no installed reader recognises"):
-        check_writer(registry.create("writers", "nrrd"), tmp_path / "again")
+        check_writer(registry.create("writers", "other"), tmp_path / "other")

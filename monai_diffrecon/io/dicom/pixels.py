@@ -17,21 +17,20 @@ from monai_diffrecon.io.dicom.header import DEFLATED, open_dicom, quiet_pydicom
 _ITK = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91)}
 
 
-def check_decodable(syntax: Any, frames: int, where: str) -> None:
+def check_decodable(syntax: Any, where: str) -> None:
     """Refuse a compressed transfer syntax that cannot be decoded here.
 
     Raises:
         InputError: nothing installed decodes it.
     """
-    if _by_pydicom(syntax) or (syntax in _ITK and frames == 1):
+    if _by_pydicom(syntax) or syntax in _ITK:
         return
     raise InputError(
         "unsupported compression",
         where=where,
-        expected="uncompressed, RLE, JPEG lossless, JPEG-LS or JPEG 2000"
-        + (" (one frame a file)" if frames > 1 else ""),
+        expected="uncompressed, RLE, JPEG lossless, JPEG-LS or JPEG 2000",
         got=getattr(syntax, "name", str(syntax)),
-        mend="decompress the series first, for example with gdcmconv --raw",
+        mend="pip install pylibjpeg pylibjpeg-openjpeg (HTJ2K), or decompress the series first (gdcmconv --raw)",
     )
 
 
@@ -87,6 +86,7 @@ def _read_by_itk(path: Path) -> np.ndarray:
     reader.SetImageIO(io)
     reader.SetFileName(str(path))
     reader.Update()
-    values = np.array(itkPyBufferIF3.GetArrayViewFromImage(reader.GetOutput()), dtype=np.float64)[0]
+    values = np.array(itkPyBufferIF3.GetArrayViewFromImage(reader.GetOutput()), dtype=np.float64)
     # GDCM rescales, of some kinds of images only: back to what is stored.
-    return np.round((values - io.GetRescaleIntercept()) / io.GetRescaleSlope())
+    stored = np.round((values - io.GetRescaleIntercept()) / io.GetRescaleSlope())
+    return stored if len(stored) > 1 else stored[0]

@@ -126,7 +126,7 @@ def _check_image(header: DicomHeader) -> None:
     if "ModalityLUTSequence" in ds:
         raise InputError("a lookup table instead of a rescale slope", where=where, mend="export the series without it")
     frames = int(ds.get("NumberOfFrames") or 1)
-    check_decodable(header.syntax, frames, where)
+    check_decodable(header.syntax, where)
     if 0 < header.pixel_bytes < int(ds.Rows) * int(ds.Columns) * frames * int(ds.BitsAllocated) // 8:
         raise truncated(header.path)
 

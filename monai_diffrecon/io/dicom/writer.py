@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 from torch import Tensor
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.io.atomic import atomic_write, told
+from monai_diffrecon.io.atomic import atomic_folder, atomic_write
 from monai_diffrecon.io.dicom.attributes import common_attributes, quantized
 from monai_diffrecon.io.dicom.template import derived_uid
 from monai_diffrecon.io.measurement.metatensor import affine_of
+from monai_diffrecon.io.voxels import voxels_to_write
 from monai_diffrecon.numerics.hashing import sha256_file, sha256_tensor
 from monai_diffrecon.protocols import VolumeGeometry
 
@@ -91,11 +91,8 @@ def write_series(
     attributes.setdefault("StudyInstanceUID", derived_uid("study", entropy, case))
     attributes["SeriesInstanceUID"] = derived_uid("series", entropy, content)
     attributes.setdefault("FrameOfReferenceUID", derived_uid("frame", entropy, content))
-    temporary = folder.with_name(f".{secrets.token_hex(6)}.tmp")
-    if not folder.parent.is_dir():
-        raise InputError("no folder to write to", where=folder.name, mend="create its parent folder first")
-    try:
-        temporary.mkdir()
+
+    def write(temporary: Path) -> None:
         for k, position in enumerate(_positions(geometry)):
             image = attributes | {
                 "SOPInstanceUID": derived_uid("image", entropy, content, str(k)),
@@ -104,11 +101,8 @@ def write_series(
             }
             dataset = _dataset(image, np.ascontiguousarray(stored[::-1, ::-1, k].T))
             atomic_write(temporary / f"{k + 1:04d}.dcm", partial(dataset.save_as, enforce_file_format=True))
-        _replace(temporary, folder)
-    except OSError as error:
-        raise told(error, f"DICOM series {folder.name}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    atomic_folder(folder, write, f"DICOM series {folder.name}")
     return series_sha256(folder)
 
 
@@ -136,16 +130,7 @@ def series_sha256(folder: str | Path) -> str:
 
 def _checked(volume: Tensor, geometry: VolumeGeometry, where: str) -> np.ndarray:
     """Return the voxels (X, Y, Z) of a volume that can be written, float64."""
-    if tuple(volume.shape) != (1, *geometry.shape) or volume.is_complex():
-        raise InputError(
-            "volume and geometry do not match",
-            where=where,
-            expected=f"real numbers of shape {(1, *geometry.shape)}",
-            got=f"{str(volume.dtype).removeprefix('torch.')} of shape {tuple(volume.shape)}",
-        )
-    array = volume.detach().as_subclass(Tensor)[0].cpu().numpy().astype(np.float64)
-    if not np.isfinite(array).all():
-        raise InputError("voxels that are not finite", where=where, mend="do not write this volume")
+    array = voxels_to_write(volume, geometry, where).astype(np.float64)
     check_oriented(geometry, where)
     axes = affine_of(geometry)[:3, :3]
     axes = axes / np.linalg.norm(axes, axis=0)
@@ -206,12 +191,3 @@ def _dataset(attributes: Mapping[str, Any], pixels: np.ndarray) -> Any:
         setattr(dataset, keyword, value)
     dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
     return dataset
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Give a written folder its name; an older one of that name goes."""
-    old = folder.with_name(f"{temporary.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -36,6 +36,7 @@ class Acquired:
         noise_std: standard deviation of each real component of an entry measured once; 0 when unknown.
         calibration: separate calibration data of the shape of ``kspace``, or None.
         calibrated: where those were measured, of the shape of ``counts``, or None.
+        maps: coil maps (coils, readout, phase, slice or partition) of the volume, or None to estimate them.
         notices: sentences for ``Measurement.notices``.
     """
 
@@ -48,6 +49,7 @@ class Acquired:
     noise_std: float
     calibration: Tensor | None = None
     calibrated: Tensor | None = None
+    maps: Tensor | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -89,7 +91,9 @@ def to_measurement(acquired: Acquired, *, method: str, width: int, source: str, 
     a = _to_ras(acquired)
     # The axis along which whole slices can be taken out: the slices, or the readout of a 3D acquisition.
     free = order.index(0 if a.volumetric else 2)
-    maps = _coil_maps(a, shape, free, method, width, where) if a.kspace.shape[0] > 1 else None
+    maps = a.maps
+    if maps is None and a.kspace.shape[0] > 1:
+        maps = _coil_maps(a, shape, free, method, width, where)
     plane = next(name for name, axis in PLANE_AXIS.items() if axis == free)
     mask, counts = a.counts > 0, a.counts
     alike = bool((mask == mask.narrow(free, 0, 1)).all())
@@ -152,7 +156,14 @@ def _to_ras(a: Acquired) -> Acquired:
         counts=counts,
         calibration=turned(a.calibration, phases=True),
         calibrated=turned(a.calibrated, phases=False),
+        maps=None if a.maps is None else _turned_image(a.maps, order, flips),
     )
+
+
+def _turned_image(x: Tensor, order: tuple[int, ...], flips: tuple[bool, ...]) -> Tensor:
+    """Return images (coils, readout, phase, slice or partition) with their axes permuted and flipped to X, Y, Z."""
+    x = x.flip([axis + 1 for axis, flip in enumerate(flips) if flip])
+    return x.permute(0, *(axis + 1 for axis in order)).contiguous()
 
 
 def _coil_maps(a: Acquired, shape: tuple[int, ...], free: int, method: str, width: int, where: str) -> Tensor:

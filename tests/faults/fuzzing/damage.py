@@ -31,7 +31,7 @@ def damage(rng: random.Random, seed: Path, target: Path) -> Path:
         shutil.copyfile(seed, scan)
     path = rng.choice(sorted(scan.iterdir())) if seed.is_dir() else scan
     raw = rng.random() < 0.35
-    if not raw and path.suffix == ".h5":
+    if not raw and (path.suffix == ".h5" or path.name.startswith("minc2")):
         for _ in range(rng.randint(1, 2)):
             edit_hdf5(rng, path, target)
     elif not raw and seed.name.startswith("nifti"):

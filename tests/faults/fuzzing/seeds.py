@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import locale
+import shutil
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import torch
+from nibabel.testing import data_path
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MRImageStorage, RLELossless
@@ -19,9 +21,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from diffrecon_mri.noncartesian.trajectories import radial
 from diffrecon_mri.simulate import Receiver, write_fastmri, write_ismrmrd
 from diffrecon_mri.synthetic_maps import birdcage_maps
+from monai_diffrecon import registry
 from monai_diffrecon.io.measurement.file import write_measurement
 from monai_diffrecon.io.measurement.metatensor import geometry_of
-from monai_diffrecon.protocols import Measurement
+from monai_diffrecon.protocols import Measurement, VolumeOrigin
 
 SHAPE = (9, 8, 5)
 _GEOMETRY = geometry_of(SHAPE, np.diag([1.0, 1.0, 3.0, 1.0]))
@@ -192,9 +195,23 @@ def _projections(folder: Path) -> None:
             file["measurement/instrument/detector/x_pixel_size"].attrs["units"] = np.bytes_("mm")
 
 
+def _other_images(folder: Path) -> None:
+    values, affine = _ramp(*SHAPE).numpy(), np.diag([-1.0, 1.0, 3.0, 1.0])
+    for name in ("metaimage", "nrrd"):
+        writer = registry.create("writers", name)
+        writer.write(folder / f"{name}{writer.suffix}", _ramp(1, *SHAPE), _GEOMETRY, VolumeOrigin("seed"))
+    lines = "NRRD0004", "type: short", "dimension: 3", "sizes: 9 8 5", "space: LAS", "encoding: raw", "endian: little"
+    axes = "space directions: (1,0,0) (0,1,0) (0,0,3)", "space origin: (0,0,0)", "", ""
+    (folder / "nrrd_raw.nrrd").write_bytes("\n".join((*lines, *axes)).encode() + values.astype("<i2").tobytes("F"))
+    for suffix in (".mgh", ".mgz"):
+        nib.MGHImage(values.astype(np.float32), affine).to_filename(folder / f"freesurfer{suffix}")
+    for name in ("minc1_1_scale.mnc", "minc2_1_scale.mnc"):
+        shutil.copyfile(Path(data_path) / name, folder / name)
+
+
 def write_seeds(folder: Path) -> list[Path]:
     """Write one scan of every kind and return them by name."""
     folder.mkdir()
-    for write in (_containers, _niftis, _dicoms, _packed_dicoms, _raw_mri, _projections):
+    for write in (_containers, _niftis, _dicoms, _packed_dicoms, _raw_mri, _projections, _other_images):
         write(folder)
     return sorted(folder.iterdir())

@@ -208,6 +208,43 @@ def test_lossless_compression_changes_nothing(tmp_path: Path, dicom: Any, itk: A
     np.testing.assert_array_equal(measured.data[0].numpy(), dicom.stored((32, 32, 3))[::-1, ::-1] * 0.5 + 7)
 
 
+def _compressed_frames(tmp_path: Path, dicom: Any, itk: Any, syntax: str, change: Any = list) -> Path:
+    """Write an enhanced file whose frames are those of a compressed series."""
+    from pydicom import dcmread
+    from pydicom.encaps import encapsulate, generate_frames
+
+    values = dicom.stored((32, 32, 3))
+    enhanced = dicom.make_enhanced(values)
+    for k, group in enumerate(enhanced.PerFrameFunctionalGroupsSequence):
+        group.PixelValueTransformationSequence[0].RescaleSlope = 0.5 + k
+    if syntax == "rle":
+        enhanced.compress("1.2.840.10008.1.2.5")
+    else:
+        packed = [dcmread(path) for path in sorted(_compressed(tmp_path, dicom, itk, syntax).iterdir())]
+        frames = [next(generate_frames(ds.PixelData, number_of_frames=1)) for ds in reversed(packed)]
+        enhanced.file_meta.TransferSyntaxUID = packed[0].file_meta.TransferSyntaxUID
+        enhanced.PixelData = encapsulate(change(frames))
+        enhanced["PixelData"].is_undefined_length = True
+    enhanced.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    return tmp_path / "enhanced.dcm"
+
+
+@pytest.mark.parametrize("syntax", ["rle", "jpeg", "jpeg2000"])
+def test_compressed_frames_of_an_enhanced_file(tmp_path: Path, dicom: Any, itk: Any, syntax: str) -> None:
+    """With a slope of its own for each frame, in the order of the file: from the last slice to the first."""
+    measured = DicomSeriesReader().read(_compressed_frames(tmp_path, dicom, itk, syntax))
+    expected = dicom.stored((32, 32, 3))[::-1, ::-1] * np.array([2.5, 1.5, 0.5]) + 3
+    np.testing.assert_array_equal(measured.data[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("change", [lambda frames: frames[:2], lambda frames: [*frames[:2], frames[2][:200]]])
+def test_a_compressed_frame_that_is_not_there(tmp_path: Path, dicom: Any, itk: Any, change: Any) -> None:
+    path = _compressed_frames(tmp_path, dicom, itk, "jpeg2000", change)
+    with pytest.raises(InputError) as caught:
+        DicomSeriesReader().read(path)
+    assert caught.value.where == "enhanced.dcm"
+
+
 def test_a_truncated_compressed_file(tmp_path: Path, dicom: Any) -> None:
     folder = _compressed(tmp_path, dicom, None, "rle")
     path = folder / "IM014.dcm"
@@ -333,6 +370,7 @@ def test_a_syntax_that_nothing_decodes(tmp_path: Path, dicom: Any) -> None:
         DicomSeriesReader().read(dicom.save(tmp_path / "mr", series))
     assert (caught.value.where, caught.value.got) == ("IM007.dcm", "MPEG2 Main Profile / Main Level")
     assert "gdcmconv" in (caught.value.mend or "")
+    assert "pip install" in (caught.value.mend or "")
 
 
 def test_truncated_and_foreign_files(mr: Path, tmp_path: Path) -> None:
