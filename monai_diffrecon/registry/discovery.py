@@ -37,6 +37,7 @@ KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("readers", "fastmri"): "diffrecon-mri",
     ("readers", "bart"): "diffrecon-mri",
     ("readers", "twix"): "diffrecon-twix",
+    ("readers", "rtk_projections"): "diffrecon-rtk",
     ("operators", "cone_beam_ct"): "diffrecon-rtk",
     ("runtimes", "openvino"): "diffrecon-openvino",
     ("operators", "rotation_ct"): "diffrecon-published",

@@ -2,24 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Few views of a cone beam: FDK, SIRT, 3D ADMM-TV at its best weight, and a bundle's diffusion prior if there is one.
 
-    python scripts/studies/cone_beam.py CT.nii.gz [--crop 96 96 96] [--views 60] [--output FILE.md]
+    python scripts/studies/cone_beam.py CT.nii.gz [--crop 96 96 96] [--views 60] [--half-fan 25] [--output FILE.md]
         [--bundle bundles/AXIAL [--auxiliary bundles/CORONAL]]
 
 The volume (HU) is cut about its centre and clipped to the window, the bundle's own when it has one; its scan is
-simulated by the operator that all methods reconstruct with. ADMM-TV is given every weight of a grid and judged by the
+simulated by the operator that all methods reconstruct with. With ``--half-fan`` the detector sees all of the volume on
+one side of the axis, and so many mm of itself on the other. ADMM-TV is given every weight of a grid and judged by the
 truth: the best row is the rival. PSNR and SSIM are of the window mapped to 0 and 1. Needs plugins/diffrecon-rtk.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Spacing
 from torch import nn
 
+from monai_diffrecon import registry
 from monai_diffrecon.bundle.metadata import read_metadata
 from monai_diffrecon.bundle.score_network import ScoreNetwork
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
@@ -28,6 +34,7 @@ from monai_diffrecon.engine.problem.simulation import Simulation, simulate
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of, to_tensor
 from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.protocols import VolumeGeometry
 
 #: lambda / ||A^T A||, units of the window.
 WEIGHTS = (0.00003, 0.0001, 0.0003, 0.001, 0.003)
@@ -52,6 +59,18 @@ def classical(operator: dict[str, Any], sampler: Any, window: tuple[float, float
     return DiffReconInferer(score, operator, sampler=sampler)
 
 
+def half_fan(operator: dict[str, Any], geometry: VolumeGeometry, beyond: float) -> dict[str, Any]:
+    """Return the options of the detector that is left of a centred one that sees the whole volume."""
+    whole = registry.build("operators", operator, geometry=geometry).detector
+    (du, dv), (_, end) = whole.spacing, whole.edges(0)
+    count = math.ceil((end + beyond) / du) + 1
+    return {
+        "detectors": [count, whole.pixels[1]],
+        "detector_spacing": [du, dv],
+        "detector_offset": [end - (count - 1) / 2 * du, 0.0],
+    }
+
+
 def diffusion(args: argparse.Namespace, operator: dict[str, Any], auxiliary: Path | None) -> DiffReconInferer:
     """Return the bundle's inferer of its task, with this operator."""
     config = ConfigParser()
@@ -59,8 +78,7 @@ def diffusion(args: argparse.Namespace, operator: dict[str, Any], auxiliary: Pat
     config.update({"bundle_root": str(args.bundle), "operator": operator})
     if auxiliary is not None:
         config.update({"auxiliary_bundle": str(auxiliary.resolve())})
-    if args.steps is not None:
-        config.update({"sampler#steps": args.steps})
+    config.update({f"sampler#{name}": value for name, value in args.sampler.items()})
     return config.get_parsed_content("inferer")
 
 
@@ -71,6 +89,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, nargs=3, default=(96, 96, 96), metavar=("X", "Y", "Z"))
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--arc", type=float, default=360.0, help="degrees")
+    parser.add_argument("--half-fan", type=float, default=None, help="mm of the detector beyond the axis")
     parser.add_argument("--source-distance", type=float, default=600.0, help="mm, to the isocentre")
     parser.add_argument("--detector-distance", type=float, default=1000.0, help="mm, from the source")
     parser.add_argument(
@@ -80,11 +99,13 @@ def main() -> None:
     parser.add_argument(
         "--unit", choices=("HU", "1/mm", "arbitrary"), default="HU", help="of the volume and the window"
     )
+    parser.add_argument("--spacing", type=float, default=None, help="voxel size in mm that the volume is resampled to")
     parser.add_argument("--iterations", type=int, default=30, help="of ADMM-TV; SIRT has as many")
+    parser.add_argument("--weights", type=float, nargs="*", default=WEIGHTS, help="of ADMM-TV")
     parser.add_argument("--bundle", type=Path, default=None)
     parser.add_argument("--auxiliary", type=Path, default=None, help="bundle of another plane")
     parser.add_argument("--task", default="sparse_view_ct", help="overlay of the bundle")
-    parser.add_argument("--steps", type=int, default=None, help="of the bundle's sampler")
+    parser.add_argument("--sampler", type=json.loads, default={}, help="options of the bundle's sampler, JSON")
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
     if args.auxiliary is not None and args.bundle is None:
@@ -92,10 +113,14 @@ def main() -> None:
 
     volume, read = read_volume(args.source)
     low, high = window_of(args)
+    affine = affine_of(read)
+    if args.spacing is not None:
+        fine = Spacing(pixdim=(args.spacing,) * 3, mode=3)(MetaTensor(volume, affine=torch.as_tensor(affine)))
+        volume, affine = fine.as_subclass(torch.Tensor), fine.affine.numpy()
     corner = [max(0, (n - c) // 2) for n, c in zip(volume.shape[1:], args.crop, strict=True)]
     box = tuple(slice(a, a + c) for a, c in zip(corner, args.crop, strict=True))
     truth = volume[(slice(None), *box)].float().clamp(low, high).contiguous()
-    geometry = geometry_of(truth.shape[1:], affine_of(read))  # only its spacing matters here
+    geometry = geometry_of(truth.shape[1:], affine)  # only its spacing matters here
     operator = {
         "name": "cone_beam_ct",
         "views": args.views,
@@ -103,6 +128,8 @@ def main() -> None:
         "source_distance": args.source_distance,
         "detector_distance": args.detector_distance,
     }
+    if args.half_fan is not None:
+        operator |= half_fan(operator, geometry, args.half_fan)
     measurement, made = simulate(truth, geometry, Simulation(operator, noise=args.noise), unit=args.unit)
     y = to_tensor(measurement)
 
@@ -113,7 +140,7 @@ def main() -> None:
             classical(operator, {"name": "sirt", "iterations": args.iterations}, (low, high)),
         ),
     ]
-    for weight in WEIGHTS:
+    for weight in args.weights:
         tv = {"name": "admm_tv", "rho": RHO, "threshold": weight / RHO, "iterations": args.iterations}
         label = f"3D ADMM-TV, weight {weight:g}, {args.iterations} iterations"
         methods.append((label, classical(operator, tv, (low, high))))
@@ -125,9 +152,10 @@ def main() -> None:
 
     size, pixels = " x ".join(map(str, truth.shape[1:])), " x ".join(map(str, made.measurement_shape[1:]))
     spacing = " x ".join(f"{d:.3g}" for d in geometry.spacing)
+    side = "" if args.half_fan is None else f" (half fan, {args.half_fan:g} mm beyond the axis)"
     lines = [
         f"{args.source.name}, {size} voxels of {spacing} mm, {low:g} to {high:g} {args.unit}; {args.views} views over "
-        f"{args.arc:g} degrees, {pixels} pixels, noise {args.noise:g}, {torch.get_num_threads()} threads",
+        f"{args.arc:g} degrees, {pixels} pixels{side}, noise {args.noise:g}, {torch.get_num_threads()} threads",
         "",
         "| method | passes | PSNR (dB) | SSIM axial | coronal | sagittal | seconds |",
         "|---|---|---|---|---|---|---|",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from diffrecon_rtk.geometry_xml import read_geometry
 from diffrecon_rtk.rtk_filters import back_project, fdk, load_rtk, project, source_positions
-from diffrecon_rtk.scan_options import detector_of, radius_of, view_angles
-from diffrecon_rtk.trajectory import Detector, Trajectory, fdk_weighting, helix, moved_back
+from diffrecon_rtk.scan_options import detector_of, radius_of, view_angles, view_deviations
+from diffrecon_rtk.trajectory import Detector, Trajectory, deviating, fdk_weighting, helix, moved_back
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.numerics.conjugate_gradient import conjugate_gradient
@@ -54,8 +54,13 @@ class ConeBeamCT(Operator):
             focused on the source; u is then measured along the arc. None for a flat detector.
         pitch: travel of source and detector along Z in mm, a turn of growing angle; the middle of the scan is at the
             isocentre. 0 for a circle.
+        deviations: what is added to RTK's numbers of the views (fields of ``diffrecon_rtk.trajectory.ConeView``; mm and
+            degrees): a number for all of them, or a list with one per view. ``{"in_plane_angle": 0.4}`` is a detector
+            that is turned in its plane, ``{"projection_offset_x": [...]}`` one that sags while the gantry turns.
         geometry_file: an XML geometry of RTK instead of all of the above but the detector's pixels.
         filter: ramp filter of FDK, ``ramp`` or ``hann``.
+        truncation: part of the detector's width by which FDK continues projections of an object that is wider than the
+            detector; 0 takes the air to begin there.
         initial_iterations: conjugate gradients of :meth:`initial` where FDK does not apply.
 
     Raises:
@@ -81,12 +86,15 @@ class ConeBeamCT(Operator):
         detector_offset: Sequence[float] = (0.0, 0.0),
         detector_radius: float | None = None,
         pitch: float = 0.0,
+        deviations: Mapping[str, float | Sequence[float]] | None = None,
         geometry_file: str | None = None,
         filter: str = "ramp",
+        truncation: float = 0.0,
         initial_iterations: int = 10,
     ) -> None:
         window = check_choice(filter, "operator#filter", ("ramp", "hann"))
         iterations = check_integer(initial_iterations, "operator#initial_iterations", low=1)
+        width = check_number(truncation, "operator#truncation", low=0.0, high=1.0)
         load_rtk()
         if geometry_file is not None:
             given = {
@@ -99,6 +107,7 @@ class ConeBeamCT(Operator):
                 "detector_distance": detector_distance is not None,
                 "detector_radius": detector_radius is not None,
                 "pitch": pitch != 0.0,
+                "deviations": deviations is not None,
             }
             if twice := [name for name, value in given.items() if value]:
                 raise ConfigError("the geometry is given twice", where="operator#geometry_file", got=", ".join(twice))
@@ -111,18 +120,23 @@ class ConeBeamCT(Operator):
             if detector_radius is not None:
                 bend = check_number(detector_radius, "operator#detector_radius", low=0.0, open_low=True)
             degrees = view_angles(views, angles, arc, first_angle, angles_unit, turns=travel != 0.0)
-            scan = helix(degrees, to_axis, to_detector, travel, bend)
-            guess = travel == 0.0 and bend == 0.0
+            ideal = helix(degrees, to_axis, to_detector, travel, bend)
+            scan = deviating(ideal, view_deviations(deviations, len(degrees)))
+            guess = travel == 0.0 and bend == 0.0 and scan == ideal
         _check_source(scan, geometry)
         first = scan.views[0]
         distances = (first.source_to_isocenter, first.source_to_detector)
         panel = detector_of(detectors, detector_spacing, detector_offset, geometry, distances, may_guess=guess)
-        if geometry_file is None and not scan.detector_radius and distances[1] <= distances[0] + radius_of(geometry):
+        if (
+            geometry_file is None
+            and not (scan.detector_radius or deviations)
+            and distances[1] <= distances[0] + radius_of(geometry)
+        ):
             scan, panel = moved_back(scan, panel, 2.0 * distances[0])  # RTK's rays end at the detector.
         _check_detector(scan, panel, geometry)
         super().__init__(geometry, (len(scan.views), *panel.pixels))
         self.trajectory, self.detector = scan, panel
-        self.filter, self.initial_iterations = window, iterations
+        self.filter, self.truncation, self.initial_iterations = window, width, iterations
         self.fdk_weighting = fdk_weighting(scan, panel, radius_of(geometry))
         self.initial_kind = None if self.fdk_weighting is None else "fdk"
         self._height = 0.0
@@ -176,6 +190,7 @@ class ConeBeamCT(Operator):
                 *self._setting,
                 weighting=weighting,
                 hann=self.filter == "hann",
+                truncation=self.truncation,
             ),
             y,
         )

@@ -16,7 +16,9 @@ from diffrecon_rtk.trajectory import ConeView, Trajectory
 from monai_diffrecon.errors import InputError, IntegrityError
 
 _WHERE = "operator#geometry_file"
-_ROOT, _VIEW, _MATRIX, _RADIUS = "RTKThreeDCircularGeometry", "Projection", "Matrix", "RadiusCylindricalDetector"
+#: Name of the outermost element.
+ROOT = "RTKThreeDCircularGeometry"
+_VIEW, _MATRIX, _RADIUS = "Projection", "Matrix", "RadiusCylindricalDetector"
 _VERSION = "3"
 _MOST_BYTES = 64 * 2**20
 #: Tag -> field of ConeView.
@@ -33,13 +35,14 @@ _FIELDS = {
 }
 
 
-def read_geometry(path: object) -> Trajectory:
+def read_geometry(path: object, where: str | None = None) -> Trajectory:
     """Return the scan that a file of RTK's ThreeDCircularProjectionGeometryXMLFileWriter describes.
 
     The matrix of each projection, where there is one, must agree with its parameters.
 
     Args:
         path: the file.
+        where: what to call it in messages; its path unless given.
 
     Raises:
         InputError: no such file, no such geometry, or a damaged one.
@@ -47,13 +50,14 @@ def read_geometry(path: object) -> Trajectory:
     """
     if not isinstance(path, (str, Path)) or not str(path):
         raise InputError("no path", where=_WHERE, expected="a file written by RTK", got=repr(path))
+    where = where or f"{_WHERE}, {path}"
     try:
         if Path(path).stat().st_size > _MOST_BYTES:
-            raise InputError("too large for a geometry", where=f"{_WHERE}, {path}", expected="at most 64 MB")
+            raise InputError("too large for a geometry", where=where, expected="at most 64 MB")
         content = Path(path).read_bytes()
     except OSError as error:
-        raise InputError("cannot be read", where=f"{_WHERE}, {path}", got=error.strerror or str(error)) from None
-    reader = _Reader(f"{_WHERE}, {path}")
+        raise InputError("cannot be read", where=where, got=error.strerror or str(error)) from None
+    reader = _Reader(where)
     parser = expat.ParserCreate()
     parser.EntityDeclHandler = reader.entity
     parser.StartElementHandler = reader.start
@@ -86,8 +90,8 @@ class _Reader:
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Begin an element, if it may be here."""
         if not self._open:
-            if tag != _ROOT:
-                raise InputError("not a geometry of RTK", where=self.where, expected=f"<{_ROOT}>", got=f"<{tag:.60}>")
+            if tag != ROOT:
+                raise InputError("not a geometry of RTK", where=self.where, expected=f"<{ROOT}>", got=f"<{tag:.60}>")
             if attributes.get("version") != _VERSION:
                 raise InputError(
                     "another version of RTK's geometry",
@@ -97,8 +101,8 @@ class _Reader:
                     mend="write it again with RTK 2",
                 )
         elif not (
-            (self._open == [_ROOT] and (tag in (_VIEW, _RADIUS) or tag in _FIELDS))
-            or (self._open == [_ROOT, _VIEW] and (tag == _MATRIX or tag in _FIELDS))
+            (self._open == [ROOT] and (tag in (_VIEW, _RADIUS) or tag in _FIELDS))
+            or (self._open == [ROOT, _VIEW] and (tag == _MATRIX or tag in _FIELDS))
         ):
             raise InputError("an element that is not known here", where=self.where, got=f"<{tag:.60}>")
         self._open.append(tag)

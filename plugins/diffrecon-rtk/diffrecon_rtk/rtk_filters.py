@@ -9,6 +9,7 @@ memory; so are projections (views, nu, nv) to the projectors.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -24,11 +25,15 @@ _VOLUME_DIRECTION = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]
 _PROJECTIONS_DIRECTION = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 _USED = (
     "DisplacedDetectorImageFilter",
+    "ElektaXVI5GeometryXMLFileReader",
     "FDKConeBeamReconstructionFilter",
     "JosephBackProjectionImageFilter",
     "JosephForwardProjectionImageFilter",
     "ParkerShortScanImageFilter",
+    "ProjectionsReader",
     "ThreeDCircularProjectionGeometry",
+    "VarianObiGeometryReader",
+    "VarianProBeamGeometryReader",
 )
 
 
@@ -137,6 +142,7 @@ def fdk(
     *,
     weighting: str = "full",
     hann: bool = False,
+    truncation: float = 0.0,
 ) -> np.ndarray:
     """Return the volume (X, Y, Z) by Feldkamp's method from projections (views, nu, nv).
 
@@ -150,6 +156,8 @@ def fdk(
         height: of the volume's centre above the isocentre in mm.
         weighting: ``full``; ``short`` weights after Parker, ``displaced`` after Wang (2002).
         hann: apodize the ramp filter by a Hann window that ends at the Nyquist frequency.
+        truncation: part of the detector's width by which rows are continued beyond it before they are filtered; 0 for
+            not at all.
     """
     itk, rtk = load_rtk()
     geometry = rtk_geometry(trajectory)
@@ -166,6 +174,8 @@ def fdk(
         weights.SetGeometry(geometry)
         weights.SetNumberOfWorkUnits(threads)
         source = weights.GetOutput()
+    if truncation > 0.0:
+        source = _continued(source, math.ceil(truncation * detector.pixels[0]))
     x = np.zeros(shape, y.dtype)
     filter_ = rtk.FDKConeBeamReconstructionFilter[kind].New()
     filter_.SetInput(0, _volume(x, spacing, height))
@@ -174,6 +184,26 @@ def fdk(
     for part in (filter_.GetWeightFilter(), filter_.GetRampFilter(), filter_.GetBackProjectionFilter()):
         part.SetNumberOfWorkUnits(threads)
     return _run(filter_, x, trajectory, threads)
+
+
+def _continued(projections: Any, count: int) -> Any:
+    """Return weighted projections with ``count`` more pixels at either end of u, from the value there down to 0.
+
+    Like the extrapolation of Ohnesorge et al. (2000, doi 10.1118/1.598855), but an end in the air, or with weight 0,
+    stays as it is, so that both ends may be continued.
+    """
+    itk, _ = load_rtk()
+    projections.Update()
+    rows = itk.array_view_from_image(projections)
+    first = projections.TransformIndexToPhysicalPoint(projections.GetLargestPossibleRegion().GetIndex())
+    falling = np.cos(np.linspace(0.0, np.pi / 2, count + 1)[1:]).astype(rows.dtype) ** 2
+    wider = itk.image_from_array(
+        np.concatenate([rows[..., :1] * falling[::-1], rows, rows[..., -1:] * falling], axis=2)
+    )
+    spacing = list(projections.GetSpacing())
+    wider.SetSpacing(spacing)
+    wider.SetOrigin([first[0] - count * spacing[0], first[1], first[2]])
+    return wider
 
 
 def _volume(x: np.ndarray, spacing: Sequence[float], height: float) -> Any:
@@ -199,6 +229,11 @@ def _image(array: np.ndarray, spacing: np.ndarray, origin: np.ndarray, direction
     return image
 
 
+def reason_of(error: RuntimeError) -> str:
+    """Return the line of an ITK error that says what is wrong."""
+    return str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
+
+
 def _run(filter_: Any, target: np.ndarray, trajectory: Trajectory, threads: int) -> np.ndarray:
     """Run a filter whose first input lies on the memory of ``target``, and return its output there.
 
@@ -213,8 +248,7 @@ def _run(filter_: Any, target: np.ndarray, trajectory: Trajectory, threads: int)
     try:
         filter_.Update()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("ITK ERROR: ")
-        raise NumericalError("RTK failed", where="operator cone_beam_ct", got=reason) from None
+        raise NumericalError("RTK failed", where="operator cone_beam_ct", got=reason_of(error)) from None
     output = itk.array_view_from_image(filter_.GetOutput())
     if not np.shares_memory(output, target):
         np.copyto(target, output)

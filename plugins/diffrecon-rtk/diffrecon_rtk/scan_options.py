@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from diffrecon_rtk.trajectory import Detector
+from diffrecon_rtk.trajectory import ConeView, Detector
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_integer, check_number
 from monai_diffrecon.numerics.ct.scan_angles import MOST_VIEWS, scan_angles
@@ -35,6 +35,33 @@ def view_angles(
     (first,) = scan_angles(1, None, min(whole, 6.0), first_angle, angles_unit)
     step = (math.degrees(whole) if angles_unit == "radians" else whole) / count
     return tuple(first + step * i for i in range(count))
+
+
+def view_deviations(value: object, views: int) -> dict[str, list[float]]:
+    """Return by how much the views deviate: field of ``ConeView`` -> a number per view.
+
+    Args:
+        value: None, or a mapping from fields to a number for all views or a number per view.
+        views: number of views.
+
+    Raises:
+        ConfigError: no such mapping.
+    """
+    where = "operator#deviations"
+    if value is None:
+        return {}
+    names = ConeView._fields
+    if not isinstance(value, Mapping) or (strays := [str(name) for name in value if name not in names]):
+        got = ", ".join(strays)[:80] if isinstance(value, Mapping) else repr(value)[:80]
+        raise ConfigError("not deviations of views", where=where, expected=f"values of {', '.join(names)}", got=got)
+    found = {}
+    for name, given in value.items():
+        listed = list(given) if isinstance(given, (list, tuple)) else [given] * views
+        if len(listed) != views:
+            expected = f"a number, or {views}, one per view"
+            raise ConfigError("wrong number of values", where=f"{where}#{name}", expected=expected, got=len(listed))
+        found[name] = [check_number(number, f"{where}#{name}") for number in listed]
+    return found
 
 
 def check_pair(value: object, where: str, what: str) -> tuple[object, object]:

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -103,6 +103,50 @@ def helix(
     return Trajectory(tuple(views), detector_radius)
 
 
+def deviating(scan: Trajectory, deviations: Mapping[str, Sequence[float]]) -> Trajectory:
+    """Return a scan with numbers added to fields of its views, one per view: field of :class:`ConeView` -> values."""
+    table = np.asarray(scan.views, dtype=np.float64)
+    for name, values in deviations.items():
+        table[:, ConeView._fields.index(name)] += values
+    return replace(scan, views=tuple(ConeView(*row) for row in table.tolist()))
+
+
+def options_of(scan: Trajectory, detector: Detector) -> dict[str, Any]:
+    """Return the options of ``cone_beam_ct`` that describe a scan without a file."""
+    table = np.asarray(scan.views, dtype=np.float64)
+    base = np.zeros_like(table)
+    base[:, :2], base[:, 2] = table[0, :2], table[:, 2]
+    apart = (table - base).round(9)
+    options: dict[str, Any] = {
+        "angles": table[:, 2].tolist(),
+        "angles_unit": "degrees",
+        "source_distance": float(table[0, 0]),
+        "detector_distance": float(table[0, 1]),
+        "detectors": list(detector.pixels),
+        "detector_spacing": list(detector.spacing),
+        "detector_offset": list(detector.offset),
+    }
+    if scan.detector_radius > 0.0:
+        options["detector_radius"] = scan.detector_radius
+    deviations = {
+        name: float(column[0]) if np.ptp(column) == 0.0 else column.tolist()
+        for name, column in zip(ConeView._fields, apart.T, strict=True)
+        if column.any()
+    }
+    return {**options, "deviations": deviations} if deviations else options
+
+
+def sides_at_axis(scan: Trajectory, detector: Detector) -> tuple[float, float]:
+    """Return how far from the axis in mm all views see: on the side of negative u (negative), and on the other.
+
+    The distances are along u in the plane of the axis that is parallel to the detector.
+    """
+    table = np.asarray(scan.views, dtype=np.float64)
+    to_axis, to_detector, shift, source = table[:, 0], table[:, 1], table[:, 3], table[:, 7]
+    first, last = ((u + shift - source) * to_axis / to_detector + source for u in detector.edges(0))
+    return float(first.max()), float(last.min())
+
+
 def fdk_weighting(
     trajectory: Trajectory, detector: Detector, radius: float
 ) -> Literal["full", "displaced", "short"] | None:
@@ -122,16 +166,14 @@ def fdk_weighting(
     travels = np.ptp(table[:, 8]) > _MOST_TRAVEL or np.ptp(table[:, 0]) > _MOST_TRAVEL
     if len(table) < 2 or tilted or travels or trajectory.detector_radius > 0.0:
         return None
-    first, last = detector.edges(0)
-    left = first + float((table[:, 3] - table[:, 7]).max())
-    right = last + float((table[:, 3] - table[:, 7]).min())
+    left, right = sides_at_axis(trajectory, detector)
     if not left < 0.0 < right:
         return None
     centred = abs(left + right) <= _SYMMETRY * (right - left)
     gap, full = _largest_gap(table[:, 2])
     if full:
         return "full" if centred else "displaced"
-    seen = math.atan(max(-left, right) / float(table[:, 1].min()))
+    seen = math.atan(max(-left, right) / float(table[:, 0].min()))
     fan = min(seen, math.asin(min(1.0, radius / float(table[:, 0].min()))))
     return "short" if centred and 360.0 - gap >= 180.0 + 2.0 * math.degrees(fan) else None
 

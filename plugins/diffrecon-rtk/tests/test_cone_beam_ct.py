@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diffrecon_rtk.cone_beam_ct import ConeBeamCT
+from diffrecon_rtk.rtk_filters import projection_matrices
 from monai_diffrecon import registry
 from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.numerics.ct.parallel_geometry import joseph_matrix
@@ -23,6 +24,18 @@ NEAR = {"source_distance": 30.0, "detector_distance": 50.0}
 FDK = {"source_distance": 150.0, "detector_distance": 225.0, "detectors": [48, 48], "detector_spacing": [1.1, 1.2]}
 SPHERE = (2.0, -1.5, 1.0), (6.0, 6.0, 6.0)
 ELLIPSOID = (2.0, -1.5, 1.0), (5.0, 7.0, 4.0)
+#: All nine numbers of each view.
+SAGGING = {
+    "source_to_isocenter": [0.5, -0.5, 1.0, 0.0, 2.0],
+    "source_to_detector": [0.0, 1.0, -1.0, 0.5, 2.0],
+    "gantry_angle": [1.0, -2.0, 0.5, 0.0, 3.0],
+    "projection_offset_x": [0.3, -0.6, 1.1, 0.0, 2.0],
+    "projection_offset_y": 0.7,
+    "out_of_plane_angle": [5.0, -3.0, 0.0, 2.0, 9.0],
+    "in_plane_angle": [10.0, -20.0, 5.0, 0.0, 3.0],
+    "source_offset_x": [0.5, 0.2, -0.4, 0.0, 1.0],
+    "source_offset_y": -0.6,
+}
 
 KINDS = [
     pytest.param({"views": 5, **NEAR}, "full", id="circle"),
@@ -35,6 +48,13 @@ KINDS = [
         "displaced",
         id="displaced",
     ),
+    pytest.param({"views": 5, "detectors": [9, 8], "deviations": SAGGING, **NEAR}, None, id="deviating"),
+    pytest.param(
+        {"views": 9, "detectors": [8, 7], "deviations": {"in_plane_angle": 0.5, "projection_offset_x": 2.0}, **NEAR},
+        "displaced",
+        id="calibrated half fan",
+    ),
+    pytest.param({"views": 12, "detectors": [6, 5], "truncation": 0.3, **NEAR}, "full", id="truncated"),
 ]
 
 
@@ -276,3 +296,35 @@ def test_the_preset_fdk_is_the_classical_estimate_of_a_circle() -> None:
         "an operator whose estimate is fdk",
         "one without a name",
     )
+
+
+def test_deviations_turn_and_shift_the_detector() -> None:
+    """Turned by 90 degrees in its plane, shifted as by ``detector_offset``, and nothing where nothing deviates."""
+    options = {"views": 5, "detectors": [9, 9], "detector_spacing": [1.3, 1.3], **NEAR}
+    plain = made(SMALL, options)
+    x = torch.rand(plain.volume_shape, generator=torch.Generator().manual_seed(0))
+    y = plain(x)
+    turned = made(SMALL, {**options, "deviations": {"in_plane_angle": 90.0}})(x)
+    torch.testing.assert_close(turned, torch.rot90(y, -1, (1, 2)), rtol=1e-4, atol=1e-4)
+    shift = {"projection_offset_x": [1.3] * 4 + [-1.3], "projection_offset_y": 2.6}
+    shifted = made(SMALL, {**options, "deviations": shift})(x)
+    torch.testing.assert_close(shifted[:4, :-1, :-2], y[:4, 1:, 2:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shifted[4, 1:, :-2], y[4, :-1, 2:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made(SMALL, {**options, "deviations": {"gantry_angle": 0.0}})(x), y)
+
+
+def test_a_small_ball_is_where_the_matrix_says() -> None:
+    """With all nine numbers of a view, source and detector are where RTK's matrix has them."""
+    operator = made(
+        VolumeGeometry((9, 9, 9), (0.5, 0.5, 0.5)),
+        {"views": 5, "detectors": [41, 41], "detector_spacing": [0.5, 0.5], "deviations": SAGGING, **NEAR},
+    )
+    x = torch.zeros(operator.volume_shape)
+    x[0, 6, 1, 7] = 1.0
+    y = operator(x).double().numpy()
+    at = np.array([1.0, 1.5, 1.5, 1.0])  # X, Y and Z are 1, -1.5 and 1.5 mm, in RTK's axes x, z = -Y, y = Z
+    for view, matrix in zip(y, projection_matrices(operator.trajectory), strict=True):
+        u, v, w = matrix @ at
+        pixels = (np.arange(41) - 20) * 0.5
+        centre = [(view.sum(1) @ pixels) / view.sum(), (view.sum(0) @ pixels) / view.sum()]
+        assert centre == pytest.approx([u / w, v / w], abs=0.06)
