@@ -192,7 +192,8 @@ def main() -> None:
     lines = [
         "# Three thick stacks to one thin volume",
         "",
-        "Written by `scripts/studies/stacks/study.py`. T1 heads of validation subjects, three orthogonal stacks of "
+        "Written by `scripts/studies/stacks/study.py`. The middle of T1 heads of validation subjects, at most "
+        f"{' x '.join(map(str, args.size))} voxels of 1 mm, three orthogonal stacks of "
         f"{THICKNESS} mm slices with pixels of 1 mm and noise of {100 * NOISE:g} % of the brightest tissue; between "
         "the stacks the head moves by 2 mm and 3 degrees, and their intensities differ by factors of "
         f"{', '.join(f'{f:g}' for f in FACTORS)}. The single stacks have neither motion nor other intensities. The "
@@ -212,7 +213,7 @@ def main() -> None:
         first = subjects[0]
         labels = (first.best(" alone"), "Mean of cubic interpolations", first.best("ADMM-TV"), "Default")
         shown = {label: made[0][label] for label in labels}
-        montage(args.write / "stacks.png", shown, torch.from_numpy(subjects[0].truth)[None] * 1000.0)
+        montage(shown, torch.from_numpy(first.truth)[None] * 1000.0, args.write / "stacks.png")
 
 
 if __name__ == "__main__":
