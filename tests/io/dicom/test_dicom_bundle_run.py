@@ -143,4 +143,4 @@ def test_an_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(PluginError) as caught:
         CaseRecorder(tmp_path, track=False, tracking_uri=None, experiment="e", output_format="tiff")
     assert caught.value.where == "output_format"
-    assert caught.value.expected == "dicom, nifti"
+    assert caught.value.expected == "dicom, metaimage, nifti, nrrd, ome_zarr"
