@@ -8,6 +8,7 @@ A new built-in plugin needs an entry in CONFIGURATIONS; without one these tests 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -185,6 +186,8 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("readers", "nibabel"): [{}],
     **{("writers", name): [{}] for name in ("nifti", "dicom", "metaimage", "nrrd", "ome_zarr")},
     ("readers", "rtk_projections"): [{}, {"flat": 6e4, "dark": 100.0, "binning": 2}],
+    ("readers", "projections"): [{}, {"rows": [1, 3], "views": 4, "binning": 2, "rings": True}],
+    ("readers", "dicom_ct_pd"): [{}, {"views": 4, "slice_spacing": 2.0, "slices": [0, 2]}],
     **{("metrics", name): [{}] for name in ("psnr", "ssim", "nmse", "mae", "vif")},
     **{("metrics", name): [{}] for name in QUALITY},
     ("noises", "independent"): [{}],
@@ -277,6 +280,16 @@ def scan(reader: MeasurementReader, folder: Path) -> Path | None:
             file["exchange/data_dark"] = np.full((2, 4, 10), 100, dtype=np.uint16)
             file["exchange/theta"] = np.arange(6) * 30.0
         return folder / "scan.h5"
+    if type(reader).__name__ == "ProjectionsReader":
+        np.save(folder / "lines.npy", np.arange(240.0).reshape(6, 4, 10))
+        said = {
+            "projections": "lines.npy",
+            "values": "line_integrals",
+            "angles": {"first": 0, "last": 150},
+            "center": 4,
+        }
+        (folder / "scan.json").write_text(json.dumps(said), encoding="utf-8")
+        return folder / "scan.json"
     return None
 
 

@@ -9,6 +9,7 @@ from monai_diffrecon._lazy import lazy
 if TYPE_CHECKING:
     from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
     from monai_diffrecon.io.dicom.series_writer import DicomSeriesWriter
+    from monai_diffrecon.io.dicom_ct_pd.reader import DicomCTPDReader
     from monai_diffrecon.io.dxchange.reader import DXchangeReader
     from monai_diffrecon.io.images.metaimage_reader import MetaImageReader
     from monai_diffrecon.io.images.metaimage_writer import MetaImageWriter
@@ -20,5 +21,6 @@ if TYPE_CHECKING:
     from monai_diffrecon.io.measurement.file_reader import MeasurementFileReader as ContainerReader  # former name
     from monai_diffrecon.io.nifti_reader import NIfTIReader
     from monai_diffrecon.io.nifti_writer import NIfTIWriter
+    from monai_diffrecon.io.projections.reader import ProjectionsReader
 else:
     __getattr__ = lazy(__name__)

@@ -82,7 +82,7 @@ def test_what_no_reader_recognises(scans: Path) -> None:
         find_reader(scans / "notes.txt")
     text = str(caught.value)
     assert text.startswith("notes.txt: not recognized by any reader; expected a scan for ")
-    assert "dicom, dxchange, " in text
+    assert "dicom, dicom_ct_pd, dxchange, " in text
     assert "--reader NAME" in text
     assert "Doe" not in text
     with pytest.raises(InputError) as caught:

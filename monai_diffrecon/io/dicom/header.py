@@ -45,6 +45,9 @@ MARKS = (
 #: GE's creator of a private block, and magnitude, phase, real or imaginary part.
 GE_COMPONENT = (0x00430010, 0x0043102F)
 
+#: DetectorFocalCenterAngularPosition, which projections have (DICOM-CT-PD) and images not.
+PROJECTION_ANGLE = 0x70311001
+
 #: All that is read of a file; names, dates and free text are not.
 TAGS = (
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "ImageType",
@@ -81,6 +84,18 @@ def is_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             return _begins(file.read(_MAGIC_AT + len(_MAGIC))) is not None
     except OSError:
+        return False
+
+
+def is_projection(path: Path) -> bool:
+    """Say whether it is a DICOM file that holds a projection of CT instead of an image (DICOM-CT-PD)."""
+    from pydicom import dcmread
+
+    try:
+        with open_dicom(path) as file, quiet_pydicom():
+            found = dcmread(file, stop_before_pixels=True, specific_tags=[PROJECTION_ANGLE], force=True)
+            return is_dicom(path) and PROJECTION_ANGLE in found
+    except Exception:  # pydicom raises whatever a damaged file provokes
         return False
 
 

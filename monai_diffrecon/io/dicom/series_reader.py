@@ -13,7 +13,7 @@ import torch
 
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_integer
-from monai_diffrecon.io.dicom.header import DicomHeader, dicom_files, is_dicom, read_header
+from monai_diffrecon.io.dicom.header import DicomHeader, dicom_files, is_dicom, is_projection, read_header
 from monai_diffrecon.io.dicom.kinds import MAGNITUDE, check_component, map_notices
 from monai_diffrecon.io.dicom.pixels import read_pixels
 from monai_diffrecon.io.dicom.slices import DicomSlice, slices_of
@@ -59,9 +59,12 @@ class DicomSeriesReader(MeasurementReader):
         self.series = int(series) if isinstance(series, str) and series.isdecimal() else series
 
     def recognises(self, path: Path) -> bool:
-        """Say whether it is a DICOM file or a folder with at least one."""
+        """Say whether it is a DICOM file, or a folder with at least one that is no projection (DICOM-CT-PD)."""
         try:
-            return is_dicom(path) if path.is_file() else any(is_dicom(p) for p in path.iterdir() if p.is_file())
+            if path.is_file():
+                return is_dicom(path)
+            first = next((p for p in sorted(path.iterdir()) if p.is_file() and is_dicom(p)), None)
+            return first is not None and not is_projection(first)
         except OSError:
             return False
 

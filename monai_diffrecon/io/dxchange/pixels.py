@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from monai_diffrecon.io.measurement.hdf5_parts import HDF5Parts
+from monai_diffrecon.io.projections.projection_reader import PixelSize
 
 _INSTRUMENT = "measurement/instrument"
 #: Fields with the pixel size at the object, (along a row, along a column, unit when none is stated in mm).
@@ -33,21 +32,6 @@ _MM = {
 }
 #: A detector's pixel (mm) is not smaller or larger than that.
 _SMALLEST, _LARGEST = 1e-6, 5.0
-
-
-@dataclass(frozen=True)
-class PixelSize:
-    """A pixel size and where it comes from.
-
-    Attributes:
-        across: distance of the columns in mm.
-        along: distance of the rows in mm.
-        source: the field of the file, and what was made of it.
-    """
-
-    across: float
-    along: float
-    source: str
 
 
 def stated_pixel_size(parts: HDF5Parts) -> PixelSize | None:

@@ -36,6 +36,8 @@ _DAMAGED = (
 )
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: Bytes that MATLAB writes before it (version 7.3).
+MATLAB_BLOCK = 512
 
 
 @contextmanager
@@ -49,7 +51,8 @@ def open_hdf5(path: Path) -> Iterator[HDF5Parts]:
         raise InputError("no such file", where=path.name)
     try:
         with path.open("rb") as stream:
-            if stream.read(len(SIGNATURE)) != SIGNATURE:
+            start = stream.read(MATLAB_BLOCK + len(SIGNATURE))
+            if SIGNATURE not in (start[: len(SIGNATURE)], start[MATLAB_BLOCK:]):
                 mend = "check that the file is what its name says, or leave out its reader"
                 raise InputError("not an HDF5 file", where=path.name, mend=mend)
         # Without locks: the file may lie on a medium that has none.

@@ -38,6 +38,8 @@ def damage(rng: random.Random, seed: Path, target: Path) -> Path:
         _edit_nifti(rng, path)
     elif not raw and seed.name.startswith("dicom"):
         _edit_dicom(rng, path)
+    elif not raw and path.suffix == ".json":
+        path.write_text(json.dumps(mutate_tree(rng, json.loads(path.read_text("utf-8")))), encoding="utf-8")
     else:
         path.write_bytes(mutate_bytes(rng, path.read_bytes()))
     return scan

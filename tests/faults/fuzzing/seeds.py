@@ -4,19 +4,23 @@
 
 from __future__ import annotations
 
+import json
 import locale
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import nibabel as nib
 import numpy as np
+import tifffile
 import torch
 from nibabel.testing import data_path
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MRImageStorage, RLELossless
+from scipy.io import savemat
 
 from diffrecon_mri.noncartesian.trajectories import radial
 from diffrecon_mri.simulate import Receiver, write_fastmri, write_ismrmrd
@@ -25,6 +29,8 @@ from monai_diffrecon import registry
 from monai_diffrecon.io.measurement.file import write_measurement
 from monai_diffrecon.io.measurement.metatensor import geometry_of
 from monai_diffrecon.protocols import Measurement, VolumeOrigin
+
+from ...io.dicom_ct_pd.helical_files import write as write_helix
 
 SHAPE = (9, 8, 5)
 _GEOMETRY = geometry_of(SHAPE, np.diag([1.0, 1.0, 3.0, 1.0]))
@@ -209,9 +215,36 @@ def _other_images(folder: Path) -> None:
         shutil.copyfile(Path(data_path) / name, folder / name)
 
 
+def _described_projections(folder: Path) -> None:
+    """Write projections with a description, and a helix; copies damage one of the files of each folder."""
+    counts = np.arange(6 * 2 * 8, dtype="<u2").reshape(6, 2, 8) + 200
+    writers: dict[str, Callable[[Path], object]] = {
+        "p.tif": lambda path: tifffile.imwrite(path, counts),
+        "p.npy": lambda path: np.save(path, counts),
+        "p.npz": lambda path: np.savez_compressed(path, p=counts),
+        "p.mat": lambda path: savemat(path, {"p": counts}, do_compression=True),
+    }
+    for name, write in writers.items():
+        place = folder / f"projections_{name[2:]}"
+        place.mkdir()
+        write(place / name)
+        said = {"projections": name, "white": 400, "angles": {"first": 0, "last": 150}, "center": 3.5}
+        (place / "scan.json").write_text(json.dumps(said), encoding="utf-8")
+    write_helix(folder / "dicom_ct_pd", turn=4)
+
+
 def write_seeds(folder: Path) -> list[Path]:
     """Write one scan of every kind and return them by name."""
     folder.mkdir()
-    for write in (_containers, _niftis, _dicoms, _packed_dicoms, _raw_mri, _projections, _other_images):
+    for write in (
+        _containers,
+        _niftis,
+        _dicoms,
+        _packed_dicoms,
+        _raw_mri,
+        _projections,
+        _other_images,
+        _described_projections,
+    ):
         write(folder)
     return sorted(folder.iterdir())
