@@ -27,8 +27,8 @@ BUNDLES = {
     "body_ct_axial": 1.5,
     "body_ct_coronal": 1.5,
 }
-#: Tasks that need a file of a scanner, or that measure nothing.
-OTHERS = {"raw_mri", "generate"}
+#: Tasks that need a file of a scanner or several scans, or that measure nothing.
+OTHERS = {"raw_mri", "stacks", "generate"}
 CASES = [
     (bundle, task.stem)
     for bundle in ("brain_mr", "brain_mr_t1_axial", "body_mr", "body_ct", "body_ct_axial", "materials_ct")

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.nn import functional
 
-from monai_diffrecon.errors import ConfigError
+from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_choice, check_number
 from monai_diffrecon.numerics.axis_filter import along_axis
 from monai_diffrecon.numerics.sparse_matrix import SparseMatrix
@@ -58,6 +58,7 @@ class Stacks(Operator):
         profile: of the slices, ``boxcar`` or ``gaussian``.
         poses: (slices of all stacks, 4, 4), rigid motions in the world (mm): where the header says a point of this
             slice is -> where it was in the volume. None for scans that did not move.
+        memory_limit_gb: do not build a matrix that needs more than this, but interpolate at every use.
     """
 
     family = "image"
@@ -85,6 +86,16 @@ class Stacks(Operator):
         matrix = self._rows(limit)
         self.matrix = None if matrix is None else SparseMatrix(matrix)
         self.transposed = None if matrix is None else SparseMatrix(matrix.T.tocsr())
+
+    @classmethod
+    def volume_geometry(cls, measurement: VolumeGeometry, **options: Any) -> VolumeGeometry:
+        """Refuse a single image, which does not say where the volume lies."""
+        raise InputError(
+            "one image is no measurement of several stacks",
+            where=WHERE,
+            expected="two scans or more",
+            mend="use `diffrecon reconstruct A B C`, `combine_stacks`, or the task z_super_resolution for one scan",
+        )
 
     def slices(self) -> list[tuple[Stack, Tensor]]:
         """Return each stack with the poses (slices, 4, 4) of its slices."""

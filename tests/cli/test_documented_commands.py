@@ -37,13 +37,16 @@ PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("bundles/*/docs/*.md"), *
 MONAI = ["python", "-m", "monai.bundle", "run"]
 #: What a run is given besides, to be quick and to leave the terminal alone.
 QUICK = ["--sampler#steps", "2", "--logging_file", "False", "--device", "cpu", "--inferer#progress", "False"]
+#: Commands and packages of others, which are not checked.
+OTHERS = {"source", "mkdir", "cp", "monailabel", "monai-deploy"}
+PACKAGES = {"monai-diffrecon", "torch", "torchvision", "setuptools", "wheel", "holoscan-cli"}
 #: A command that consists of options only goes with this one.
 BASE = "python -m monai.bundle run --bundle_root $B --image volume.nii.gz --output_dir outputs/more"
 
 RECORDER = r"""
 exec 3>&1; SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=20
 said() { printf '%s\x1f' "$@" >&3; printf '\x1e' >&3; }
-for name in python torchrun pip sbatch mlflow ./scripts/demo.sh ./scripts/test.sh; do
+for name in source mkdir cp python torchrun pip sbatch mlflow monailabel monai-deploy ./scripts/{demo,test}.sh; do
     eval "function $name { said $name \"\$@\"; }"
 done
 function diffrecon {
@@ -147,10 +150,16 @@ def foresee(words: list[str]) -> None:
             foresee(words[words.index("--wrap") + 1].split())
     elif words[:2] == ["pip", "install"]:
         for word in words[2:]:
-            name = word.partition("[")[0]
-            assert word.startswith("-") or Path(name).exists() or name == "monai-diffrecon", words
+            name = re.split(r"[\[<>=]", word)[0]
+            assert (
+                word.startswith("-") or name in PACKAGES or any(p.exists() for p in (Path(name), Path("plugins", name)))
+            )
     elif words[:3] == ["python", "-m", "diffrecon_mri.stream"]:
         stream.build_parser().parse_args(words[3:])
+    elif words[:2] == ["python", "-m"] and words[2] != "venv":  # of an environment of its own
+        assert list(Path("plugins").glob(f"*/{words[2].replace('.', '/')}/__main__.py")), words
+    elif words[0] in OTHERS or words[:2] in (["python", "-m"], ["python", "-c"]):
+        pass
     elif words[0] == "mlflow":
         assert words[1:3] == ["ui", "--backend-store-uri"], words
     elif words[0] == "python":

@@ -156,7 +156,10 @@ def truncated_hdf5(path: Path) -> Path:
 
 
 COMMANDS: dict[str, tuple[Callable[[SimpleNamespace], dict[str, object]], str]] = {
-    "a header of 10^12 voxels": (lambda p: {"image": hostile_nifti(p.folder / "huge.nii")}, "cannot be read as NIfTI"),
+    "a header of 10^12 voxels": (
+        lambda p: {"image": hostile_nifti(p.folder / "huge.nii")},
+        "truncated, or a damaged header",
+    ),
     "a name outside of the folder": (
         lambda p: {"image": p.scan, "case_name": "../../evil"},
         "not a valid name for files",
