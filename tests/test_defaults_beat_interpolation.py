@@ -70,6 +70,7 @@ def test_planes_have_the_same_tasks(bundle: str) -> None:
     assert axial == coronal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bundle", "task"), CASES)
 def test_tasks_beat_their_classical_start(bundle: str, task: str, tmp_path: Path) -> None:
     truth, spacing = part_of_the_example(bundle), BUNDLES.get(bundle, 1.0)

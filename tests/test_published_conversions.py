@@ -87,6 +87,7 @@ def test_the_presets_use_them(bundle: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["z_super_resolution", "accelerated_mri", "sparse_view_ct", "generate"])
 def test_every_preset_goes_with_every_task(task: str) -> None:
     """The inferer checks names and options of all plugins when it is built."""

@@ -84,6 +84,7 @@ def output(root: Path, reconstructed: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_volume_lies_where_the_scan_lies(root: Path, output: Path) -> None:
     image = nib.load(output)
     assert image.shape == (18, 15, 16)

@@ -300,6 +300,7 @@ def test_the_command_as_typed(root: Path, tmp_path: Path) -> None:
     assert line.endswith(f"case 101_1: the volume is in {tmp_path}/run#3/101_1_recon.nii.gz")
 
 
+@pytest.mark.slow
 def test_a_mistyped_option_as_typed(root: Path, tmp_path: Path, python_m: Callable[..., Any]) -> None:
     words = ["--config_file", root / "axial/configs/inference.json", "--bundle_root", root / "axial"]
     words += ["--image", root / "thick.nii.gz", "--output_dir", tmp_path / "out", "--num_sampels", "4"]

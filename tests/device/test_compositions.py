@@ -139,6 +139,7 @@ def check(chosen: Chosen) -> bool:
     return ended is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("operator", first_of("operators"), ids=lambda operator: operator[0])
 def test_every_sampler_and_consistency_step_on_the_device(operator: tuple[str, dict[str, Any]]) -> None:
@@ -146,6 +147,7 @@ def test_every_sampler_and_consistency_step_on_the_device(operator: tuple[str, d
     assert sum(ran) >= len(ran) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_configuration_on_the_device(kind: str) -> None:

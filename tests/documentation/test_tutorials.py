@@ -44,6 +44,7 @@ def test_thick_slices(run: Any) -> None:
     assert (names["folder"] / "thin.nii.gz").is_file()
 
 
+@pytest.mark.slow
 def test_sparse_view_ct(run: Any) -> None:
     names = run("sparse_view_ct")
     assert names["errors"]["reconstruction"] < 0.7 * names["errors"]["filtered back-projection"]

@@ -131,6 +131,7 @@ def test_the_order_of_cases_does_not_matter(tmp_path: Path) -> None:
     assert torch.equal(forth["b"], alone["b"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12, of any fork
 def test_workers_do_not_matter(tmp_path: Path) -> None:
     here, there = evaluated(loader("abc"), tmp_path / "0"), evaluated(loader("abc", workers=2), tmp_path / "2")

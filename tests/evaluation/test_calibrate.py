@@ -126,6 +126,7 @@ def by_hand(work: Work, level: float) -> float:
     return float("inf")
 
 
+@pytest.mark.slow
 def test_factors_are_those_of_the_files(work: Work) -> None:
     found = calibrate(work.output, levels=(0.8, 0.5))
     assert [factors.level for factors in found.levels] == [0.8, 0.5]
@@ -150,6 +151,7 @@ def test_factors_are_those_of_the_files(work: Work) -> None:
         assert name not in text
 
 
+@pytest.mark.slow
 def test_intervals_are_written_and_recorded(work: Work, tmp_path: Path, empty_store: Callable[[Path], Path]) -> None:
     factors = read_calibration(work.calibrated()).nominal
     options = {"region": str(work.root / "mask.nii.gz"), "evaluator#track": True}
@@ -297,6 +299,7 @@ def test_files_that_are_none(work: Work, change: dict[str, Any], where: str) -> 
         read_calibration(work.file)
 
 
+@pytest.mark.slow
 def test_an_evaluation_reports_the_coverage_of_the_intervals(work: Work, tmp_path: Path) -> None:
     file = str(work.calibrated())
     method = DRAWS | {"overrides": DRAWS["overrides"] | {"calibration": file}}

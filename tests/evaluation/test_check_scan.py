@@ -68,6 +68,7 @@ REFUSED: list[tuple[str, str, str | None, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bundle", "image", "task", "options"), REFUSED)
 def test_what_a_run_refuses_is_foreseen(
     root: Path,

@@ -112,6 +112,7 @@ def naive(folder: Path, case: str, reference: np.ndarray, inside: np.ndarray) ->
     return observed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "seed"), [("masked", 0), ("whole", 1)])
 def test_the_numbers_are_those_of_the_files(cohort: Cohort, rows: list[CaseRow], case: str, seed: int) -> None:
     (row,) = (r for r in rows if (r.case, r.method) == (case, "Draws"))
@@ -160,6 +161,7 @@ def test_the_report_shows_a_line_a_method_that_drew_samples(cohort: Cohort, rows
     assert "On the diagonal" in section
 
 
+@pytest.mark.slow
 def test_methods_that_give_one_volume_have_no_calibration(cohort: Cohort, tmp_path: Path) -> None:
     one = DRAWS | {"overrides": {"calls": 2, "device": "cpu"}}
     (row,) = cohort.run([one], tmp_path, cases=[{"image": "whole.nii.gz", "name": "whole"}])

@@ -126,6 +126,7 @@ def test_processes_give_the_tables_of_one(
     assert "b_recon.provenance.json" in {a.path for a in client.list_artifacts(one.info.run_id)}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("executor", [{"name": "processes", "workers": 1}, {"name": "dask", "cluster": "local"}])
 def test_a_killed_worker_loses_nothing(cohort: Cohort, tmp_path: Path, executor: dict[str, Any]) -> None:
@@ -156,6 +157,7 @@ def test_a_killed_worker_loses_nothing(cohort: Cohort, tmp_path: Path, executor:
     assert tables(cohort.output) == tables(serial)
 
 
+@pytest.mark.slow
 def test_shards_and_once_more(cohort: Cohort, serial: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (3, 1, 2):
         assert cohort.command("--shard", f"{number}/3", "--no-tracking") == 0
@@ -168,6 +170,7 @@ def test_shards_and_once_more(cohort: Cohort, serial: Path, capsys: pytest.Captu
     assert "shard 4/4: 0 reconstructions" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_shards_leave_a_file_store_to_the_run_that_reduces(cohort: Cohort, empty_store: Callable[[Path], Path]) -> None:
     empty_store(cohort.output)
     cohort.evaluate(shard="1/1", track=True)
@@ -193,6 +196,7 @@ def test_every_case_is_in_one_shard() -> None:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("held", "shard", "busy"),
     [
@@ -242,6 +246,7 @@ class Forgetful(Executor):
             yield task, function(task)
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_one_error_and_the_same_command_goes_on(cohort: Cohort, serial: Path) -> None:
     with raises(ResourceError, where="executor"):
         cohort.evaluate(executor=Lost())
@@ -249,6 +254,7 @@ def test_a_lost_scheduler_is_one_error_and_the_same_command_goes_on(cohort: Coho
     assert tables(cohort.output) == tables(serial)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_executor_is_a_failed_row(cohort: Cohort, empty_store: Callable[[Path], Path]) -> None:
     empty_store(cohort.output)
     with raises(PluginError, where="executor", got="c"):
@@ -265,6 +271,7 @@ def test_an_error_of_the_executor_is_a_failed_row(cohort: Cohort, empty_store: C
         assert not path.is_file() or b"Doe_John" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_methods_is_refused(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = CohortEvaluation(cohort.file, cohort.output, track=False)
     setup = evaluation._evaluation.setup
@@ -283,6 +290,7 @@ def test_a_worker_with_other_methods_is_refused(cohort: Cohort, monkeypatch: pyt
     assert built == [setup.driver]  # the methods are prepared once
 
 
+@pytest.mark.slow
 def test_the_key_of_the_names_stays_with_the_driver(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of cases come with the tasks: a worker neither knows nor makes a key."""
     content = json.loads(cohort.file.read_text())

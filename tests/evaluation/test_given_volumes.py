@@ -120,6 +120,7 @@ def ours(cohort: Cohort) -> list[CaseRow]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_our_own_volumes_have_our_own_metrics(
     cohort: Cohort, ours: list[CaseRow], order: tuple[int, int], tmp_path: Path
@@ -191,6 +192,7 @@ def test_a_dicom_series_is_a_folder(cohort: Cohort, tmp_path: Path) -> None:
         assert row.value("mae") < 0.6  # whole HU
 
 
+@pytest.mark.slow
 def test_thick_slices_have_their_borders(cohort: Cohort, tmp_path: Path) -> None:
     """Metrics along the slices are those of the operator of the cohort."""
     cubic = {"label": "Cubic", "bundle": "axial", "task": "z_super_resolution", "preset": "cubic"}
@@ -268,6 +270,7 @@ def test_cases_need_names(cohort: Cohort) -> None:
         CohortEvaluation(cohort.write([GIVEN], cases=cases), cohort.output, track=False)
 
 
+@pytest.mark.slow
 def test_rows_are_computed_again_when_something_changed(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +308,7 @@ def test_rows_are_computed_again_when_something_changed(
     assert [statuses(shard=f"{n}/2") for n in (1, 2)] == [["reused"], ["reused"]]
 
 
+@pytest.mark.slow
 def test_the_copy_is_no_reconstruction_of_ours(
     cohort: Cohort, ours: list[CaseRow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,6 +338,7 @@ def test_the_copy_is_no_reconstruction_of_ours(
         assert not path.is_file() or b"Doe_" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_run_says_that_the_volume_was_given(
     cohort: Cohort, ours: list[CaseRow], tmp_path: Path, empty_store: Callable[[Path], Path]
 ) -> None:

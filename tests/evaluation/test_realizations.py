@@ -50,6 +50,7 @@ def write(tmp_path: Path, make_bundle: Callable[..., Path]) -> Callable[..., Pat
     return write
 
 
+@pytest.mark.slow
 def test_all_methods_see_the_noise_of_the_case(write: Callable[..., Path], tmp_path: Path) -> None:
     rows = CohortEvaluation(write(), tmp_path / "out", track=False).run()
     records = {

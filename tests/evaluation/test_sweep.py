@@ -112,6 +112,7 @@ def folder(tmp_path: Path, make_bundle: Callable[..., Path]) -> Folder:
     return Folder(tmp_path, make_bundle)
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_cohorts(done: Folder, tmp_path: Path) -> None:
     rows = table(done.output)
     assert {row["parameter"] for row in rows} == {"operator#views"}
@@ -207,6 +208,7 @@ def test_a_killed_sweep_goes_on_to_the_same_bytes(two: Folder, fork_server: Any,
         assert (tmp_path / "out" / name).read_bytes() == (two.output / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_processes_give_the_same_bytes(two: Folder, tmp_path: Path) -> None:
     words = ("--executor", "processes", "--executor-option", "workers=1", "--no-tracking")
@@ -214,6 +216,7 @@ def test_processes_give_the_same_bytes(two: Folder, tmp_path: Path) -> None:
     assert (tmp_path / "sweep.csv").read_bytes() == (two.output / "sweep.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_shards_and_once_more(two: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (2, 1):
         assert cli.main(two.command(tmp_path, "--no-tracking", "--shard", f"{number}/2", vary=VIEWS[:2])) == 0
@@ -224,6 +227,7 @@ def test_shards_and_once_more(two: Folder, tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "sweep.csv").read_bytes() == (two.output / "sweep.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_failing_point_stops_no_other(folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     reconstruct = DiffReconInferer.reconstruct
 

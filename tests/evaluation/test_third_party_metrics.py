@@ -150,6 +150,7 @@ def test_two_of_one_name_are_one(install: Install, worst: None, caplog: pytest.L
     assert "worst of zeta-worst 2.1 is skipped" in record.message or "worst of zeta-worst is skipped" in record.message
 
 
+@pytest.mark.slow
 def test_a_cohort_has_its_column_and_computes_it_when_it_is_installed_later(
     install: Install, tmp_path: Path, make_bundle: Callable[..., Path]
 ) -> None:

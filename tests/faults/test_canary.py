@@ -286,6 +286,7 @@ def cohort(stage: Stage, scan: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_cohort_leaves_no_identifier(
     stage: Stage, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -296,6 +297,7 @@ def test_a_cohort_leaves_no_identifier(
     assert canaries_in_text("".join(said), WORDS) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_scan_of_a_cohort_is_refused_by_the_name_of_its_case(
     stage: Stage, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,6 +311,7 @@ def test_a_damaged_scan_of_a_cohort_is_refused_by_the_name_of_its_case(
     assert stage.found("cohort") == []
 
 
+@pytest.mark.slow
 def test_the_name_that_the_user_gives_a_case_is_used(stage: Stage) -> None:
     config = cohort(stage, stage.patient / f"{PATIENT}_T1.nii.gz", name="Doe_Canary")
     out = stage.root / "named"

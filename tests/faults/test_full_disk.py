@@ -156,6 +156,7 @@ def test_small_disks_in_a_namespace_of_its_own() -> None:
     assert "skipped" not in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_small_disk_that_is_full_from_the_start_ends_in_one_line(
     disk: Path, server: Any, job: Any, undisturbed: str, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def run(bundle: Path) -> Callable[..., list[str]]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [".", "outputs", "../beside"])
 def test_three_runs_reconstruct_the_same_scans(run: Callable[..., list[str]], tmp_path: Path, place: str) -> None:
     scans = tmp_path / "scans"

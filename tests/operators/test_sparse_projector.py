@@ -67,6 +67,7 @@ def test_rebuilt_views_are_the_same_map(
     assert f"operator {stored.name}: the matrix would need about" in record.message
 
 
+@pytest.mark.slow
 def test_laws_of_rebuilt_views(make: Callable[..., SparseProjector]) -> None:
     check_operator(make(memory_limit_gb=limit_of(make(), 2.2)))
 

@@ -139,6 +139,7 @@ def test_no_preset_looks_at_the_name_of_an_operator() -> None:
 CLASSICAL = [p for p in presets() if p.name not in EXPECTED or p.name == "admm_tv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", CLASSICAL, ids=lambda p: p.name)
 def test_a_classical_method_refuses_what_it_is_not_for(preset: Any) -> None:
     """What a preset says of its families is what its sampler does with operators of them."""

@@ -111,6 +111,7 @@ def test_an_exported_bundle_has_them_and_keeps_its_own(bundle: Path) -> None:
     assert there["tpdm"].read_bytes() == (METHODS / "tpdm.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_export_script_copies_them(tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
     root = make_bundle(tmp_path / "axial")
     words = [sys.executable, str(ROOT / "scripts/export_bundle.py"), str(root), "--to", str(tmp_path / "out/axial")]

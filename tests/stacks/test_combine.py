@@ -133,6 +133,7 @@ def test_scans_that_did_not_move_are_left_where_they_are() -> None:
     assert torch.equal(still.operator["poses"], torch.eye(4).double().repeat(20, 1, 1))
 
 
+@pytest.mark.slow
 def test_slices_are_found_one_by_one() -> None:
     random = np.random.default_rng(3)
     poses = []

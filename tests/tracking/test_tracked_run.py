@@ -289,6 +289,7 @@ def test_the_users_own_error_is_never_named_as_the_cause_of_a_fault(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_telemetry_is_off_even_when_mlflow_was_imported_first(tmp_path: Path) -> None:
     code = """
 import mlflow

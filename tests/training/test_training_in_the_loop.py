@@ -108,6 +108,7 @@ def test_what_is_kept_is_what_the_network_was_given(folder: Path) -> None:
         assert 0 < float((noisy - clean).square().mean().sqrt()) < 0.2
 
 
+@pytest.mark.slow
 def test_settings_and_place_are_drawn_in_training_only(folder: Path) -> None:
     loop, volume = tasks(folder), patches(folder).images[0]
     shapes = set()
@@ -123,6 +124,7 @@ def test_settings_and_place_are_drawn_in_training_only(folder: Path) -> None:
     assert (caught.value.where, caught.value.got) == ("loop task a", "other")
 
 
+@pytest.mark.slow
 def test_an_interrupted_collection_is_completed_as_it_would_have_been(folder: Path, tmp_path: Path) -> None:
     collect = collector(folder, tmp_path)
     collect(AT)
@@ -135,6 +137,7 @@ def test_an_interrupted_collection_is_completed_as_it_would_have_been(folder: Pa
     assert not torch.equal(whole["00000000.pt"]["pairs"], whole["00000001.pt"]["pairs"])
 
 
+@pytest.mark.slow
 def test_the_oldest_iterates_are_removed(folder: Path, tmp_path: Path) -> None:
     collector(folder, tmp_path)(AT)
     size = max(path.stat().st_size for path in tmp_path.glob("*.pt"))
@@ -189,6 +192,7 @@ def test_weights_are_kept_by_the_reconstructions(folder: Path, tmp_path: Path, m
     assert [row["epoch"] for row in report.history] == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_task_that_is_left_out_is_no_part_of_the_mean(folder: Path, tmp_path: Path) -> None:
     both = {"thick": TASKS["thick"], "mean": {"task": "z_super_resolution", "overrides": {"sampler": "cubic"}}}
     loop = tasks(folder, tasks=both)
@@ -241,6 +245,7 @@ def cut(engine: Any) -> None:
     raise PowerCutError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["body_ct", "brain_mr"])
 def test_an_interrupted_training_goes_on_as_one_in_one_go(
     folder: Path, tmp_path: Path, name: str, empty_store: Callable[[Path], Path]
@@ -262,6 +267,7 @@ def test_an_interrupted_training_goes_on_as_one_in_one_go(
     assert len(files(outs[0] / "iterates")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["body_ct", "brain_mr"])
 def test_the_committed_tasks_are_those_of_the_bundles(name: str) -> None:
     overlay = json.loads((ROOT / f"scripts/training/{name}_loop.json").read_text())["loop"]

@@ -61,6 +61,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
     assert (caught.value.where, caught.value.exit_code) == ("executor#address", 6)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_lost(tmp_path: Path) -> None:
     """A separate process with a scheduler and a worker, which is killed while a task runs."""
     said, started = tmp_path / "address", tmp_path / "started"

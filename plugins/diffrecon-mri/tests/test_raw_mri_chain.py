@@ -81,6 +81,7 @@ def unexplained(m: Measurement, volume: Tensor) -> float:
     return float(residual[measured].abs().square().mean().sqrt()) / (2**0.5 * m.noise_std)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")  # MONAI says to trust what one runs
 @pytest.mark.parametrize(("reader", "write"), [("ismrmrd", write_radial), ("fastmri", write_cartesian)])
 def test_both_planes_explain_the_file_and_beat_the_classical_estimates(

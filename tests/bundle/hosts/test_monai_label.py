@@ -117,6 +117,7 @@ def test_the_network_of_the_server_is_the_one_that_runs(root: Path, scan: Scan) 
     assert not np.array_equal(task(image=str(scan.path))["pred"].array, scan.expected[0])
 
 
+@pytest.mark.slow
 def test_the_panel_chooses_steps_method_and_task(root: Path, scan: Scan) -> None:
     task = InferTask(root)
     more = task(image=str(scan.path), steps=3)["pred"].array

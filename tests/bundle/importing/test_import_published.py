@@ -92,6 +92,7 @@ def test_the_card_says_what_is_not_known(bundle: Path) -> None:
     assert "grants no rights" in licence
 
 
+@pytest.mark.slow
 def test_it_reconstructs(
     bundle: Path, tmp_path: Path, empty_store: Callable[[Path], Path], python_m: Callable[..., Any]
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_case_that_was_done_is_not_posed(tmp_path: Path, monkeypatch: pytest.M
     assert counts.hashed[counts.scan] == 1
 
 
+@pytest.mark.slow
 def test_evaluator_and_cohort_agree_on_what_is_done(
     files: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,6 +250,7 @@ def test_postprocessing_is_applied_and_recorded(tmp_path: Path) -> None:
     assert "postprocessing" not in verify_record(tmp_path / "a" / "case0_recon.provenance.json")["options"]
 
 
+@pytest.mark.slow
 def test_another_postprocessing_is_another_volume(tmp_path: Path) -> None:
     def computed(postprocessing: Any) -> bool:
         run = evaluator(tmp_path, 0, postprocessing=postprocessing)
@@ -310,6 +312,7 @@ def test_postprocessing_may_write_files_of_its_own(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_volume(written)[0], read_volume(tmp_path / "out/case0_recon.nii.gz")[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bundle_with_postprocessing(files: Path) -> None:
     """Through the configuration: the volume of ``bundle run``, of a cohort, and no rerun from the record."""
     config = files / "axial/configs/inference.json"

@@ -48,6 +48,7 @@ def thick(edge: int = 16) -> MetaTensor:
     return MetaTensor(y, affine=torch.diag(torch.tensor([1.0, 1.0, 4.0, 1.0], dtype=torch.float64)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is set back through /proc")
 def test_estimate_is_near_the_measured_peak() -> None:
     """What the run adds, within a factor of 2."""

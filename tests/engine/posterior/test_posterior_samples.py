@@ -127,6 +127,7 @@ def test_samples_of_noisy_data_are_those_of_the_closed_form() -> None:
         assert float((part.reshape(-1) / closed).mean()) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_without_noise_all_spread_is_where_the_operator_does_not_see() -> None:
     A, count = matrix(), 40
     operator = DenseOperator(SMALL, A)

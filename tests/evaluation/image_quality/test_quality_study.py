@@ -68,6 +68,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_each_case_has_noise_of_its_own(folder: Path) -> None:
     cases = json.loads((folder / "out" / "cohort.json").read_text())["cases"]
     assert len(cases) == 2 + 4
@@ -101,6 +102,7 @@ def test_the_report_answers_each_question(folder: Path) -> None:
     assert Tags((folder / "out" / "summary.html").read_text()).sections == {"answer"}
 
 
+@pytest.mark.slow
 def test_running_it_again_gives_the_same(folder: Path) -> None:
     before = (folder / "out" / "findings.csv").read_bytes()
     study = QualityStudy(folder / "study.json", folder / "out", track=False)
@@ -129,6 +131,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "image_quality.html" in {a.path for a in client.list_artifacts(study.info.run_id)}
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_study(folder: Path, tmp_path: Path) -> None:
     """More photons, less noise; the table is the same when it is made again."""
     content = {**STUDY, "phantoms": ["uniform"], "methods": STUDY["methods"][:1]}
@@ -150,6 +153,7 @@ def test_a_sweep_of_a_study(folder: Path, tmp_path: Path) -> None:
     assert cli.main(command) == ConfigError.exit_code
 
 
+@pytest.mark.slow
 def test_a_missing_volume_is_told_and_the_others_are_measured(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "ideal").mkdir()
     for path in (folder / "ideal").glob("uniform-*"):

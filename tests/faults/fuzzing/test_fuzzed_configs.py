@@ -84,6 +84,7 @@ def test_fuzzed_configs_end_in_one_line_or_build(place: SimpleNamespace) -> None
     assert sorted(p for p in place.root.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_fuzzed_metadata_end_in_one_line_or_a_network(place: SimpleNamespace) -> None:
     path = place.bundle / "configs/metadata.json"
     whole = path.read_bytes()

@@ -26,6 +26,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("pd") / "scan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("detector", "sense", "typed"), [("CYLINDRICAL", 1, True), ("FLAT", -1, False)])
 def test_balls_are_where_they_were_and_as_dense(tmp_path: Path, detector: str, sense: int, typed: bool) -> None:
     reader = DicomCTPDReader(slice_spacing=2.0)
