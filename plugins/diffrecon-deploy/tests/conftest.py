@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from pydicom import dcmread
 
 from monai_diffrecon.io.dicom.writer import write_series
 from monai_diffrecon.io.measurement.metatensor import geometry_of
+
+# The environment of the other packages does not have this one; what needs no SDK is tested there too.
+sys.path.append(str(Path(__file__).parents[1]))
 
 AFFINE = np.array([[1.0, 0, 0, -4], [0, 1, 0, 6], [0, 0, 4, 10], [0, 0, 0, 1]])
 
