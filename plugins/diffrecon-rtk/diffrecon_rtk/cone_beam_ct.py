@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffrecon_rtk.diffct_projector import back_projected, check_diffct, projected
 from diffrecon_rtk.geometry_xml import read_geometry
-from diffrecon_rtk.rtk_filters import back_project, fdk, load_rtk, project, source_positions
+from diffrecon_rtk.rtk_filters import back_project, fdk, load_rtk, project
+from diffrecon_rtk.scan_checks import check_detector, check_source
 from diffrecon_rtk.scan_options import detector_of, radius_of, view_angles, view_deviations
 from diffrecon_rtk.trajectory import Detector, Trajectory, deviating, fdk_weighting, helix, moved_back
 from monai_diffrecon.errors import ConfigError
@@ -22,7 +24,6 @@ from monai_diffrecon.numerics.ct.scan_angles import scan_distances
 from monai_diffrecon.protocols import Operator, VolumeGeometry
 from monai_diffrecon.slabs import sum_of_measurements
 
-_WHERE = "operator cone_beam_ct"
 #: Zeros around the volume: RTK's volume ends at the centres of its outermost voxels, and a ray's first step in it has
 #: less weight.
 _MARGIN = 2
@@ -62,6 +63,8 @@ class ConeBeamCT(Operator):
         truncation: part of the detector's width by which FDK continues projections of an object that is wider than the
             detector; 0 takes the air to begin there.
         initial_iterations: conjugate gradients of :meth:`initial` where FDK does not apply.
+        projector: ``rtk``, or ``diffct`` for forward projection and adjoint by that package: on the GPU for tensors
+            that are there, of flat detectors, with intersection lengths instead of Joseph's interpolation.
 
     Raises:
         ConfigError: a wrong option, or RTK is not installed.
@@ -91,10 +94,12 @@ class ConeBeamCT(Operator):
         filter: str = "ramp",
         truncation: float = 0.0,
         initial_iterations: int = 10,
+        projector: str = "rtk",
     ) -> None:
         window = check_choice(filter, "operator#filter", ("ramp", "hann"))
         iterations = check_integer(initial_iterations, "operator#initial_iterations", low=1)
         width = check_number(truncation, "operator#truncation", low=0.0, high=1.0)
+        self.projector = check_choice(projector, "operator#projector", ("rtk", "diffct"))
         load_rtk()
         if geometry_file is not None:
             given = {
@@ -123,7 +128,7 @@ class ConeBeamCT(Operator):
             ideal = helix(degrees, to_axis, to_detector, travel, bend)
             scan = deviating(ideal, view_deviations(deviations, len(degrees)))
             guess = travel == 0.0 and bend == 0.0 and scan == ideal
-        _check_source(scan, geometry)
+        check_source(scan, geometry)
         first = scan.views[0]
         distances = (first.source_to_isocenter, first.source_to_detector)
         panel = detector_of(detectors, detector_spacing, detector_offset, geometry, distances, may_guess=guess)
@@ -133,7 +138,9 @@ class ConeBeamCT(Operator):
             and distances[1] <= distances[0] + radius_of(geometry)
         ):
             scan, panel = moved_back(scan, panel, 2.0 * distances[0])  # RTK's rays end at the detector.
-        _check_detector(scan, panel, geometry)
+        check_detector(scan, panel, geometry)
+        if self.projector == "diffct":
+            check_diffct(scan)
         super().__init__(geometry, (len(scan.views), *panel.pixels))
         self.trajectory, self.detector = scan, panel
         self.filter, self.truncation, self.initial_iterations = window, width, iterations
@@ -154,10 +161,17 @@ class ConeBeamCT(Operator):
         return part
 
     def _forward(self, x: Tensor) -> Tensor:
+        if self.projector == "diffct":
+            return sum_of_measurements(
+                projected(x[0], self.geometry.spacing, self.trajectory, self.detector, self._height)
+            )
         padded = F.pad(x[0], (_MARGIN,) * 6)
         return sum_of_measurements(_on_arrays(lambda a: project(a, self.geometry.spacing, *self._setting), padded))
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        if self.projector == "diffct":
+            shape, spacing = self.geometry.shape, self.geometry.spacing
+            return back_projected(y, shape, spacing, self.trajectory, self.detector, self._height)[None]
         nx, ny, nz = (n + 2 * _MARGIN for n in self.geometry.shape)
         padded = _on_arrays(lambda a: back_project(a, (nx, ny, nz), self.geometry.spacing, *self._setting), y)
         kept = slice(_MARGIN, -_MARGIN)
@@ -202,47 +216,3 @@ def _on_arrays(apply: Callable[[np.ndarray], np.ndarray], x: Tensor) -> Tensor:
     wide = x.dtype if x.dtype == torch.float64 else torch.float32
     array = x.detach().to("cpu", wide).contiguous().numpy()
     return torch.from_numpy(apply(array)).to(x.device, x.dtype)
-
-
-def _check_source(scan: Trajectory, geometry: VolumeGeometry) -> None:
-    """Refuse a source that enters the cylinder about the volume.
-
-    Raises:
-        ConfigError: it does.
-    """
-    positions = source_positions(scan)
-    radius, half = radius_of(geometry), geometry.shape[2] * geometry.spacing[2] / 2
-    away = np.hypot(positions[:, 0], positions[:, 1])
-    inside = (away <= radius) & (np.abs(positions[:, 2]) <= half)
-    if inside.any():
-        raise ConfigError(
-            "the source is inside the volume",
-            where=f"{_WHERE}, view {int(np.argmax(inside))}",
-            expected=f"more than {radius:.6g} mm from the axis",
-            got=f"{float(away[inside][0]):.6g} mm",
-            mend="check source_distance (mm, from the isocentre) and the voxel size",
-        )
-
-
-def _check_detector(scan: Trajectory, detector: Detector, geometry: VolumeGeometry) -> None:
-    """Refuse a detector that is not behind the volume: rays end at it.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    u = np.linspace(*detector.edges(0), detector.pixels[0])
-    views, bend = np.asarray(scan.views), scan.detector_radius
-    across = bend * np.sin(u / bend) if bend else u
-    sag = bend * (1.0 - np.cos(u / bend)) if bend else 0.0 * u
-    beyond = views[:, 1, None] - views[:, 0, None] - sag
-    away = np.hypot(across + views[:, 3, None], beyond).min(1)
-    radius = radius_of(geometry)
-    inside = (away <= radius) | (beyond.max(1) <= 0.0)
-    if inside.any():
-        view = int(np.argmax(inside))
-        raise ConfigError(
-            "the detector is not behind the volume",
-            where=f"{_WHERE}, view {view}",
-            expected=f"a detector_distance, from the source, above {views[view, 0] + radius:.6g} mm",
-            got=f"{views[view, 1]:.6g} mm",
-        )

@@ -76,6 +76,15 @@ def source_positions(trajectory: Trajectory) -> np.ndarray:
     return np.stack([positions[:, 0], -positions[:, 2], positions[:, 1]], axis=1)
 
 
+def detector_frames(trajectory: Trajectory, detector: Detector) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return centres (views, 3) of a flat detector's pixels in mm, and its unit vectors u and v, along X, Y and Z."""
+    itk, _ = load_rtk()
+    geometry = rtk_geometry(trajectory)
+    matrices = (geometry.GetProjectionCoordinatesToFixedSystemMatrix(k) for k in range(len(trajectory.views)))
+    table = np.array([itk.array_from_matrix(matrix) for matrix in matrices])[:, [0, 2, 1]] * [[1.0], [-1.0], [1.0]]
+    return table @ [*detector.offset, 0.0, 1.0], table[..., 0], table[..., 1]
+
+
 def projection_matrices(trajectory: Trajectory) -> np.ndarray:
     """Return RTK's matrices (views, 3, 4) from homogeneous RTK coordinates to the detector, in mm."""
     itk, _ = load_rtk()

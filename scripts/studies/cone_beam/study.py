@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Few views of a cone beam: FDK, SIRT, 3D ADMM-TV at its best weight, and a bundle's diffusion prior if there is one.
 
-    python scripts/studies/cone_beam.py CT.nii.gz [--crop 96 96 96] [--views 60] [--half-fan 25] [--output FILE.md]
-        [--bundle bundles/AXIAL [--auxiliary bundles/CORONAL]]
+    python scripts/studies/cone_beam/study.py CT.nii.gz [--crop 96 96 96] [--views 60] [--half-fan 25]
+        [--bundle bundles/AXIAL [--auxiliary bundles/CORONAL]] [--output FILE.md] [--picture FILE.png]
 
 The volume (HU) is cut about its centre and clipped to the window, the bundle's own when it has one; its scan is
 simulated by the operator that all methods reconstruct with. With ``--half-fan`` the detector sees all of the volume on
@@ -28,17 +28,40 @@ from torch import nn
 from monai_diffrecon import registry
 from monai_diffrecon.bundle.metadata import read_metadata
 from monai_diffrecon.bundle.score_network import ScoreNetwork
+from monai_diffrecon.comparison.montage import montage
 from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.problem.simulation import Simulation, simulate
+from monai_diffrecon.engine.reconstruction_engine import StepEvents
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of, to_tensor
 from monai_diffrecon.io.nifti import read_volume
+from monai_diffrecon.numerics.intensity import IntensityMap
 from monai_diffrecon.protocols import VolumeGeometry
 
 #: lambda / ||A^T A||, units of the window.
 WEIGHTS = (0.00003, 0.0001, 0.0003, 0.001, 0.003)
-RHO = 0.1
+#: Grey values of the picture, the usual window of soft tissue in HU.
+SHOWN = (-160.0, 240.0)
+
+
+class Trend:
+    """Handler that prints the PSNR after every so many steps: whether a method has converged."""
+
+    def __init__(self, name: str, every: int, reference: torch.Tensor, window: tuple[float, float]) -> None:
+        self.name, self.every, self.reference, self.window = name, every, reference, window
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a ``ReconstructionEngine``."""
+        engine.add_event_handler(StepEvents.STEP_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Print the PSNR of the window mapped to 0 and 1."""
+        state, (low, high) = engine.state.recon, self.window
+        if state.step % self.every == 0:
+            volume = (IntensityMap.window(low, high).to_physical(state.x) - low) / (high - low)
+            error = float((volume - self.reference).square().mean())
+            print(f"{self.name}: {-10.0 * math.log10(error):.2f} dB after {state.step} steps", flush=True)
 
 
 def window_of(args: argparse.Namespace) -> tuple[float, float]:
@@ -102,11 +125,16 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, default=None, help="voxel size in mm that the volume is resampled to")
     parser.add_argument("--iterations", type=int, default=30, help="of ADMM-TV; SIRT has as many")
     parser.add_argument("--weights", type=float, nargs="*", default=WEIGHTS, help="of ADMM-TV")
+    parser.add_argument("--rho", type=float, default=0.1, help="of ADMM-TV; its speed, not its solution")
+    parser.add_argument("--cg-iterations", type=int, default=5, help="of ADMM-TV, in each of its iterations")
+    parser.add_argument("--every", type=int, default=None, help="print the PSNR after every so many steps")
+    parser.add_argument("--no-sirt", action="store_true", help="leave out SIRT")
     parser.add_argument("--bundle", type=Path, default=None)
     parser.add_argument("--auxiliary", type=Path, default=None, help="bundle of another plane")
     parser.add_argument("--task", default="sparse_view_ct", help="overlay of the bundle")
     parser.add_argument("--sampler", type=json.loads, default={}, help="options of the bundle's sampler, JSON")
     parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--picture", type=Path, default=None, help="PNG of the volumes and their errors")
     args = parser.parse_args()
     if args.auxiliary is not None and args.bundle is None:
         parser.error("--auxiliary needs --bundle")
@@ -133,16 +161,19 @@ def main() -> None:
     measurement, made = simulate(truth, geometry, Simulation(operator, noise=args.noise), unit=args.unit)
     y = to_tensor(measurement)
 
-    methods: list[tuple[str, DiffReconInferer]] = [
-        ("FDK", classical(operator, "initial", (low, high))),
-        (
-            f"SIRT, {args.iterations} iterations",
-            classical(operator, {"name": "sirt", "iterations": args.iterations}, (low, high)),
-        ),
-    ]
+    methods: list[tuple[str, DiffReconInferer]] = [("FDK", classical(operator, "initial", (low, high)))]
+    if not args.no_sirt:
+        sirt = {"name": "sirt", "iterations": args.iterations}
+        methods.append((f"SIRT, {args.iterations} iterations", classical(operator, sirt, (low, high))))
     for weight in args.weights:
-        tv = {"name": "admm_tv", "rho": RHO, "threshold": weight / RHO, "iterations": args.iterations}
-        label = f"3D ADMM-TV, weight {weight:g}, {args.iterations} iterations"
+        tv = {
+            "name": "admm_tv",
+            "rho": args.rho,
+            "threshold": weight / args.rho,
+            "iterations": args.iterations,
+            "cg_iterations": args.cg_iterations,
+        }
+        label = f"3D ADMM-TV, weight {weight:g}, rho {args.rho:g}, {args.iterations} x {args.cg_iterations} iterations"
         methods.append((label, classical(operator, tv, (low, high))))
     if args.bundle is not None:
         methods.append((f"{args.bundle.name} alone", diffusion(args, operator, None)))
@@ -162,14 +193,21 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     reference = (truth - low) / (high - low)
+    volumes, metrics = {}, {}
     for name, inferer in methods:
-        done = inferer.reconstruct(y, case="case")
+        handlers = () if args.every is None else (Trend(name, args.every, reference, (low, high)),)
+        done = inferer.reconstruct(y, case="case", handlers=handlers)
         m = volume_metrics((done.volume - low) / (high - low), reference, data_range=1.0)
+        if args.picture is not None:
+            title = name.split(",")[0]
+            volumes[title], metrics[title] = done.volume, m
         ssim = " | ".join(f"{m[f'ssim_{p}']:.4f}" for p in ("axial", "coronal", "sagittal"))
         lines.append(
             f"| {name} | {done.report.denoiser_calls} | {m['psnr']:.2f} | {ssim} | {done.report.seconds:.0f} |"
         )
         print(lines[-1], flush=True)
+    if args.picture is not None:
+        montage(volumes, truth, args.picture, spacing=geometry.spacing, window=SHOWN, metrics=metrics)
     if args.output is not None:
         text = "\n".join(lines) + "\n"
         atomic_write(args.output, lambda path: path.write_text(text))
