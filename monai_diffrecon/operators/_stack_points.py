@@ -136,8 +136,10 @@ def stack_of(said: Mapping[str, Any], number: int) -> Stack:
     return Stack((shape[0], shape[1], shape[2]), affine, axis, thickness)
 
 
-def checked_poses(poses: Tensor | None, slices: int) -> Tensor:
+def checked_poses(poses: Tensor | None, slices: int, where: str = "operator#poses") -> Tensor:
     """Return the poses (slices, 4, 4) of an option, float64; of None, those of scans that did not move.
+
+    ``where`` names the option in messages.
 
     Raises:
         ConfigError: of the wrong shape, or no rigid motions.
@@ -146,10 +148,10 @@ def checked_poses(poses: Tensor | None, slices: int) -> Tensor:
         return torch.eye(4, dtype=torch.float64).expand(slices, 4, 4).clone()
     poses = torch.as_tensor(poses).double()
     if tuple(poses.shape) != (slices, 4, 4):
-        raise ConfigError("of the wrong shape", where="operator#poses", expected=(slices, 4, 4), got=tuple(poses.shape))
+        raise ConfigError("of the wrong shape", where=where, expected=(slices, 4, 4), got=tuple(poses.shape))
     turn = poses[:, :3, :3]
     if not bool(((turn @ turn.mT - torch.eye(3).double()).abs() < 1e-4).all()):
-        raise ConfigError("not rigid motions", where="operator#poses", expected="rotations and translations")
+        raise ConfigError("not rigid motions", where=where, expected="rotations and translations")
     return poses
 
 

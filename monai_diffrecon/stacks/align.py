@@ -16,6 +16,7 @@ from monai_diffrecon.operators._stack_points import Stack, mean_pose
 from monai_diffrecon.operators.stacks import Stacks
 from monai_diffrecon.protocols import VolumeGeometry
 from monai_diffrecon.stacks.estimate import Part, as_measured, smooth_estimate
+from monai_diffrecon.stacks.noise import noise_of
 from monai_diffrecon.stacks.registration import register
 
 #: A slice is an outlier from so many standard deviations (of the median absolute deviation) above the median error,
@@ -35,12 +36,15 @@ class Aligned:
         weights: of each stack, the weight (slices,) of its slices: 1, or less for outliers.
         agreements: of each stack, the correlation of its voxels with what the other stacks make of them; empty for one
             stack alone.
+        misfits: of each stack, how many times as much its voxels differ from what the other stacks make of them as they
+            would if all had measured one volume; about 1 to 2 where all lie right. Empty for one stack alone.
     """
 
     poses: tuple[np.ndarray, ...]
     factors: tuple[float, ...]
     weights: tuple[np.ndarray, ...]
     agreements: tuple[float, ...] = ()
+    misfits: tuple[float, ...] = ()
 
 
 class Aligner:
@@ -57,6 +61,7 @@ class Aligner:
         images: the image (X, Y, Z) of each.
         profile: of the slices, ``boxcar`` or ``gaussian``.
         intensities: bring the stacks to the intensity of the first.
+        poses: of each stack (slices, 4, 4), where to start from; None for where the headers say.
     """
 
     def __init__(
@@ -67,11 +72,12 @@ class Aligner:
         profile: str = "boxcar",
         *,
         intensities: bool = True,
+        poses: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.geometry, self.stacks, self.profile, self.intensities = geometry, tuple(stacks), profile, intensities
         self.images = tuple(image.float() for image in images)
         self.start = Aligned(
-            tuple(np.tile(np.eye(4), (stack.slices, 1, 1)) for stack in stacks),
+            tuple(np.tile(np.eye(4), (stack.slices, 1, 1)) for stack in stacks) if poses is None else tuple(poses),
             (1.0,) * len(stacks),
             tuple(np.ones(stack.slices) for stack in stacks),
         )
@@ -87,15 +93,14 @@ class Aligner:
         """
         now = self.start
         numbers = range(1, len(self.stacks))
-        if rounds:
-            for k in numbers:
-                now = self._moved(now, k, self._volume(now, [0]), levels=(4, 2))
+        for k in numbers if rounds else ():
+            now = self._moved(now, k, self._volume(now, [0]), levels=(4, 2))
         for _ in range(rounds):
             now = self._matched(now)
             for k in numbers:
                 now = self._moved(now, k, self._volume(now, self._others(k)))
         for _ in range(slice_rounds):
-            volume = self._volume(self._matched(now), range(len(self.stacks)))
+            volume = smooth_estimate(self._parts(self._matched(now)))
             for k in range(len(self.stacks)):
                 now = self._slices_moved(now, k, volume)
         return self._weighed(self._matched(now))
@@ -169,20 +174,46 @@ class Aligner:
         return now
 
     def _weighed(self, now: Aligned) -> Aligned:
-        """Give slices that are unlike what the other stacks say less weight."""
+        """Give slices that are unlike what the other stacks say less weight, and say how well the stacks fit."""
         if len(self.stacks) == 1:
             return now
+        parts = self._parts(now)
         weights, agreements = [], []
-        for k, stack in enumerate(self.stacks):
-            part, known = self.part(now, k), self._known(now, k, self._others(k))
-            expected = part.operator(self._volume(now, self._others(k)))
+        for k, (stack, part) in enumerate(zip(self.stacks, parts, strict=True)):
+            expected, known = self._expected(parts, k), self._known(now, k, self._others(k))
             slices = [
                 v.view(stack.shape).movedim(stack.axis, 0).flatten(1) for v in (expected * known, part.y * known, known)
             ]
             errors = ((slices[0] - slices[1]) ** 2).sum(1).div(slices[2].sum(1).clamp_min(1)).sqrt().numpy()
             weights.append(slice_weights_of(np.where(slices[2].any(1), errors, np.nan)))
             agreements.append(float(torch.corrcoef(torch.stack([expected[known], part.y[known]]))[0, 1]))
-        return replace(now, weights=tuple(weights), agreements=tuple(agreements))
+        now = replace(now, weights=tuple(weights), agreements=tuple(agreements))
+        return replace(now, misfits=self._misfits(now))
+
+    def _misfits(self, now: Aligned) -> tuple[float, ...]:
+        """Compare each stack with what the others make of it, and so the stacks that the volume of all would give.
+
+        What thick slices cannot show is missing in both: the ratio tells misplaced stacks from thick or few ones.
+        """
+        parts, misfits = self._parts(now), []
+        volume = smooth_estimate(parts)
+        alike = [replace(part, y=part.operator(volume)) for part in parts]
+        for k, (stack, image) in enumerate(zip(self.stacks, self.images, strict=True)):
+            weights = parts[k].weights * self._known(now, k, self._others(k))
+            apart, blur = (
+                float((weights * (self._expected(some, k) - some[k].y) ** 2).sum() / weights.sum().clamp_min(1)) ** 0.5
+                for some in (parts, alike)
+            )
+            noise = noise_of(image, stack.axis) / now.factors[k]
+            misfits.append(apart / max(float(np.hypot(blur, noise)), 1e-6 * apart, np.finfo(float).tiny))
+        return tuple(misfits)
+
+    def _parts(self, now: Aligned) -> list[Part]:
+        return [self.part(now, k) for k in range(len(self.stacks))]
+
+    def _expected(self, parts: Sequence[Part], k: int) -> Tensor:
+        """Return what the other stacks make of one."""
+        return parts[k].operator(smooth_estimate([parts[i] for i in self._others(k)]))
 
 
 def slice_weights_of(errors: np.ndarray) -> np.ndarray:

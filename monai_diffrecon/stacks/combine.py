@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_diffrecon.errors import InputError
+from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_choice, check_number
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.numerics.planes import thick_plane
-from monai_diffrecon.operators._stack_points import Stack, mean_pose
+from monai_diffrecon.operators._stack_points import Stack, checked_poses, mean_pose
 from monai_diffrecon.protocols import PLANE_AXIS, Measurement
 from monai_diffrecon.stacks.align import Aligned, Aligner, spec_of
 from monai_diffrecon.stacks.grid import common_grid
@@ -25,15 +25,28 @@ from monai_diffrecon.stacks.noise import noise_of
 MOTIONS = ("none", "stacks", "slices")
 #: Times that stacks, and slices, are registered with what the others make.
 _ROUNDS, _SLICE_ROUNDS = 2, 3
-#: Correlation of a stack with what the others make of it: below the first it is not the same thing, below the second
-#: something may be wrong with its registration.
-_STRANGE, _DOUBTFUL = 0.5, 0.85
+#: Correlation of a stack with what the others make of it, below which it is not the same thing.
+_STRANGE = 0.5
+#: Misfit of a stack (see Aligned) above which slices may lie wrong. Stacks of 1 to 5 % noise that lie right have 1.1 to
+#: 1.8, stacks whose slices lie 0.9 mm wrong 3 (``docs/results/moving_slices.md``).
+_DOUBTFUL = 2.5
+#: What to do about stacks that fit badly.
+_ADVICE = {
+    "none": "Let the stacks be registered (motion stacks or slices), or check where the files say that they lie",
+    "stacks": "If something moved during a stack, use motion slices; or a registration has failed: look at the volume",
+    "slices": "Slices may have been misplaced, or the stacks differ in more than their place: look at the volume",
+}
 #: What is left of a slice's weight when it is said to be an outlier.
 _OUTLIER = 0.5
 
 
 def combine_stacks(
-    scans: Sequence[Measurement], *, spacing: float = 1.0, motion: str = "stacks", profile: str = "boxcar"
+    scans: Sequence[Measurement],
+    *,
+    spacing: float = 1.0,
+    motion: str = "stacks",
+    profile: str = "boxcar",
+    poses: Tensor | None = None,
 ) -> Measurement:
     """Return thick scans of one body part as a measurement of one isotropic volume.
 
@@ -47,6 +60,8 @@ def combine_stacks(
         spacing: of the volume in mm.
         motion: what may have moved: ``none``, ``stacks`` against each other, or ``slices`` each on its own too.
         profile: of the slices, ``boxcar`` or ``gaussian``.
+        poses: (slices of all scans, 4, 4), where each slice is known to have been, for instance by a tracker, as
+            :class:`~monai_diffrecon.operators.stacks.Stacks` takes them. With motion ``none``, which believes them.
 
     Returns:
         the measurement, of the operator ``stacks``, to be written by
@@ -64,7 +79,9 @@ def combine_stacks(
     _check_alike(scans)
     images = [scan.data[0].float() for scan in scans]
     unit = scans[0].unit
-    aligner = Aligner(common_grid(stacks, spacing), stacks, images, profile, intensities=unit == "arbitrary")
+    known = None if poses is None else _known_poses(poses, stacks, motion)
+    geometry = common_grid(stacks, spacing)
+    aligner = Aligner(geometry, stacks, images, profile, intensities=unit == "arbitrary", poses=known)
     aligned = aligner.align(
         rounds=0 if motion == "none" else _ROUNDS, slice_rounds=_SLICE_ROUNDS if motion == "slices" else 0
     )
@@ -112,6 +129,20 @@ def _stack_of(scan: Measurement, number: int) -> Stack:
     return Stack(geometry.shape, affine_of(geometry), axis, thickness)
 
 
+def _known_poses(poses: Tensor, stacks: Sequence[Stack], motion: str) -> tuple[np.ndarray, ...]:
+    """Return the poses (slices, 4, 4) of each stack."""
+    if motion != "none":
+        raise ConfigError(
+            "poses that are known are not registered",
+            where="poses",
+            expected="motion none",
+            got=f"motion {motion}",
+            mend="say motion none, or leave the poses to be found",
+        )
+    checked = checked_poses(poses, sum(stack.slices for stack in stacks), "poses")
+    return tuple(part.numpy() for part in checked.split([stack.slices for stack in stacks]))
+
+
 def _check_alike(scans: Sequence[Measurement]) -> None:
     """Refuse scans of different units, modalities or protocols of which the headers say so."""
     for name, values in (
@@ -149,12 +180,13 @@ def _notices(aligner: Aligner, aligned: Aligned, motion: str) -> list[str]:
             found.append(f"stack {number + 1} had moved by {moved:.1f} mm and {degrees:.1f} degrees against stack 1")
         if aligner.intensities:
             found.append(f"the intensities of stack {number + 1} were divided by {aligned.factors[number]:.3g}")
-    for number, agreement in enumerate(aligned.agreements):
-        if agreement < _DOUBTFUL:
-            found.append(
-                f"stack {number + 1} correlates by only {agreement:.2f} with what the others make of it: its "
-                "registration may have failed"
-            )
+    if max(aligned.misfits) > _DOUBTFUL:
+        worst = int(np.argmax(aligned.misfits))
+        found.append(
+            f"the stacks fit badly: stack {worst + 1} differs {aligned.misfits[worst]:.1f} times as much from what the "
+            f"others make of it as noise and thickness explain (correlation {aligned.agreements[worst]:.2f}). "
+            + _ADVICE[motion]
+        )
     for number, weights in enumerate(aligned.weights):
         outliers = [str(i + 1) for i in np.flatnonzero(weights < _OUTLIER)]
         if outliers:

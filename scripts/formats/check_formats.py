@@ -3,7 +3,7 @@
 """Give files of other software to the readers, and files of the writers to other software; compare voxels and places.
 
     pip install SimpleITK pynrrd surfa ome-zarr pylibjpeg pylibjpeg-openjpeg pyjpegls
-    python scripts/formats/check_formats.py --output docs/results/formats.md
+    python scripts/formats/check_formats.py --twix gre.dat --output docs/results/formats.md
 
 Each row has a volume of random integers that lies askew, or a file that comes with another package. What software is
 not installed is left out. Ends with 1 when voxels differ, or a corner lies more than 1e-3 mm from its place.
@@ -176,6 +176,24 @@ def bart(folder: Path) -> tuple[Volume, Volume]:
     return (found, np.array(measured.geometry.affine)), in_ras(VALUES, affine)
 
 
+def twix(path: Path) -> Callable[[Path], tuple[Volume, Volume]]:
+    """Return what makes the images of Siemens raw data and of the same scan as ISMRMRD."""
+
+    def image_of(scan: Path) -> Volume:
+        measured = read_scan(scan)[1]
+        assert measured.operator is not None
+        operator = registry.build("operators", measured.operator, geometry=measured.geometry)
+        return operator.adjoint(measured.data)[0].abs().numpy(), np.array(measured.geometry.affine)
+
+    def make(folder: Path) -> tuple[Volume, Volume]:
+        from twix_as_ismrmrd import convert
+
+        convert(path, folder / "scan.h5")
+        return image_of(path), image_of(folder / "scan.h5")
+
+    return make
+
+
 def written(name: str, read: Callable[[Path], Volume]) -> Callable[[Path], tuple[Volume, Volume]]:
     """Return what writes by one of our writers and reads by another software."""
 
@@ -191,8 +209,8 @@ def written(name: str, read: Callable[[Path], Volume]) -> Callable[[Path], tuple
     return make
 
 
-def rows() -> Iterator[tuple[str, Row]]:
-    """Yield package and row."""
+def rows(raw: Path | None) -> Iterator[tuple[str, Row]]:
+    """Yield package and row; one of them for Siemens raw data, if there are some."""
     for name in ("scan.mha", "scan.mhd", "scan.nrrd", "scan.nhdr"):
         for compress in (False, True):
             kind = f"read {name[4:]}{', compressed' if compress else ''}"
@@ -211,6 +229,8 @@ def rows() -> Iterator[tuple[str, Row]]:
         ("read enhanced DICOM, JPEG 2000", "pylibjpeg-openjpeg", dicom("1.2.840.10008.1.2.4.90")),
     )
     yield "diffrecon-mri", ("read BART .cfl (image of its k-space)", "numpy", bart)
+    if raw is not None:
+        yield "diffrecon-twix", ("read Siemens .dat, and the same scan as ISMRMRD .h5", "ismrmrd", twix(raw))
     yield "SimpleITK", ("write .mha", "SimpleITK", written("metaimage", sitk_read))
     yield "SimpleITK", ("write .nrrd", "SimpleITK", written("nrrd", sitk_read))
     yield "pynrrd", ("write .nrrd", "pynrrd", written("nrrd", pynrrd_read))
@@ -250,6 +270,12 @@ slice by slice, so their values are rounded. ITK takes the coordinates of MINC (
 taken as they are stored. Of Analyze only voxels and voxel sizes are compared, since it states no directions. The affine
 of OME-Zarr is the attribute of its writer; scale and translation agree with it. The file of the MINC tools comes with
 nibabel.
+
+Siemens raw data are a gradient echo of a tilted slice, from the examples of twixtools (VE11C). The ISMRMRD file of the
+same scan is written by [`twix_as_ismrmrd.py`](../../scripts/formats/twix_as_ismrmrd.py), which fills it as
+siemens_to_ismrmrd does and uses nothing of the reader of raw data; the images of both are compared. siemens_to_ismrmrd
+copies its directions from the scanner, whose images are forward transforms of k-space: taken for those of an inverse
+transform, they would show this image turned by 180 degrees.
 """
 
 
@@ -257,10 +283,14 @@ def main() -> int:
     """Run all rows and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="Markdown file to write")
-    output = parser.parse_args().output
+    parser.add_argument(
+        "--twix", type=Path, help="Siemens raw data (.dat) of one image, such as twixtools' example gre.dat"
+    )
+    arguments = parser.parse_args()
+    output = arguments.output
     lines = ["| format | other software | largest voxel error / range | farthest corner, mm |", "|---|---|---|---|"]
     failed = False
-    for package, (kind, software, make) in rows():
+    for package, (kind, software, make) in rows(arguments.twix):
         if find_spec(MODULES.get(package, package.replace("-", "_"))) is None:
             print("left out:", kind, file=sys.stderr)
             continue

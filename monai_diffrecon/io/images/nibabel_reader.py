@@ -140,7 +140,7 @@ def _read_minc(path: Path) -> _Image:
         check_heaps(path)
         with open_hdf5(path) as parts:
             _check_minc2(parts)
-            return _minc(Minc2File(parts.file), path)
+            return _minc(_Minc2(parts.file), path)
     # In memory, so that no damaged length asks for more than there is.
     return _minc(Minc1File(netcdf_file(io.BytesIO(path.read_bytes()))), path)
 
@@ -155,6 +155,25 @@ def _check_minc2(parts: HDF5Parts) -> None:
         parts.dataset(parts.file, f"minc-2.0/image/0/{name}")
 
 
+class _Minc2(Minc2File):
+    """A file of MINC 2, whose scales belong to the first axes of the image if they do not say to which, as in libminc.
+
+    nibabel takes them for scales of the last axes.
+    """
+
+    def _get_dimensions(self, var: h5py.Dataset) -> list[str]:
+        names = super()._get_dimensions(var)
+        return names or list(getattr(self, "_dim_names", ()))[: len(var.shape)]
+
+
 def _minc(file: Any, path: Path) -> _Image:
     check_axes(file.get_data_shape(), file.get_data_dtype(), path.name)
-    return _Image(file.get_scaled_data(), file.get_affine(), [path])
+    affine = file.get_affine()
+    if affine.shape != (4, 4):
+        raise InputError(
+            "does not say which axis is which",
+            where=path.name,
+            expected="xspace, yspace and zspace among its dimensions (attribute dimorder of MINC 2)",
+            mend="write it again with the MINC tools, or give it as NIfTI",
+        )
+    return _Image(file.get_scaled_data(), affine, [path])

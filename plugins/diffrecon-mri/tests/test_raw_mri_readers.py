@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffrecon_mri.ismrmrd.reader import SIEMENS, ISMRMRDReader
+from diffrecon_mri.ismrmrd.reader import SIEMENS, SIEMENS_TRAJECTORY, ISMRMRDReader
 from diffrecon_mri.noncartesian.trajectories import radial
 from diffrecon_mri.simulate import Receiver, write_fastmri, write_ismrmrd
 from diffrecon_mri.synthetic_maps import birdcage_maps, smooth_phase
@@ -72,6 +72,11 @@ def predicted(m: Measurement, volume: Tensor, coil_maps: Tensor | None) -> Tenso
     assert m.operator is not None
     spec = {**m.operator, "coil_maps": coil_maps}
     return registry.build("operators", spec, geometry=m.geometry)(volume[None])
+
+
+def image_of(m: Measurement) -> Tensor:
+    assert m.operator is not None
+    return registry.build("operators", m.operator, geometry=m.geometry).adjoint(m.data)
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -596,13 +601,37 @@ def test_damaged_and_foreign_files(path: Path, kind: str) -> None:
     assert not reader.recognises(path.parent)
 
 
-def test_files_of_siemens_may_be_turned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("volumetric", [False, True])
+def test_directions_of_siemens_are_those_of_a_forward_transform(tmp_path: Path, volumetric: bool) -> None:
     path = tmp_path / "scan.h5"
-    write_ismrmrd(path, VOLUME, MAPS)
-    assert SIEMENS not in ISMRMRDReader().read(path).notices
+    write_ismrmrd(path, VOLUME, volumetric=volumetric)  # one coil: no maps, whose edges differ
+    usual = ISMRMRDReader().read(path)
+    assert SIEMENS not in usual.notices
     vendor = "<acquisitionSystemInformation><systemVendor>SIEMENS</systemVendor></acquisitionSystemInformation>"
     edit_xml(path, "<encoding>", f"{vendor}<encoding>")
-    assert SIEMENS in ISMRMRDReader().read(path).notices
+    turned, said = ISMRMRDReader().read(path), ISMRMRDReader(transform="inverse").read(path)
+    assert SIEMENS in turned.notices
+    assert said.notices == usual.notices
+    assert torch.equal(said.data, usual.data)
+    axes, shape = range(3 if volumetric else 2), np.array(usual.geometry.shape)
+    image = image_of(usual).abs().flip([1 + axis for axis in axes])
+    torch.testing.assert_close(image_of(turned).abs(), image, rtol=0, atol=1e-4)
+    # The centre of the field of view stays where it was.
+    before, after = shape // 2, shape // 2
+    after[list(axes)] = (shape - 1 - before)[list(axes)]
+    places = [np.asarray(m.geometry.affine) @ [*at, 1.0] for m, at in ((usual, before), (turned, after))]
+    np.testing.assert_allclose(places[1], places[0], rtol=0, atol=1e-4)
+
+
+def test_of_a_trajectory_of_siemens_nothing_is_assumed(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    write_ismrmrd(path, VOLUME, trajectory=radial((26, 24), 50, 52, golden=True), shot=52)
+    usual = ISMRMRDReader().read(path)
+    vendor = "<acquisitionSystemInformation><systemVendor>SIEMENS</systemVendor></acquisitionSystemInformation>"
+    edit_xml(path, "<encoding>", f"{vendor}<encoding>")
+    unsaid = ISMRMRDReader().read(path)
+    assert unsaid.notices == (*usual.notices, SIEMENS_TRAJECTORY)
+    assert unsaid.geometry == usual.geometry
 
 
 @pytest.mark.parametrize(
@@ -610,6 +639,7 @@ def test_files_of_siemens_may_be_turned(tmp_path: Path) -> None:
     [
         ("ismrmrd", {"contrast": -1}, "reader#contrast", "-1"),
         ("ismrmrd", {"coil_maps": "grappa"}, "reader#coil_maps", "'grappa'"),
+        ("ismrmrd", {"transform": "fft"}, "reader#transform", "'fft'"),
         ("ismrmrd", {"calibration": 2}, "reader#calibration", "2"),
         ("ismrmrd", {"allow_missing": 2}, "reader#allow_missing", "2"),
         ("ismrmrd", {"trajectory_unit": "1/m"}, "reader#trajectory_unit", "'1/m'"),

@@ -21,6 +21,8 @@ from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.find_reader import read_scan
 from monai_diffrecon.io.images.nibabel_reader import NibabelReader
 
+from ...raising import raises
+
 VALUES = np.random.default_rng(0).integers(-900, 1500, (7, 6, 5)).astype(np.int16)
 TURNED = np.array([[-0.7, 0.0, 0.0, 40.0], [0.0, 0.0, 2.0, -20.0], [0.0, 0.9, 0.0, 7.5], [0.0, 0.0, 0.0, 1.0]])
 IN_RAS = VALUES[::-1].transpose(0, 2, 1)
@@ -136,8 +138,31 @@ def _huge(root: Any) -> None:
     root["image/0"].create_dataset("image", (60000, 60000, 60000), "u1", chunks=(1, 60, 60)).attrs.update(attributes)
 
 
+def _without_order(root: Any) -> None:
+    del root["image/0/image"].attrs["dimorder"]
+
+
 def _nan(root: Any) -> None:
     root["image/0/image-max"][...] = np.nan
+
+
+def test_minc_without_the_order_of_its_axes(tmp_path: Path) -> None:
+    with raises(InputError, where="scan.mnc", expected=...):
+        NibabelReader().read(minc2(tmp_path / "scan.mnc", _without_order))
+
+
+def test_scales_of_minc_without_an_order_belong_to_the_first_axis(tmp_path: Path) -> None:
+    """As in libminc. There are as many slices as columns, so that scales of the columns would give no error."""
+    stored = np.arange(48, dtype=np.uint8).reshape(4, 3, 4)
+
+    def change(root: Any) -> None:
+        group, attributes = root["image/0"], dict(root["image/0/image"].attrs)
+        del group["image"], group["image-max"], group["image-min"]
+        group.create_dataset("image", data=stored).attrs.update(attributes)
+        group["image-min"], group["image-max"] = np.zeros(4), 255.0 * np.arange(1.0, 5.0)
+
+    found = NibabelReader().read(minc2(tmp_path / "scan.mnc", change)).data[0].numpy()
+    np.testing.assert_allclose(found, (stored * np.arange(1.0, 5.0)[:, None, None]).T, rtol=1e-6)
 
 
 BROKEN: dict[str, Callable[[Path], Path]] = {
@@ -155,6 +180,7 @@ BROKEN: dict[str, Callable[[Path], Path]] = {
     "no voxels": lambda p: pair(p / "scan.hdr").rename(p / "other.hdr"),
     "minc of another file": lambda p: minc2(p / "scan.mnc", _linked),
     "huge minc": lambda p: minc2(p / "scan.mnc", _huge),
+    "minc of unknown axes": lambda p: minc2(p / "scan.mnc", _without_order),
     "minc of NaN": lambda p: minc2(p / "scan.mnc", _nan),
     "time series of minc 1": lambda p: Path(data_path) / "minc1_4d.mnc",
     "time series of minc 2": lambda p: Path(data_path) / "minc2_4d.mnc",

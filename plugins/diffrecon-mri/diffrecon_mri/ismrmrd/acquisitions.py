@@ -137,6 +137,18 @@ def sorted_acquisitions(xml: str | bytes, table: np.ndarray, counters: dict[str,
     )
 
 
+def against_encoding(heads: np.ndarray, *, volumetric: bool) -> np.ndarray:
+    """Return headers with the directions of images by an inverse transform, of headers with those of a forward one.
+
+    The Fourier-encoded axes run the other way; the order of 2D slices stays. The position is that of voxel n // 2 of
+    both images.
+    """
+    turned = heads.copy()
+    for name in ("read_dir", "phase_dir", *(("slice_dir",) if volumetric else ())):
+        turned[name] *= -1
+    return turned
+
+
 def directions_ras(heads: np.ndarray, where: str) -> np.ndarray | None:
     """Return unit columns (3, 3) along readout, phase encoding and slices in RAS+; None when the file has none.
 

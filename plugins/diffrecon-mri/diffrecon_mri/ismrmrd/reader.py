@@ -12,17 +12,22 @@ import diffrecon_mri.acquired as cartesian
 import diffrecon_mri.ismrmrd.noncartesian as noncartesian
 from diffrecon_mri.encoded_grid import with_spacing, without_oversampling
 from diffrecon_mri.hdf5_files import has_members, sha256
-from diffrecon_mri.ismrmrd.acquisitions import Acquisitions, read_acquisitions
+from diffrecon_mri.ismrmrd.acquisitions import Acquisitions, against_encoding, read_acquisitions
 from diffrecon_mri.ismrmrd.cartesian import assemble
 from diffrecon_mri.kspace_noise import estimated_noise_std
 from monai_diffrecon.errors import InputError
 from monai_diffrecon.errors.options import check_choice, check_flag, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
-#: Siemens' directions belong to a forward Fourier transform, and converters differ in whether they turn them.
+#: Siemens' directions belong to a forward Fourier transform, and siemens_to_ismrmrd copies them.
 SIEMENS = (
-    "Siemens data in ISMRMRD: converters differ in the sign of the Fourier transform, and the image may be turned by "
-    "180 degrees within its slices; compare it with the scanner's, or read the scanner's own file (twix)"
+    "Siemens data in ISMRMRD: directions were taken as siemens_to_ismrmrd writes them; if another converter has turned "
+    "them, the image is turned by 180 degrees within its slices: then set the reader's option transform to inverse"
+)
+#: Of a trajectory nothing says whether the converter has turned it.
+SIEMENS_TRAJECTORY = (
+    "Siemens data in ISMRMRD with a trajectory: converters differ in its sign, and the image may be turned by 180 "
+    "degrees within its slices; compare it with the scanner's, and set the reader's option transform"
 )
 
 
@@ -44,6 +49,8 @@ class ISMRMRDReader(MeasurementReader):
         noise_std: noise level without noise acquisitions, in the units of the data; None estimates it.
         spacing: voxel size (mm) wanted along the Fourier-encoded axes: k-space is cropped or zero-padded, and the field
             of view stays, so it is met to within half a voxel over all. None keeps what was measured.
+        transform: of k-space, that makes the image along the directions of the file: ``inverse``, ``forward``, or
+            ``auto``: forward for Cartesian scans of Siemens, whose scanners make images so, and inverse for others.
     """
 
     API_VERSION: ClassVar[int] = 1
@@ -60,6 +67,7 @@ class ISMRMRDReader(MeasurementReader):
         trajectory_unit: str = "auto",
         noise_std: float | None = None,
         spacing: float | None = None,
+        transform: str = "auto",
     ) -> None:
         given = {"contrast": contrast, "phase": phase, "repetition": repetition, "set": set}
         self.counters = {name: check_integer(value, f"reader#{name}", low=0) for name, value in given.items()}
@@ -70,6 +78,7 @@ class ISMRMRDReader(MeasurementReader):
         self.unit = check_choice(trajectory_unit, "reader#trajectory_unit", units)
         self.noise_std = None if noise_std is None else check_number(noise_std, "reader#noise_std", low=0.0)
         self.spacing = None if spacing is None else check_number(spacing, "reader#spacing", low=0.0, open_low=True)
+        self.transform = check_choice(transform, "reader#transform", ("auto", "inverse", "forward"))
 
     def recognises(self, path: Path) -> bool:
         """Say whether the file is HDF5 with ISMRMRD's ``/dataset/xml`` and ``/dataset/data``."""
@@ -95,9 +104,15 @@ class ISMRMRDReader(MeasurementReader):
         Raises:
             InputError: incomplete, or of an acquisition that is not supported.
         """
+        encoding = acquisitions.encoding
+        unsaid = self.transform == "auto" and "siemens" in encoding.vendor
+        on_grid = encoding.trajectory == "cartesian"
+        if self.transform == "forward" or (unsaid and on_grid):
+            heads = against_encoding(acquisitions.heads, volumetric=encoding.encoded.matrix[2] > 1)
+            acquisitions = replace(acquisitions, heads=heads)
         measured = self._measured(acquisitions, source, where)
-        siemens = "siemens" in acquisitions.encoding.vendor
-        return replace(measured, notices=(*measured.notices, SIEMENS)) if siemens else measured
+        notices = (SIEMENS if on_grid else SIEMENS_TRAJECTORY,) if unsaid else ()
+        return replace(measured, notices=(*measured.notices, *notices))
 
     def _measured(self, acquisitions: Acquisitions, source: str, where: str) -> Measurement:
         if acquisitions.noise_std is None and self.noise_std is not None:
