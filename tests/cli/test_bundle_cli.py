@@ -70,7 +70,7 @@ def reconstructed(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DIFFRECON_CASE_KEY": "secret", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False, timeout=110
+        command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False, timeout=220
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(elsewhere.iterdir()) == []

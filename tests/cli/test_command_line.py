@@ -292,7 +292,7 @@ def test_the_command_as_typed(root: Path, tmp_path: Path) -> None:
     command += ["--config_file", str(root / "axial/configs/inference.json"), "--bundle_root", str(root / "axial")]
     command += ["--image", name, "--output_dir", f"{tmp_path}/run#3", "--evaluator#track", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LC_ALL": "C"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=110)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=220)
     assert done.returncode == 0, done.stderr[-3000:]
     assert b"Traceback" not in done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {name, "run#3"}

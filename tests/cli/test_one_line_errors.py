@@ -33,7 +33,7 @@ except Exception as reason:
 
 
 def end_of(program: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=200)
     return done.returncode, done.stderr
 
 

@@ -119,7 +119,7 @@ class Stage:
 def new_process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Start Python itself, whose libraries look at the surroundings while they are imported."""
     command = [sys.executable, "-m", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=220, **options)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def at_once(server: Any, second: Any, tmp_path: Path) -> Callable[..., list[tupl
     def both(**job: Any) -> list[tuple[int, str]]:
         with ThreadPoolExecutor(2) as pool:
             jobs = [pool.submit(s.run, tmp_path / f"log{n}", **job) for n, s in enumerate((server, second))]
-            return [done.result(timeout=60) for done in jobs]
+            return [done.result(timeout=200) for done in jobs]
 
     return both
 

@@ -115,12 +115,12 @@ def test_an_exported_bundle_has_them_and_keeps_its_own(bundle: Path) -> None:
 def test_the_export_script_copies_them(tmp_path: Path, make_bundle: Callable[..., Path]) -> None:
     root = make_bundle(tmp_path / "axial")
     words = [sys.executable, str(ROOT / "scripts/export_bundle.py"), str(root), "--to", str(tmp_path / "out/axial")]
-    assert subprocess.run(words, capture_output=True, timeout=100).returncode == 0
+    assert subprocess.run(words, capture_output=True, timeout=200).returncode == 0
     assert not (root / "configs/methods").exists()
     assert set(overlays(METHOD, tmp_path / "out/axial")) == PUBLISHED | CLASSICAL
     assert (tmp_path / "out/axial/configs/methods/dds.json").is_file()
     assert (tmp_path / "out/axial/models/model.pt").read_bytes() == (root / "models/model.pt").read_bytes()
-    assert subprocess.run(words[:3], capture_output=True, timeout=100).returncode == 2
+    assert subprocess.run(words[:3], capture_output=True, timeout=200).returncode == 2
 
 
 def test_the_place_where_a_preset_was_leads_to_where_it_is(tmp_path: Path) -> None:

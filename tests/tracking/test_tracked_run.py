@@ -303,5 +303,5 @@ assert get_telemetry_client() is None
     environment = {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in os.environ} | {"HOME": str(tmp_path)}
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

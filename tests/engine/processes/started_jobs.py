@@ -27,7 +27,7 @@ def started(script: str, folder: Path) -> Found:
     above = os.pathsep.join([str(path.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-W", "ignore", str(path), str(folder)]
     environment = {**os.environ, "PYTHONPATH": above}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220)
     assert done.returncode == 0, done.stderr[-2000:]
 
     def results(job: str, count: int) -> list[Any]:
