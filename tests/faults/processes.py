@@ -95,7 +95,9 @@ class Server:
         """
         log.unlink(missing_ok=True)
         self._send(log=str(log), stop_at=None if pause is None else pause[0], **job)
-        pid = int(self._line().removeprefix("pid "))
+        while not (begun := self._line()).startswith("pid "):
+            pass  # of a job before, which a test gave up
+        pid = int(begun.removeprefix("pid "))
         steps = 0
         if kill is not None and kill[0] == 0:
             self._kill(pid, kill[1], number)
