@@ -17,8 +17,9 @@ from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.operators.stacks import Stacks
 from monai_diffrecon.protocols import Measurement
-from monai_diffrecon.stacks.align import slice_weights_of
-from monai_diffrecon.stacks.combine import combine_stacks
+from monai_diffrecon.stacks.align import Aligner, slice_weights_of
+from monai_diffrecon.stacks.combine import _stack_of, combine_stacks
+from monai_diffrecon.stacks.grid import common_grid
 
 from ..raising import raises
 
@@ -152,6 +153,76 @@ def test_slices_are_found_one_by_one() -> None:
     after = np.mean([errors(axial[i], poses[i]).mean() for i in inner])
     assert before > 1.2
     assert after < 0.4
+
+
+def walked(plane: str, seed: int) -> list[np.ndarray]:
+    """The motion of each slice: that of the one before, and a step of 0.5 mm and degrees."""
+    walk = np.cumsum(np.random.default_rng(seed).normal(size=(SIZE // THICKNESS, 6)) * 0.5, axis=0)
+    centre, out = np.full(3, (SIZE - 1) / 2), []
+    for step in walk:
+        pose = np.eye(4)
+        pose[:3, :3] = Rotation.from_euler("xyz", step[:3], degrees=True).as_matrix()
+        pose[:3, 3] = step[3:] + centre - pose[:3, :3] @ centre
+        out.append(pose @ moved(plane))
+    return out
+
+
+def test_all_is_estimated_at_poses_that_are_known() -> None:
+    poses = [walked(plane, seed) for seed, plane in enumerate(AXES)]
+    factors = (1.0, 1.3, 0.7)
+    scans = [scan(plane, p, f) for plane, p, f in zip(AXES, poses, factors, strict=True)]
+    known = torch.from_numpy(np.concatenate(poses))
+    found = combine_stacks(scans, motion="none", poses=known)
+    assert found.operator is not None
+    assert torch.equal(found.operator["poses"], known)
+    operator = Stacks(found.geometry, **{k: v for k, v in found.operator.items() if k != "name"})
+    # The object fits, at the intensity of the first ...
+    x = torch.from_numpy(truth())[None]
+    for expected, stack in zip(operator.images(operator(x)), operator.images(found.data), strict=True):
+        assert float(stack.sum() / expected.sum()) == pytest.approx(1.0, abs=0.03)
+    # ... and a voxel that reaches out of the volume, where its slice was, is not used.
+    inside = operator(torch.ones(1, *found.geometry.shape)) > 0.999
+    assert found.weights is not None
+    assert bool((found.weights[~inside] == 0.0).all())
+    assert bool((found.weights[inside] > 0.0).all())
+    assert not any("fit badly" in notice for notice in found.notices)
+    headers = combine_stacks(scans, motion="none")
+    assert headers.weights is None or not torch.equal(headers.weights, found.weights)
+
+
+@pytest.mark.parametrize(
+    ("motion", "poses", "got"),
+    [
+        ("stacks", np.tile(np.eye(4), (20, 1, 1)), "motion stacks"),
+        ("none", np.tile(np.eye(4), (19, 1, 1)), (19, 4, 4)),
+        ("none", np.tile(2.0 * np.eye(4), (20, 1, 1)), None),
+    ],
+)
+def test_poses_that_are_none(motion: str, poses: np.ndarray, got: object) -> None:
+    with raises(ConfigError, where="poses", got=got):
+        combine_stacks([scan("axial"), scan("sagittal")], motion=motion, poses=torch.from_numpy(poses))
+
+
+def test_stacks_that_fit_badly_are_said_to_once(combined: Measurement) -> None:
+    assert not any("fit badly" in notice for notice in combined.notices)
+    scans = [scan(plane) for plane in AXES]
+    assert sum("fit badly" in notice for notice in combine_stacks(scans, motion="none").notices) == 1
+
+
+@pytest.mark.parametrize("planes", [("axial", "sagittal", "coronal"), ("axial", "sagittal")])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_the_misfit_tells_motion_from_thickness_and_noise(planes: tuple[str, ...], noise: float) -> None:
+    """Whatever the number of stacks and their noise; all correlate less, the fewer they are."""
+
+    def misfit(still: bool) -> float:
+        random = torch.Generator().manual_seed(0)
+        scans = [scan(plane, [np.eye(4)] * (SIZE // THICKNESS) if still else None) for plane in planes]
+        images = [s.data[0] + noise * torch.randn(s.data.shape[1:], generator=random) for s in scans]
+        stacks = [_stack_of(s, i) for i, s in enumerate(scans)]
+        return max(Aligner(common_grid(stacks, 1.0), stacks, images).align(rounds=0).misfits)
+
+    assert 0.8 < misfit(still=True) < 1.7
+    assert misfit(still=False) > 2.5
 
 
 def test_the_same_scans_make_the_same_measurement(combined: Measurement) -> None:

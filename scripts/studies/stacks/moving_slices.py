@@ -88,8 +88,8 @@ def main() -> None:
         f"Written by `scripts/studies/stacks/moving_slices.py`: {args.volume.name.split('.')[0]}, "
         f"{' x '.join(map(str, truth.shape))} voxels of 1 mm, three orthogonal stacks of {THICKNESS} mm slices, noise "
         f"of {100 * NOISE:g} %. Every slice is measured at another place of a random walk. Errors of places are the "
-        "median and the 90 % quantile over the slices, of the mean over points of the head; volumes are made by ADMM-TV. "
-        "`warns` is the notice that the stacks fit badly.",
+        "median and the 90 % quantile over the slices, of the mean over points of the head; volumes are made by "
+        "ADMM-TV. `warns` is the notice that the stacks fit badly.",
         "",
         "| spread of the motion (mm, degrees) | `motion: stacks` | `motion: slices` | motion known (`poses`) |",
         "|---|---|---|---|",
