@@ -119,8 +119,9 @@ class ReconstructionEngine(Engine):
         return self.recon
 
     def residual_norm(self) -> float:
-        """Return ``||A x - y||`` of the iterate after the last step."""
-        return self.problem.operator.residual_norm(self.state.recon.x, self.problem.measurement)
+        """Return ``||A x - y||`` of the iterate after the last step, with A as the consistency step has it by now."""
+        operator = (self.consistency._problem or self.problem).operator
+        return operator.residual_norm(self.state.recon.x, self.problem.measurement)
 
     def iterate(self) -> Tensor:
         """Return the iterate (C, X, Y, Z) after the last step."""

@@ -66,12 +66,16 @@ def read_volume(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vo
     return voxels, geometry
 
 
-def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, VolumeGeometry, tuple[str, ...]]:
+def read_image(
+    path: str | Path, volume: int | None = None, series: int | None = None
+) -> tuple[Tensor, VolumeGeometry, tuple[str, ...]]:
     """Read a volume as :func:`read_volume`, but whether or not its axes are at right angles.
 
     Args:
         path: as of :func:`read_volume`.
         volume: as of :func:`read_volume`.
+        series: which slice, from 0, to take out of all volumes of a file of several: the third axis is time then. Axes
+            stay as they are stored, and the affine is None; frames are as far apart as the smaller pixel size.
 
     Returns:
         The volume, where it lies, and what is to be said of its header.
@@ -86,8 +90,10 @@ def read_image(path: str | Path, volume: int | None = None) -> tuple[Tensor, Vol
         raise InputError("no such file", where=where)
     try:
         image = _open(path)
-        _check_header(image, where, volume)
+        _check_header(image, where, volume, series)
         check_size(image.dataobj, path)
+        if series is not None:
+            return _series(image, series, where)
         # Without trailing axes, and in RAS+ with the affine that belongs to it.
         affine, notices = affine_of_header(image)
         check_affine(affine, where)
@@ -230,20 +236,37 @@ def _unpacked_size(path: Path, limit: int) -> int:
     return size
 
 
-def _check_header(image: Any, where: str, volume: int | None) -> None:
+def _series(image: Any, index: int, where: str) -> tuple[Tensor, VolumeGeometry, tuple[str, ...]]:
+    """Return a slice of all volumes, see :func:`read_image`."""
+    affine, _ = affine_of_header(image)
+    check_affine(affine, where)
+    dx, dy, _ = np.linalg.norm(affine[:3, :3], axis=0)
+    frames = np.asarray(image.dataobj[:, :, index], dtype=np.float32).reshape(*image.shape[:2], -1)
+    volume, geometry = in_ras(frames, np.diag([dx, dy, min(dx, dy), 1.0]), where, oriented=False)
+    return volume, geometry, ("the third axis is time: axes are as stored, and the result has no orientation",)
+
+
+def _check_header(image: Any, where: str, volume: int | None, series: int | None) -> None:
     """Refuse what cannot be a volume, or the one that was asked for, before its voxels are read."""
     shape = tuple(int(n) for n in image.shape)
     further = [n for n in shape[3:] if n != 1]
     if len(shape) < 3 or len(further) > 1 or 0 in shape or (further and image.get_data_dtype().kind not in "iuf"):
         raise InputError("not a volume", where=where, expected="three axes", got=f"shape {shape}")
     count = math.prod(further)
-    if volume is None and further:
+    if series is not None and not (further and 0 <= series < shape[2]):
+        raise InputError(
+            "no such series" if further else "no series",
+            where=where,
+            expected=f"a slice from 0 to {shape[2] - 1}" if further else "a file of several volumes (X, Y, Z, T)",
+            got=series if further else f"shape {shape}",
+        )
+    if volume is None and series is None and further:
         raise InputError(
             "several volumes",
             where=where,
             expected="three axes",
             got=f"shape {shape}: {count} volumes, numbered from 0 to {count - 1}",
-            mend="""choose one, --reader '{"name":"nifti","volume":0}', or split it into one file per volume""",
+            mend="""choose one, --reader '{"name":"nifti","volume":0}', or a slice of all by its option series""",
         )
     if volume is not None and not 0 <= volume < count:
         raise InputError("no such volume", where=where, expected=f"0 to {count - 1}", got=volume)

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_integer
 from monai_diffrecon.io.dicom.kinds import (
     IMAGINARY,
@@ -38,10 +39,18 @@ class NIfTIReader(MeasurementReader):
 
     Args:
         volume: which volume of a file of several (X, Y, Z, T), from 0. None takes the only one.
+        series: which slice, from 0, to take out of all volumes of such a file, as a volume whose third axis is time
+            (docs/joint.md).
+
+    Raises:
+        ConfigError: an option out of its range, or both.
     """
 
-    def __init__(self, volume: int | None = None) -> None:
+    def __init__(self, volume: int | None = None, series: int | None = None) -> None:
         self.volume = None if volume is None else check_integer(volume, "reader#volume", low=0)
+        self.series = None if series is None else check_integer(series, "reader#series", low=0)
+        if volume is not None and series is not None:
+            raise ConfigError("one volume, or one slice of all", where="reader", mend="omit volume or series")
 
     def recognises(self, path: Path) -> bool:
         """Say whether it is a file of that name."""
@@ -61,7 +70,7 @@ class NIfTIReader(MeasurementReader):
         kinds, said = _sidecar(path)
         part = _PART.search(path.name)
         check_component([_PARTS[part[1].lower()] if part else component_of(kinds, said)], path.name)
-        volume, geometry, notices = read_image(path, self.volume)
+        volume, geometry, notices = read_image(path, self.volume, self.series)
         if not self.leaning:
             check_straight(geometry, path.name)
         return Measurement(

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from monai_diffrecon.errors.options import check_flag
 from monai_diffrecon.numerics.mri.fourier import AXIAL
 from monai_diffrecon.operators._cartesian import CartesianEncoding, drawn_mask, encoded_shape, given_mask
 from monai_diffrecon.protocols import VolumeGeometry
@@ -35,6 +37,8 @@ class CartesianMRI(CartesianEncoding):
             still that of the whole, as far as enough points are left.
         encoded: samples of k-space along X, Y, Z when they are more than the voxels, as with readout oversampling: the
             volume is the middle of a wider field of view, in which there is nothing else. The mask is of this size.
+        mask_per_slice: draw another mask for each slice, of the seeds from ``mask_seed`` on: k-t sampling where the
+            third axis is time (docs/joint.md).
     """
 
     slice_plane = "axial"
@@ -51,14 +55,22 @@ class CartesianMRI(CartesianEncoding):
         complex_volume: bool = False,
         partial_fourier: float = 1.0,
         encoded: Sequence[int] | None = None,
+        mask_per_slice: bool = False,
     ) -> None:
         samples = encoded_shape(encoded, geometry.shape, AXIAL)
         shape = (samples[0], samples[1])
+        if mask is not None:
+            sampled = given_mask(mask, shape, samples, partial_fourier)
+        else:
+            count = samples[2] if check_flag(mask_per_slice, "operator#mask_per_slice") else 1
+            drawn = [
+                drawn_mask(mask_type, shape, acceleration, center_fraction, mask_seed + index, partial_fourier)
+                for index in range(count)
+            ]
+            sampled = torch.stack(drawn, -1) if mask_per_slice else drawn[0]
         super().__init__(
             geometry,
-            drawn_mask(mask_type, shape, acceleration, center_fraction, mask_seed, partial_fourier)
-            if mask is None
-            else given_mask(mask, shape, samples, partial_fourier),
+            sampled,
             masked=AXIAL,
             transformed=AXIAL,
             encoded=samples,

@@ -36,6 +36,7 @@ KNOWN_PROVIDERS: dict[tuple[str, str], str] = {
     ("readers", "ismrmrd"): "diffrecon-mri",
     ("readers", "fastmri"): "diffrecon-mri",
     ("readers", "bart"): "diffrecon-mri",
+    ("consistency", "refined_coil_maps"): "diffrecon-mri",
     ("readers", "twix"): "diffrecon-twix",
     ("readers", "rtk_projections"): "diffrecon-rtk",
     ("operators", "cone_beam_ct"): "diffrecon-rtk",

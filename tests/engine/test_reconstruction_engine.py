@@ -73,6 +73,20 @@ def test_events_fire_in_order(sampler: Sampler) -> None:
     assert run.denoiser_calls == 3
 
 
+def test_the_residual_is_that_of_the_operator_as_the_step_has_it() -> None:
+    other = SliceThickness(OPERATOR.geometry, thickness=3.0, profile="gaussian")
+
+    class Refining(ConjugateGradientStep):
+        def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
+            self._problem = Problem(other, self.problem.measurement)
+            return x0
+
+    run = engine(PnPHQSSampler(2), Refining())
+    run.reconstruct(seed=0, case="")
+    x, y = run.iterate(), run.problem.measurement
+    assert run.residual_norm() == other.residual_norm(x, y) != OPERATOR.residual_norm(x, y)
+
+
 def test_a_second_order_sampler_denoises_twice_a_step_but_the_last() -> None:
     run, diary = engine(HeunSampler(3)), Diary()
     diary.attach(run)

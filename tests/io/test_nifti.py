@@ -14,6 +14,7 @@ import torch
 from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.io.nifti import read_volume, write_volume
+from monai_diffrecon.io.nifti_reader import NIfTIReader
 from monai_diffrecon.protocols import VolumeGeometry
 
 # A rotation about X and anisotropic voxels, with an origin: an oblique acquisition.
@@ -51,6 +52,26 @@ def test_header_says_the_geometry_and_nothing_else(tmp_path: Path) -> None:
     packed = (tmp_path / "Doe_John.nii.gz").read_bytes()
     assert b"Doe" not in packed  # gzip keeps a file name, unless told otherwise
     assert packed[4:8] == b"\0\0\0\0"  # and a time, which would make equal volumes differ
+
+
+def test_a_slice_of_all_volumes_is_a_series_along_the_third_axis(tmp_path: Path) -> None:
+    """Axes stay as stored, although the header says that the first runs to the left."""
+    stored = np.arange(4 * 5 * 2 * 3, dtype=np.int16).reshape(4, 5, 2, 3)
+    image = nib.Nifti1Image(stored, np.diag([-1.5, 2.0, 8.0, 1.0]))
+    image.header.set_slope_inter(0.5, 1.0)
+    nib.save(image, tmp_path / "cine.nii.gz")
+    measured = NIfTIReader(series=1).read(tmp_path / "cine.nii.gz")
+    expected = np.asarray(nib.load(tmp_path / "cine.nii.gz").dataobj)[:, :, 1]
+    np.testing.assert_array_equal(measured.data[0].numpy(), expected)
+    assert measured.geometry == VolumeGeometry((4, 5, 3), (1.5, 2.0, 1.5))
+    assert len(measured.notices) == 1
+    for series, file in ((2, "cine.nii.gz"), (0, "one.nii")):
+        nib.save(nib.Nifti1Image(stored[..., 0], np.eye(4)), tmp_path / "one.nii")
+        with pytest.raises(InputError) as caught:
+            NIfTIReader(series=series).read(tmp_path / file)
+        assert caught.value.where == file
+    with pytest.raises(ConfigError):
+        NIfTIReader(volume=0, series=0)
 
 
 def test_int16_is_within_half_a_quantum(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ OPTIONS = {
     "coils": {"acceleration": 2.0, "coil_maps": coil_maps()},
     "complex coils": {"acceleration": 2.0, "coil_maps": coil_maps(), "complex_volume": True},
     "a mask for each slice": {"mask": SLICES},
+    "drawn for each slice": {"acceleration": 3.0, "mask_per_slice": True, "coil_maps": coil_maps()},
     "oversampled": {"acceleration": 2.0, "encoded": [13, 10, 3], "coil_maps": coil_maps(), "complex_volume": True},
     "oversampled, real": {"mask_type": "gaussian2d", "acceleration": 2.0, "encoded": [15, 7, 3]},
 }
@@ -77,6 +78,14 @@ def test_parity_with_the_sum() -> None:
             weighted = maps[c, ..., z].numpy() * x[0, ..., z].numpy()
             expected = (fx @ weighted @ fy.T) * operator.mask.numpy()
             np.testing.assert_allclose(operator(x)[c, ..., z].numpy(), expected, atol=1e-5)
+
+
+def test_masks_drawn_for_each_slice_are_those_of_the_following_seeds() -> None:
+    options = {"mask_type": "gaussian1d", "acceleration": 2.0}
+    mask = CartesianMRI(GEOMETRY, mask_per_slice=True, mask_seed=5, **options).mask
+    drawn = [CartesianMRI(GEOMETRY, mask_seed=5 + z, **options).mask for z in range(3)]
+    assert torch.equal(mask, torch.stack(drawn, -1))
+    assert not torch.equal(mask.any(-1), mask.all(-1))
 
 
 def test_only_sampled_points_are_measured() -> None:

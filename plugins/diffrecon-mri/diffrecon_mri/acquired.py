@@ -37,6 +37,7 @@ class Acquired:
         calibration: separate calibration data of the shape of ``kspace``, or None.
         calibrated: where those were measured, of the shape of ``counts``, or None.
         maps: coil maps (coils, readout, phase, slice or partition) of the volume, or None to estimate them.
+        frames: the third axis is time: one set of maps is estimated, from the mean of the frames.
         notices: sentences for ``Measurement.notices``.
     """
 
@@ -50,6 +51,7 @@ class Acquired:
     calibration: Tensor | None = None
     calibrated: Tensor | None = None
     maps: Tensor | None = None
+    frames: bool = False
     notices: tuple[str, ...] = ()
 
     @property
@@ -173,6 +175,10 @@ def _coil_maps(a: Acquired, shape: tuple[int, ...], free: int, method: str, widt
     measured = a.calibrated if separate else a.counts
     assert data is not None
     assert measured is not None
+    if a.frames:  # what is missing in one is measured in another
+        measured = measured.expand(data.shape[1:]).sum(-1, keepdim=True)
+        data = data.sum(-1, keepdim=True) / measured.clamp_min(1)
+        frames, shape = shape[-1], (*shape[:2], 1)
     mask = measured.amin(free) > 0
     if a.volumetric and not bool(mask.any()):  # a partial echo
         mask = measured.amax(free) > 0
@@ -196,4 +202,4 @@ def _coil_maps(a: Acquired, shape: tuple[int, ...], free: int, method: str, widt
     maps = maps.movedim(-1, free - 3)
     for axis in range(3):
         maps = centred_resize(maps, axis - 3, shape[axis])
-    return maps.contiguous()
+    return (maps.expand(*maps.shape[:-1], frames) if a.frames else maps).contiguous()

@@ -22,17 +22,18 @@ from monai_diffrecon.errors import ConfigError, InputError
 from monai_diffrecon.errors.options import check_choice, check_integer, check_number
 from monai_diffrecon.protocols import Measurement, MeasurementReader
 
-#: BART's dimensions: readout, phase, partition, coil, and slices of a 2D acquisition.
-_COIL, _SLICE = 3, 13
+#: BART's dimensions: readout, phase, partition, coil, frames of a series, and slices of a 2D acquisition.
+_COIL, _TIME, _SLICE = 3, 10, 13
 _LONGEST_HEADER = 1 << 16
 
 
 class BARTReader(MeasurementReader):
-    """K-space of BART (.cfl with .hdr beside it): Cartesian, 2D slices and 3D, single- and multi-coil.
+    """K-space of BART (.cfl with .hdr beside it): Cartesian, 2D slices, 3D and series of one slice, multi-coil or not.
 
     Complex numbers in single precision, first dimension fastest (mrirecon.github.io/bart); the dimensions are readout,
     phase, partition, coil and, the 14th, slices of a 2D acquisition. More than one partition is a 3D acquisition. A
-    sample was measured when it is not 0 in all coils. The files contain neither geometry nor noise level.
+    sample was measured when it is not 0 in all coils. The files contain neither geometry nor noise level. Frames of one
+    slice (11th dimension) become the third axis, as far apart as pixels are (docs/joint.md).
 
     Args:
         voxel_size: mm along readout, phase and partition or slice; one number for all. None assumes 1 mm.
@@ -80,15 +81,18 @@ class BARTReader(MeasurementReader):
         """Return what was measured.
 
         Raises:
-            InputError: no such file, damaged, other dimensions (time frames, sets of maps), nothing but zeros, or
-                several coils without a calibration region.
+            InputError: no such file, damaged, other dimensions (sets of maps, frames of several slices), nothing but
+                zeros, or several coils without a calibration region.
+            ConfigError: ``axes`` of a series, which has no third direction.
         """
         path = Path(path)
         where = path.name
-        array = _read(path)
+        array, frames = _read(path)
         volumetric = array.shape[2] > 1
         if volumetric and array.shape[4] > 1:
-            raise InputError("partitions and slices", where=where, expected="one of both", got=array.shape)
+            raise InputError("partitions, and slices or frames", where=where, expected="one of both", got=array.shape)
+        if frames and self.oriented:
+            raise ConfigError("a series has no third direction", where="reader#axes", mend="omit it")
         k = _coils_first(array)
         measured = (k != 0).any(0)
         if not bool(measured.any()):
@@ -103,9 +107,10 @@ class BARTReader(MeasurementReader):
             counts, empty = with_empty_slices(counts, measured.any(2, keepdim=True).float(), where)
             counts = same_of_all(counts)
             notices += empty
-        maps = None if self.maps is None else _maps(Path(self.maps), array.shape)
+        maps = None if self.maps is None else _maps(Path(self.maps), array.shape, frames)
         affine = np.eye(4)
-        affine[:3, :3] = self.directions * np.array(self.voxel_size)
+        size = [*self.voxel_size[:2], min(self.voxel_size[:2])] if frames else self.voxel_size
+        affine[:3, :3] = self.directions * np.array(size)
         # Where it lies is not known: its middle is put to the origin.
         affine[:3, 3] = -affine[:3, :3] @ np.array([n // 2 for n in k.shape[1:]])
         acquired = Acquired(
@@ -117,6 +122,7 @@ class BARTReader(MeasurementReader):
             volumetric=volumetric,
             noise_std=estimated_noise_std(k, volumetric) if self.noise_std is None else self.noise_std,
             maps=maps,
+            frames=frames,
             notices=tuple(notices),
         )
         return to_measurement(acquired, method=self.method, width=self.width, source=sha256(path), where=where)
@@ -127,8 +133,8 @@ def _lines(path: Path) -> list[str]:
         return stream.read(_LONGEST_HEADER).decode("utf-8", "replace").splitlines()
 
 
-def _read(path: Path) -> np.ndarray:
-    """Return the array (readout, phase, partition, coils, slices) of a file."""
+def _read(path: Path) -> tuple[np.ndarray, bool]:
+    """Return the array (readout, phase, partition, coils, slices or frames) of a file, and whether it has frames."""
     where = path.name
     if not path.is_file() or not path.with_suffix(".hdr").is_file():
         raise InputError("no such file", where=where, expected=f"{path.stem}.cfl and {path.stem}.hdr beside it")
@@ -141,19 +147,19 @@ def _read(path: Path) -> np.ndarray:
     needed, held = 8 * math.prod(shape), path.stat().st_size
     if needed != held:
         raise InputError("of the wrong length", where=where, expected=f"{needed} bytes", got=f"{held} bytes")
-    others = [n for i, n in enumerate(shape) if i > _COIL and i != _SLICE]
-    if max(others) > 1:
+    others = [n for i, n in enumerate(shape) if i > _COIL and i not in (_TIME, _SLICE)]
+    if max(others) > 1 or min(shape[_TIME], shape[_SLICE]) > 1:
         raise InputError(
             "several images",
             where=where,
-            expected="readout, phase, partition, coil, and slices as the 14th dimension",
+            expected="readout, phase, partition, coil, and frames (11th dimension) or slices (14th)",
             got=" ".join(map(str, shape)),
             mend="extract one, for example with bart slice",
         )
-    array = np.fromfile(path, "<c8").reshape((*shape[:4], shape[_SLICE]), order="F")
+    array = np.fromfile(path, "<c8").reshape((*shape[:4], shape[_TIME] * shape[_SLICE]), order="F")
     if not np.isfinite(array).all():
         raise InputError("samples that are not finite", where=where, mend="repair the measurement")
-    return array
+    return array, shape[_TIME] > 1
 
 
 def _coils_first(array: np.ndarray) -> Tensor:
@@ -161,8 +167,9 @@ def _coils_first(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(3, 0, 1, 2, 4))).flatten(3)
 
 
-def _maps(path: Path, shape: tuple[int, ...]) -> Tensor:
-    maps = _read(path)
+def _maps(path: Path, shape: tuple[int, ...], frames: bool) -> Tensor:
+    maps, _ = _read(path)
+    maps = maps.repeat(shape[4], 4) if frames and maps.shape[4] == 1 else maps
     if maps.shape != shape:
         raise InputError("coil maps of another shape", where=path.name, expected=shape, got=maps.shape)
     return _coils_first(maps)

@@ -82,6 +82,35 @@ def test_what_was_left_out_is_the_mask(tmp_path: Path) -> None:
     assert "Doe" not in repr(measured)
 
 
+def test_frames_of_a_slice_become_the_third_axis(tmp_path: Path) -> None:
+    """Each frame has its own lines, none of them enough for maps: those of the mean of the frames serve all."""
+    frames = 4
+    x, maps = image(32, 30, 1), birdcage_maps(COILS, (32, 30, 1)).to(torch.complex64)
+    k = centred_fft(maps * x, (-3, -2)).repeat(1, 1, 1, frames)
+    for frame in range(frames):
+        k[:, :, torch.arange(30) % frames != frame, frame] = 0
+    stored = k.permute(1, 2, 0, 3).numpy().reshape(32, 30, 1, COILS, *[1] * 6, frames)
+    reader = BARTReader(voxel_size=[1.5, 2.0, 8.0], noise_std=0.0)
+    measured = reader.read(cfl(tmp_path / "k.cfl", stored))
+    assert torch.equal(measured.data, k)
+    assert measured.geometry.shape == (32, 30, frames)
+    assert (measured.geometry.spacing, measured.geometry.affine) == ((1.5, 2.0, 1.5), None)
+    assert measured.operator is not None
+    assert torch.equal(measured.operator["mask"], (k != 0).any(0))
+    found = measured.operator["coil_maps"]
+    assert torch.equal(found, found[..., :1].expand(found.shape))
+    inside = x.abs()[..., 0] > 0
+    agreement = (found[..., 0].conj() * maps[..., 0]).sum(0).abs() / maps[..., 0].norm(dim=0)
+    assert float(agreement[inside].min()) > 0.98
+    cfl(tmp_path / "maps.cfl", maps.permute(1, 2, 3, 0).numpy())
+    given = BARTReader(maps=str(tmp_path / "maps.cfl"), noise_std=0.0).read(tmp_path / "k.cfl")
+    assert given.operator is not None
+    assert torch.equal(given.operator["coil_maps"], maps.expand(-1, -1, -1, frames))
+    with pytest.raises(ConfigError) as caught:
+        BARTReader(axes="RAS", noise_std=0.0).read(tmp_path / "k.cfl")
+    assert caught.value.where == "reader#axes"
+
+
 def test_the_laws_of_a_reader(tmp_path: Path) -> None:
     (tmp_path / "laws").mkdir()
     k = centred_fft(image(20, 18, 4)[None], (-3, -2, -1)).permute(1, 2, 3, 0).numpy()
@@ -101,6 +130,8 @@ SMALL = np.ones((4, 4, 1, 1), np.complex64)
         (SMALL, "99999 99999 99999 99999"),
         (SMALL, "4 2 1 1 2"),
         (SMALL, "4 1 2 1 1 1 1 1 1 1 1 1 1 2"),
+        (SMALL, "4 1 2 1 1 1 1 1 1 1 2"),
+        (SMALL, "4 1 1 1 1 1 1 1 1 1 2 1 1 2"),
         (SMALL, " ".join(["1"] * 40)),
         (0 * SMALL, None),
         (np.nan * SMALL, None),
