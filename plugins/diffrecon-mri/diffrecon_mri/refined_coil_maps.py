@@ -119,7 +119,7 @@ class RefinedCoilMaps(ConsistencyStep):
 def _with_maps(operator: Operator, maps: Tensor | None) -> Operator:
     """Return a copy of an operator of axial slices with other coil maps; None is a single coil of sensitivity 1."""
     other = operator.restricted("axial", 0, operator.geometry.shape[2])
-    other.coil_maps = maps
+    other.register_buffer("coil_maps", maps)
     if maps is None:
         other.measurement_shape = (1, *operator.measurement_shape[1:])
     return other

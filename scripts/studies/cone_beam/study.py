@@ -41,8 +41,8 @@ from monai_diffrecon.protocols import VolumeGeometry
 
 #: lambda / ||A^T A||, units of the window.
 WEIGHTS = (0.00003, 0.0001, 0.0003, 0.001, 0.003)
-#: Grey values of the picture, the usual window of soft tissue in HU.
-SHOWN = (-160.0, 240.0)
+#: Grey values of the picture in HU, from fat to vessels with contrast agent.
+SHOWN = (-200.0, 600.0)
 
 
 class Trend:
