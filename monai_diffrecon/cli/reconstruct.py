@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import shlex
 import sys
@@ -56,7 +57,7 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
     parser.add_argument("--samples", type=int, metavar="N", help="draw so many and write their mean and spread")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     parser.add_argument("--precision", help="float32, bfloat16, float16, tf32 or auto (the bundle's)")
-    parser.add_argument("--reader", help="name of a reader; auto (the default) tries each")
+    parser.add_argument("--reader", help="name of a reader, or {'name': ..., options}; auto (the default) tries each")
     parser.add_argument("--case", metavar="NAME", help="name of the case in files and records (a keyed hash)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed (0)")
     parser.add_argument("--motion", help="of several scans: none, stacks (the default), or slices too")
@@ -68,7 +69,7 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         from monai_diffrecon.errors.options import path_option
         from monai_diffrecon.io.find_reader import read_scan
 
-        overrides = overrides_of(arguments.set)
+        overrides, arguments.reader = overrides_of(arguments.set), _reader(arguments.reader)
         paths = [path_option(scan, "SCAN") for scan in arguments.scan]
         leaning = bool(overrides.get("correct_tilt"))
         scans = [read_scan(path, arguments.reader or "auto", leaning=leaning)[1] for path in paths]
@@ -93,6 +94,26 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         return code
 
     return run
+
+
+def _reader(text: str | None) -> Any:
+    """Return the reader as it was typed: a name, or with options, as JSON or as Python writes them.
+
+    Raises:
+        ConfigError: options that are neither.
+    """
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        raise ConfigError(
+            "cannot be read", where="--reader", expected="a name, or {'name': ..., options}", got=text
+        ) from None
 
 
 def _several(arguments: argparse.Namespace, scans: list[Measurement]) -> Measurement | None:

@@ -185,3 +185,14 @@ def test_mistakes_are_one_line(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert not (root / "nothing").exists()
+
+
+@pytest.mark.parametrize("typed", ['{"name": "nifti", "series": 0}', "{'name': 'nifti', 'series': 0}"])
+def test_a_reader_with_options(tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str) -> None:
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 1, 3), np.float32), np.eye(4)), tmp_path / "cine.nii.gz")
+    words = ["reconstruct", str(tmp_path / "cine.nii.gz"), "--task", "dynamic", "--dry-run", "--reader"]
+    assert cli.main([*words, typed]) == 0
+    said = shlex.split(capsys.readouterr().out.split("the same as: ")[1])
+    assert said[said.index("--reader") + 1] == "{'name': 'nifti', 'series': 0}"
+    assert cli.main([*words, "{'name': nifti}"]) == 2
+    assert "--reader" in capsys.readouterr().err
