@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from monai_diffrecon.engine.cases.list_cases import list_cases
     from monai_diffrecon.engine.inferer import DiffReconInferer
     from monai_diffrecon.errors.uncaught import report_errors_in_one_line
+    from monai_diffrecon.io.region import load_region
     from monai_diffrecon.options.command_line import check_command_line
 
     # isort: split

@@ -167,6 +167,7 @@ CONFIGURATIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("operators", "unconditional"): [{}],
     ("consistency", "none"): [{}],
     ("consistency", "conjugate_gradient"): [{}, {"iterations": 2, "gamma": 0.1}, {"correlation": 0.7}],
+    ("consistency", "conservative"): [{}, {"size": 0.0, "bound": 2.0, "correlation": 0.7}],
     ("consistency", "admm"): [{}, {"regularizers": [Z_TV, {**Z_TV, "plane": "coronal"}], "iterations": 2}],
     ("consistency", "admm_iterate"): [
         {"regularizers": [Z_TV]},

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from monai_diffrecon.consistency.admm import ADMMStep
     from monai_diffrecon.consistency.admm_iterate import ADMMIterateStep
     from monai_diffrecon.consistency.conjugate_gradient import ConjugateGradientStep
+    from monai_diffrecon.consistency.conservative import ConservativeStep
     from monai_diffrecon.consistency.dps import DPSStep
     from monai_diffrecon.consistency.none import NoConsistency
 else:

@@ -5,15 +5,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from monai_diffrecon import slabs
 from monai_diffrecon.consistency._proximity import check_gamma, proximity_weight
+from monai_diffrecon.consistency._region import check_region, on_grid
 from monai_diffrecon.errors.options import check_integer, check_number
 from monai_diffrecon.numerics.axis_filter import along_axis, gaussian_matrix, reach_of
-from monai_diffrecon.numerics.conjugate_gradient import by_discrepancy, conjugate_gradient_from_zero
+from monai_diffrecon.numerics.conjugate_gradient import (
+    by_discrepancy,
+    conjugate_gradient,
+    conjugate_gradient_from_zero,
+)
 from monai_diffrecon.numerics.planes import check_plane
 from monai_diffrecon.protocols import PLANE_AXIS, ConsistencyStep, NoiseSource, Problem, SamplerState
 
@@ -37,6 +44,9 @@ class ConjugateGradientStep(ConsistencyStep):
         correlation_plane: plane whose slice axis the correlation follows; None: the plane of the measured thick slices,
             otherwise axial.
         noise_weight: factor of the noise variance for ``"auto"``; DiffPIR's lambda (arXiv 2305.08995, equation 13).
+        region: where the data weigh more, ``{"voxels": mask (X, Y, Z), "affine": 4 x 4}``
+            (:func:`~monai_diffrecon.load_region`); voxels that are not 0 belong to it.
+        region_weight: gamma is divided by it in the region: x0 counts as so many times less certain there, by variance.
 
     Raises:
         ConfigError: an option out of its range.
@@ -54,6 +64,8 @@ class ConjugateGradientStep(ConsistencyStep):
         noise_weight: float = 1.0,
         correlation: float = 0.0,
         correlation_plane: str | None = None,
+        region: Mapping[str, Any] | None = None,
+        region_weight: float = 10.0,
     ) -> None:
         self.iterations = check_integer(iterations, "consistency#iterations", low=1)
         self.tolerance = check_number(tolerance, "consistency#tolerance", low=0.0, high=1.0)
@@ -62,6 +74,8 @@ class ConjugateGradientStep(ConsistencyStep):
         where = "consistency#correlation_plane"
         self.correlation_plane = None if correlation_plane is None else check_plane(correlation_plane, where)
         self.noise_weight = check_number(noise_weight, "consistency#noise_weight", low=0.0, open_low=True)
+        self.region = check_region(region)
+        self.region_weight = check_number(region_weight, "consistency#region_weight", low=0.0, open_low=True)
 
     def bind(self, problem: Problem, noise: NoiseSource | None = None) -> None:
         """Take the inverse problem, and back-project its measurement once for all steps."""
@@ -78,6 +92,10 @@ class ConjugateGradientStep(ConsistencyStep):
             geometry, axis = problem.operator.geometry, self._axis - 1
             self._filter = gaussian_matrix(geometry.shape[axis], self.correlation / geometry.spacing[axis])
             self._reach = reach_of(self._filter)
+        self._doubt: Tensor | None = None
+        if self.region is not None:
+            inside = on_grid(*self.region, problem.operator.geometry).to(problem.measurement.device)
+            self._doubt = torch.where(inside, self.region_weight**0.5, 1.0)
         self._noise_norm = measured_entries(problem) ** 0.5 * problem.noise_std if self.gamma == "discrepancy" else 0.0
 
     def on_estimate(self, x0: Tensor, state: SamplerState) -> Tensor:
@@ -90,17 +108,42 @@ class ConjugateGradientStep(ConsistencyStep):
         return x0 if math.isinf(gamma) else self._solve(gamma, x0)
 
     def _solve(self, gamma: float, x0: Tensor) -> Tensor:
-        operator, smooth = self.problem.operator, self._smooth
+        return self._corrected(x0, gamma, self.iterations)[0]
+
+    def _corrected(
+        self, x0: Tensor, gamma: float, iterations: int, spread: Tensor | None = None, start: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``x0 + L S u``, and u, whose ``gamma/2 ||u||^2`` is weighed against the data.
+
+        Args:
+            x0: the clean estimate.
+            gamma: weight.
+            iterations: most iterations.
+            spread: S, how much larger the error of x0 is at each voxel than ``gamma`` says, beside the region; None: 1.
+            start: of u; None: 0.
+        """
+        operator, doubt = self.problem.operator, self._doubt
+        spread = doubt if spread is None else spread if doubt is None else spread * doubt
+
+        def to_volume(u: Tensor) -> Tensor:
+            return self._smooth(u if spread is None else spread * u)
+
+        def from_volume(x: Tensor) -> Tensor:
+            return self._smooth(x) if spread is None else spread * self._smooth(x)
 
         def hessian(u: Tensor) -> Tensor:
-            h = smooth(operator.normal(smooth(u)))
+            h = from_volume(operator.normal(to_volume(u)))
             return h + gamma * u if gamma else h
 
-        rhs = smooth(self._back_projected() - operator.normal(x0))
-        u = conjugate_gradient_from_zero(
-            hessian, rhs, iterations=self.iterations, tolerance=self.tolerance, magnitude=self._magnitude
-        )
-        return x0 + smooth(u)
+        rhs = from_volume(self._back_projected() - operator.normal(x0))
+        tolerance, magnitude = self.tolerance, self._magnitude
+        if start is None:
+            u = conjugate_gradient_from_zero(
+                hessian, rhs, iterations=iterations, tolerance=tolerance, magnitude=magnitude
+            )
+        else:
+            u = conjugate_gradient(hessian, rhs, start, iterations=iterations, tolerance=tolerance, magnitude=magnitude)
+        return x0 + to_volume(u), u
 
     def _back_projected(self) -> Tensor:
         kept = self._backprojection

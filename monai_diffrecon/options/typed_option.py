@@ -12,7 +12,7 @@ from typing import Any
 
 #: Config ids that hold a path or a name: a text, whatever it looks like.
 TEXTS = frozenset(
-    {"auxiliary_bundle", "bundle_root", "case_name", "cohort", "datalist", "dataset_dir", "experiment", "image"}
+    {"auxiliary_bundle", "bundle_root", "case_name", "cohort", "datalist", "dataset_dir", "experiment", "image", "keep"}
     | {"calibration", "output_dir", "pretrained", "reference", "region", "tracking_uri"}
 )
 

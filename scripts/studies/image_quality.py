@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the shipped bundles keep, blur and invent, against other methods: a study of image quality for each task.
 
-    python scripts/studies/image_quality.py --work FOLDER [--tasks ct_32 mr_8x thick] [--workers 2] [--output FILE.md]
+    python scripts/studies/image_quality.py --work FOLDER [--tasks ct_32 mr_8x thick] [--methods Default Conservative]
+        [--workers 2] [--output FILE.md]
 
 No data is needed: the phantoms are drawn. FOLDER gets a report for each task (``TASK/image_quality.html``); FILE.md the
 summaries, with a picture of lesions beside it for each task. What was reconstructed is not reconstructed again.
@@ -40,7 +41,7 @@ _SMALL = [
 
 
 def methods(bundle: str, task: str, classical: tuple[str, str], levels: int = 100) -> list[dict[str, Any]]:
-    """Return the five methods, and the classical estimate for comparison.
+    """Return the six methods, and the classical estimate for comparison.
 
     Args:
         bundle: name of the bundle.
@@ -51,6 +52,7 @@ def methods(bundle: str, task: str, classical: tuple[str, str], levels: int = 10
     common = {"bundle": str(ROOT / "bundles" / bundle), "task": task}
     return [
         {"label": "Default", **common},
+        {"label": "Conservative", **common, "preset": "conservative"},
         {"label": "One plane, z-TV", **common, "overrides": _Z_TV},
         {"label": TUNED, **common, "preset": "admm_tv", "overrides": {"sampler#iterations": 100}},
         {"label": "DDS", **common, "preset": "dds"},
@@ -158,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", metavar="LABEL", help="only these; all by default")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
@@ -165,7 +168,11 @@ def main() -> None:
     for name in arguments.tasks:
         begun = time.monotonic()
         executor = {"name": "processes", "workers": arguments.workers} if arguments.workers > 1 else "serial"
-        content = tuned(TASKS[name], arguments.work / f"{name}_tuning", executor)
+        content, wanted = TASKS[name], arguments.methods
+        if wanted is not None:
+            content = {**content, "methods": [m for m in content["methods"] if m["label"] in wanted]}
+        if wanted is None or TUNED in wanted:
+            content = tuned(content, arguments.work / f"{name}_tuning", executor)
         study = QualityStudy(content, arguments.work / name, track=False, executor=executor)
         study.run()
         minutes = (time.monotonic() - begun) / 60

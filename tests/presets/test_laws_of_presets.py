@@ -69,6 +69,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "image": ("initial", 1.0),
         "none": ("noise", "max"),
     },
+    "conservative": {"ct": (0.0, 0.8), "mri": (0.0, 2.0), "image": (0.7, 0.8), "none": (0.0, 0.8)},
     "ddnm": start(tv=False),
     "diffpir": start(tv=False),
     "iscs": start(tv=False),
@@ -92,6 +93,8 @@ def varied(preset: str, specs: dict[str, Any]) -> Any:
     sampler, prior = specs["sampler"], specs["prior"]
     if preset == "admm_tv":
         return sampler["rho"], sampler["threshold"]
+    if preset == "conservative":
+        return specs["consistency"]["correlation"], specs["consistency"]["bound"]
     if preset == "diffusion_mbir":
         return specs["consistency"]
     if preset == "tpdm":

@@ -19,7 +19,7 @@ from monai_diffrecon.options.command_line import check_arguments
 from monai_diffrecon.presets.overlays import METHOD, METHODS, TASK, copy_methods, overlay_path, overlays, presets
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = {"diffusion_mbir", "tpdm", "dds", "dds_tpdm", "ddnm", "diffpir", "iscs", "posterior"}
+SAMPLED = {"diffusion_mbir", "tpdm", "dds", "dds_tpdm", "ddnm", "diffpir", "iscs", "posterior", "conservative"}
 CLASSICAL = {"fbp", "fdk", "cubic", "sirt", "cg_least_squares", "admm_tv"}
 
 
@@ -34,7 +34,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_the_presets_are_there_once() -> None:
-    assert {preset.name for preset in presets()} == PUBLISHED | CLASSICAL
+    assert {preset.name for preset in presets()} == SAMPLED | CLASSICAL
     assert not list(ROOT.glob("bundles/*/configs/methods/*"))
     assert not list(Path(str(TEMPLATE)).glob("**/methods/*"))
 
@@ -43,7 +43,7 @@ def test_a_file_of_the_bundle_wins(bundle: Path) -> None:
     assert overlay_path(METHOD, "dds", bundle, where="test") == bundle / "configs/methods/dds.json"
     assert overlay_path(METHOD, "dds", where="test") == overlay_path(METHOD, "dds", ROOT, where="test")
     assert overlay_path(METHOD, "dds", where="test") == METHODS / "dds.json"
-    assert set(overlays(METHOD, bundle)) == PUBLISHED | CLASSICAL | {"own"}
+    assert set(overlays(METHOD, bundle)) == SAMPLED | CLASSICAL | {"own"}
     assert list(overlays(TASK, bundle)) == ["sparse"]
 
 
@@ -74,7 +74,7 @@ def test_the_list_has_a_line_for_each(bundle: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["methods"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["NAME", "FAMILIES", "SUMMARY"]
-    assert [line.split()[0] for line in lines] == sorted(PUBLISHED | CLASSICAL)
+    assert [line.split()[0] for line in lines] == sorted(SAMPLED | CLASSICAL)
     assert cli.main(["methods", "--bundle", str(bundle)]) == 0
     assert ["own", "ct", "mine"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
@@ -106,7 +106,7 @@ def test_a_damaged_file_of_the_bundle_is_one_line(bundle: Path, capsys: pytest.C
 def test_an_exported_bundle_has_them_and_keeps_its_own(bundle: Path) -> None:
     copy_methods(bundle)
     there = {path.stem: path for path in (bundle / "configs/methods").iterdir()}
-    assert set(there) == PUBLISHED | CLASSICAL | {"own"}
+    assert set(there) == SAMPLED | CLASSICAL | {"own"}
     assert json.loads(there["dds"].read_text()) == {"calls": 7}
     assert there["tpdm"].read_bytes() == (METHODS / "tpdm.json").read_bytes()
 
@@ -117,7 +117,7 @@ def test_the_export_script_copies_them(tmp_path: Path, make_bundle: Callable[...
     words = [sys.executable, str(ROOT / "scripts/export_bundle.py"), str(root), "--to", str(tmp_path / "out/axial")]
     assert subprocess.run(words, capture_output=True, timeout=200).returncode == 0
     assert not (root / "configs/methods").exists()
-    assert set(overlays(METHOD, tmp_path / "out/axial")) == PUBLISHED | CLASSICAL
+    assert set(overlays(METHOD, tmp_path / "out/axial")) == SAMPLED | CLASSICAL
     assert (tmp_path / "out/axial/configs/methods/dds.json").is_file()
     assert (tmp_path / "out/axial/models/model.pt").read_bytes() == (root / "models/model.pt").read_bytes()
     assert subprocess.run(words[:3], capture_output=True, timeout=200).returncode == 2

@@ -48,7 +48,7 @@ ALLOWED: dict[str, str] = {
         "CohortEvaluation DiffReconInferer FloorPaddingd LoadMeasurementd LoadVolumed NonFiniteGuard PreviewPictures "
         "ProgressBar ReconstructionEvaluator ResampleInPlaned SimulateMeasurementd StepEvents StepMetrics "
         "UnconditionalCases VolumeGridd by_family check_command_line chosen_options list_cases load_auxiliaries "
-        "load_score_network own_root report_errors_in_one_line"
+        "load_region load_score_network own_root report_errors_in_one_line"
     ),
     "monai_diffrecon.consistency": ALL,
     "monai_diffrecon.denoisers": ALL,
