@@ -28,8 +28,8 @@ _ROUNDS, _SLICE_ROUNDS = 2, 3
 #: Correlation of a stack with what the others make of it, below which it is not the same thing.
 _STRANGE = 0.5
 #: Misfit of a stack (see Aligned) above which slices may lie wrong. Stacks of 1 to 5 % noise that lie right have 1.1 to
-#: 1.8, stacks whose slices lie 0.9 mm wrong 2.4 (two stacks) to 3 (``docs/results/moving_slices.md``).
-_DOUBTFUL = 2.2
+#: 1.8, stacks whose slices lie 0.9 mm wrong 2.4 to 3 (``docs/results/moving_slices.md``).
+_DOUBTFUL = 2.0
 #: What to do about stacks that fit badly.
 _ADVICE = {
     "none": "Let the stacks be registered (motion stacks or slices), or check where the files say that they lie",

@@ -18,7 +18,7 @@ from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of
 from monai_diffrecon.operators.stacks import Stacks
 from monai_diffrecon.protocols import Measurement
 from monai_diffrecon.stacks.align import Aligner, slice_weights_of
-from monai_diffrecon.stacks.combine import _stack_of, combine_stacks
+from monai_diffrecon.stacks.combine import _DOUBTFUL, _stack_of, combine_stacks
 from monai_diffrecon.stacks.grid import common_grid
 
 from ..raising import raises
@@ -209,12 +209,10 @@ def test_stacks_that_fit_badly_are_said_to_once(combined: Measurement) -> None:
     assert sum("fit badly" in notice for notice in combine_stacks(scans, motion="none").notices) == 1
 
 
-@pytest.mark.parametrize(
-    ("planes", "noise"),
-    [(("axial", "sagittal", "coronal"), 0.0), (("axial", "sagittal", "coronal"), 0.1), (("axial", "sagittal"), 0.0)],
-)
+@pytest.mark.parametrize("planes", [("axial", "sagittal", "coronal"), ("axial", "sagittal")])
+@pytest.mark.parametrize("noise", [0.0, 0.03])
 def test_the_misfit_tells_motion_from_thickness_and_noise(planes: tuple[str, ...], noise: float) -> None:
-    """Of two noisy stacks it cannot; correlation tells less, since it falls with noise and with fewer stacks too."""
+    """Whatever the number of stacks and their noise; all correlate less, the fewer they are."""
 
     def misfit(still: bool) -> float:
         random = torch.Generator().manual_seed(0)
@@ -224,7 +222,7 @@ def test_the_misfit_tells_motion_from_thickness_and_noise(planes: tuple[str, ...
         return max(Aligner(common_grid(stacks, 1.0), stacks, images).align(rounds=0).misfits)
 
     assert 0.8 < misfit(still=True) < 1.7
-    assert misfit(still=False) > 2.2
+    assert misfit(still=False) > _DOUBTFUL
 
 
 def test_the_same_scans_make_the_same_measurement(combined: Measurement) -> None:

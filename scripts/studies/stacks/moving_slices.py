@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A head that moves during three thick stacks: how well single slices are found, and what it is worth.
 
-    python scripts/studies/stacks/moving_slices.py VOLUME [--motion 0.5 1 2] [--write docs/results]
+    python scripts/studies/stacks/moving_slices.py VOLUME [--motion 0.5 1 2 4] [--write docs/results]
 
 The head drifts: the motion of each slice (mm and degrees about each axis) is that of the slice before, and a random
 step, scaled so that the spread over the slices is the one that is asked for. Volumes are made by ADMM-TV of the stacks
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volume", type=Path)
     parser.add_argument("--size", type=int, nargs=3, default=(60, 70, 60), help="most voxels of the head")
-    parser.add_argument("--motion", type=float, nargs="+", default=(0.5, 1.0, 2.0), help="spreads, mm and degrees")
+    parser.add_argument("--motion", type=float, nargs="+", default=(0.5, 1.0, 2.0, 4.0), help="spreads, mm and degrees")
     parser.add_argument("--write", type=Path, help="folder of the page")
     args = parser.parse_args()
     truth = subject_part(args.volume, tuple(args.size))
