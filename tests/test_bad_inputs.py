@@ -270,7 +270,7 @@ CASES: dict[str, Case] = {
     "4D NIfTI": Case(
         lambda p: nifti(p / "scan.nii.gz", np.ones((8, 7, 6, 3), dtype=np.float32)),
         InputError,
-        ("image: several volumes", "three axes, got shape (8, 7, 6, 3)", "split it"),
+        ("image: several volumes", "three axes, got shape (8, 7, 6, 3)", "or a slice of all"),
     ),
     "another voxel size": Case(
         lambda p: nifti(p / "scan.nii.gz", blobs(8, 14, 4), (2.0, 1.0, 3.0)),

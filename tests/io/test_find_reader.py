@@ -123,7 +123,7 @@ def test_a_reader_that_is_none(scans: Path) -> None:
     assert "'nifti'" in (caught.value.mend or "")
     with pytest.raises(ConfigError) as caught:
         find_reader(scans / "scan.h5", {"name": "nifti", "x": 1})
-    assert (caught.value.where, caught.value.expected) == ("reader#x", "one of volume")
+    assert (caught.value.where, caught.value.expected) == ("reader#x", "one of volume, series")
 
 
 def test_cases_of_every_kind(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
