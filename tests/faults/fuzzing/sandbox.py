@@ -24,7 +24,7 @@ from monai_diffrecon.errors import PluginError
 from monai_diffrecon.errors.uncaught import chain_of, users_error
 
 #: Seconds of computing that an example may take, and of waiting.
-LONGEST, LONGEST_WAIT = 10.0, 60.0
+LONGEST, LONGEST_WAIT = 20.0, 60.0
 #: Bytes that an example may have beside those that the process has when it begins.
 MOST_MEMORY = 1 << 30
 #: Characters of a message.
