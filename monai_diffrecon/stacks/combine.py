@@ -27,8 +27,8 @@ MOTIONS = ("none", "stacks", "slices")
 _ROUNDS, _SLICE_ROUNDS = 2, 3
 #: Correlation of a stack with what the others make of it, below which it is not the same thing.
 _STRANGE = 0.5
-#: Misfit of a stack (see Aligned) above which slices may lie wrong. Stacks of 1 to 5 % noise that lie right have 1.1 to
-#: 1.8, stacks whose slices lie 0.9 mm wrong 2.4 to 3 (``docs/results/moving_slices.md``).
+#: Misfit of a stack (see Aligned) above which slices may lie wrong: stacks that lie right stay below 1.7, those whose
+#: slices lie 0.9 mm wrong come above 2 (``tests/stacks/test_combine.py``).
 _DOUBTFUL = 2.0
 #: What to do about stacks that fit badly.
 _ADVICE = {
