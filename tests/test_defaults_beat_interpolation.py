@@ -78,6 +78,7 @@ def test_tasks_beat_their_classical_start(bundle: str, task: str, tmp_path: Path
     assert gain(bundle, task, tmp_path / "scan.nii", truth) > 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_thick_slices_beat_interpolation(bundle: str, tmp_path: Path) -> None:
     truth, spacing = part_of_the_example(bundle), BUNDLES[bundle]

@@ -74,7 +74,7 @@ class Points:
     """Where the voxels of some slices are measured: S slices of P x Q voxels, each at K points.
 
     Attributes:
-        index: (S, K, P, Q, 3), in voxels of the volume.
+        index: (S, K, P, Q, 3), in steps of a grid.
         weights: (K,).
     """
 
@@ -91,7 +91,7 @@ class Points:
         return normalized(self.index, shape).reshape(1, -1, *self.index.shape[2:])
 
     def matrix(self, shape: tuple[int, int, int]) -> csr_array:
-        """Return the rows (S * P * Q, X * Y * Z) of linear interpolation, float32."""
+        """Return the rows (S * P * Q, X * Y * Z) of linear interpolation of a grid (X, Y, Z), float32."""
         index = self.index.movedim(1, 3).reshape(-1, len(self.weights), 3)
         low = index.floor()
         high, sizes = index - low, torch.tensor(shape)

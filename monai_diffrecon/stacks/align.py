@@ -24,6 +24,8 @@ from monai_diffrecon.stacks.registration import register
 _DEVIATIONS, _TIMES = 4.0, 1.5
 #: A slice says nothing of the intensities with so little of the signal of the brightest.
 _FAINT = 0.2
+#: Part of a voxel of a stack that lies in the volume, from which it counts as within.
+_INSIDE = 0.999
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Aligner:
             (1.0,) * len(stacks),
             tuple(np.ones(stack.slices) for stack in stacks),
         )
-        self._operators: dict[int, tuple[bytes, Stacks]] = {}
+        self._operators: dict[int, tuple[bytes, Stacks, Tensor]] = {}
 
     def align(self, *, rounds: int = 2, slice_rounds: int = 0) -> Aligned:
         """Return the stacks aligned as wholes, and then slice by slice.
@@ -106,17 +108,20 @@ class Aligner:
         return self._weighed(self._matched(now))
 
     def part(self, now: Aligned, k: int) -> Part:
-        """Return what a stack measures of the volume, at the intensity of the first."""
-        key = now.poses[k].tobytes()
+        """Return what a stack measures of the volume, at the intensity of the first.
+
+        Voxels that lie in part outside the volume, where the subject may go on, have no weight.
+        """
+        stack, key = self.stacks[k], now.poses[k].tobytes()
         if k not in self._operators or self._operators[k][0] != key:
-            stack, poses = self.stacks[k], torch.from_numpy(now.poses[k])
-            self._operators[k] = key, Stacks(self.geometry, [spec_of(stack)], self.profile, poses)
-        weights = (
-            torch.from_numpy(now.weights[k]).float().view([-1 if i == self.stacks[k].axis else 1 for i in range(3)])
-        )
-        operator = self._operators[k][1]
+            made = Stacks(self.geometry, [spec_of(stack)], self.profile, torch.from_numpy(now.poses[k]))
+            self._operators[k] = key, made, made(torch.ones(made.volume_shape)) > _INSIDE
+        _, operator, inside = self._operators[k]
+        weights = torch.from_numpy(now.weights[k]).float().view([-1 if i == stack.axis else 1 for i in range(3)])
         return Part(
-            operator, self.images[k].reshape(-1) / now.factors[k], weights.expand(self.stacks[k].shape).reshape(-1)
+            operator,
+            self.images[k].reshape(-1) / now.factors[k],
+            weights.expand(stack.shape).reshape(-1) * inside,
         )
 
     def _volume(self, now: Aligned, which: Sequence[int]) -> Tensor:
@@ -132,7 +137,7 @@ class Aligner:
             operator = self.part(now, i).operator
             for (stack, poses), image in zip(operator.slices(), operator.images(self.part(now, i).y), strict=True):
                 seen = torch.maximum(seen, operator.interpolated(stack, poses, image)[1])
-        return self.part(now, k).operator(seen) > 0.99
+        return self.part(now, k).operator(seen) > 0.95  # which leaves room for a spline's overshoot
 
     def _moved(self, now: Aligned, k: int, volume: Tensor, levels: tuple[int, ...] = (2, 1)) -> Aligned:
         stack, pose = self.stacks[k], mean_pose(now.poses[k])

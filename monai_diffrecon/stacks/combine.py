@@ -95,6 +95,7 @@ def combine_stacks(
                 mend="use scans of one body part and one contrast, or look at their orientations",
             )
     parts = [aligner.part(aligned, i) for i in range(len(stacks))]
+    weights = torch.cat([part.weights for part in parts])
     hashes = [scan.source_sha256 or "" for scan in scans]
     return Measurement(
         data=torch.cat([part.y for part in parts]),
@@ -106,7 +107,7 @@ def combine_stacks(
             "poses": torch.from_numpy(np.concatenate(aligned.poses)),
         },
         noise_std=_noise(aligner, aligned),
-        weights=_weights([part.weights for part in parts], aligner, aligned),
+        weights=None if bool((weights == 1.0).all()) else weights,
         unit=unit,
         source_sha256=hashlib.sha256("".join(hashes).encode()).hexdigest() if all(hashes) else None,
         header=scans[0].header,
@@ -158,14 +159,6 @@ def _noise(aligner: Aligner, aligned: Aligned) -> float:
     """Return the root mean square of the noise of the stacks, at the intensity of the first."""
     parts = zip(aligner.stacks, aligner.images, aligned.factors, strict=True)
     return float(np.sqrt(np.mean([(noise_of(image, stack.axis) / factor) ** 2 for stack, image, factor in parts])))
-
-
-def _weights(weights: Sequence[Tensor], aligner: Aligner, aligned: Aligned) -> Tensor | None:
-    """Return the weights of all voxels: 0 where one lies in part outside the volume; None if all are 1."""
-    inside = torch.ones((1, *aligner.geometry.shape))
-    whole = [aligner.part(aligned, i).operator(inside) > 0.999 for i in range(len(weights))]
-    out = torch.cat([w * w_inside for w, w_inside in zip(weights, whole, strict=True)])
-    return None if bool((out == 1.0).all()) else out
 
 
 def _notices(aligner: Aligner, aligned: Aligned, motion: str) -> list[str]:

@@ -97,6 +97,7 @@ def test_the_volume_lies_where_the_scan_lies(root: Path, output: Path) -> None:
         np.testing.assert_allclose(*ends, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_volume_explains_the_scan(root: Path, output: Path) -> None:
     volume, geometry = read_volume(output)
     scan, _ = read_volume(root / f"{PATIENT}.nii.gz")

@@ -66,6 +66,7 @@ def test_a_preset_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["methods", "ddss"]) == 2
 
 
+@pytest.mark.slow
 def test_an_exported_bundle_comes_back(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "bundles", "export", "mine").strip() == "mine.zip"
     names = zipfile.ZipFile(place / "mine.zip").namelist()

@@ -104,6 +104,7 @@ def test_ways_to_name_one(name: str, kind: str, distribution: str) -> None:
     assert (info.kind, info.distribution, info.name) == (kind, distribution, name.rpartition(":")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "mend"),
     [

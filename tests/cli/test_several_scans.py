@@ -33,6 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Pa
     return root
 
 
+@pytest.mark.slow
 def test_three_stacks_make_one_volume(
     root: Path, python_m: Callable[..., Any], empty_store: Callable[[Path], Path]
 ) -> None:

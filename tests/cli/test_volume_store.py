@@ -38,6 +38,7 @@ def words(root: Path, output: Path, store: str) -> list[str]:
     return [*map(str, given), "--sampler#sigma_start", "0.3", "--evaluator#track", "false"]
 
 
+@pytest.mark.slow
 def test_from_the_command_line(root: Path, tmp_path: Path, python_m: Callable[..., Any]) -> None:
     store = {"name": "zarr", "slab_gb": 1e-5}
     done = python_m("monai.bundle", "run", *words(root, tmp_path / "zarr", json.dumps(store)))

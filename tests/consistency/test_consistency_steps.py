@@ -132,6 +132,7 @@ def primal_dual(
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularizers", [[ZTV(0.05)], [ZTV(0.02), ZTV(0.03, plane="sagittal", boundary="periodic")]])
 def test_admm_finds_the_minimizer(regularizers: list[ZTV]) -> None:
     p, x0, rho = problem(), x0_of(), 0.2

@@ -54,6 +54,7 @@ def test_sparse_view_ct(run: Any) -> None:
     assert 0 < found["spread of the samples, HU"] < 60
 
 
+@pytest.mark.slow
 def test_raw_mri(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     names = run("raw_mri")
     scores = names["scores"]

@@ -81,6 +81,7 @@ def difference(parts: Tensor, whole: Tensor) -> float:
     return float((parts - whole).abs().max() / whole.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ct", "thick", "mri"])
 @pytest.mark.parametrize(
     "plugins",
@@ -143,6 +144,7 @@ class Killer:
         monkeypatch.setattr(VolumeStore, "write", killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ct", "thick"])
 @pytest.mark.parametrize("after", [3, 14, 20])
 def test_a_killed_run_goes_on(name: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

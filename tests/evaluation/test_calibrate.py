@@ -192,6 +192,7 @@ def test_intervals_are_written_and_recorded(work: Work, tmp_path: Path, empty_st
     assert "region_mean" not in other["options"]["intervals"]
 
 
+@pytest.mark.slow
 def test_a_scan_of_the_calibration_set_gets_a_notice(work: Work, tmp_path: Path) -> None:
     work.calibrated()
     (case,) = (s for s in calibrate(work.output, levels=(0.8,)).subjects if len(s) == 2)

@@ -94,6 +94,7 @@ def test_what_a_run_refuses_is_foreseen(
         assert expected.got is None or " ".join(str(expected.got).split())[:40] in line
 
 
+@pytest.mark.slow
 def test_what_would_run_is_described_with_its_notices(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

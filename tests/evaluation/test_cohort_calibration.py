@@ -128,6 +128,7 @@ def test_the_numbers_are_those_of_the_files(cohort: Cohort, rows: list[CaseRow],
     assert row.value("calibration_error") == pytest.approx(error, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_tables_have_the_metrics_of_who_drew_samples(cohort: Cohort, rows: list[CaseRow]) -> None:
     for stored, row in zip(table(cohort.output / "cases.csv"), rows, strict=True):
         if row.method == "Cubic":

@@ -101,6 +101,7 @@ def serial(cohort: Cohort, tmp_path: Path) -> Path:
     return cohort.evaluate(tmp_path / "serial").output_dir
 
 
+@pytest.mark.slow
 def test_processes_give_the_tables_of_one(
     cohort: Cohort, serial: Path, empty_store: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

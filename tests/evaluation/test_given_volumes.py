@@ -144,6 +144,7 @@ def test_our_own_volumes_have_our_own_metrics(
     assert (tmp_path / "report.html").read_text().count("volumes of other software") == 1
 
 
+@pytest.mark.slow
 def test_scikit_image_is_compared_with_the_same_truth(cohort: Cohort, ours: list[CaseRow], tmp_path: Path) -> None:
     """The sinogram of the cohort, reconstructed slice by slice by ``iradon`` and brought to our axes."""
     measured, _ = simulate(truth(0), cohort.geometry, Simulation(CT, noise=0.01, seed=3))

@@ -139,6 +139,7 @@ def test_the_table_is_that_of_the_cohorts(done: Folder, tmp_path: Path) -> None:
     done.cohort["methods"][0]["overrides"]["operator"]["views"] = 5
 
 
+@pytest.mark.slow
 def test_the_page_has_a_chart_a_metric_and_links(done: Folder) -> None:
     page = (done.output / "sweep.html").read_text()
     assert "<title>Views &lt;b&gt;</title>" in page
@@ -192,6 +193,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[..., Pat
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_killed_sweep_goes_on_to_the_same_bytes(two: Folder, fork_server: Any, tmp_path: Path) -> None:
     """Killed within the diffusion of the first point, and of the second."""
@@ -248,6 +250,7 @@ def test_a_failing_point_stops_no_other(folder: Folder, monkeypatch: pytest.Monk
     assert "6 reconstructions, 5 reused" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_intervals_are_of_the_mean_over_the_cases(folder: Folder) -> None:
     """Six realizations of the noise of one scan; the noise itself varies."""
     folder.cohort["cases"] = [{"image": "Doe_1.nii.gz", "name": f"r{n}", "realization": n} for n in range(6)]

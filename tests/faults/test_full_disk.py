@@ -176,6 +176,7 @@ def test_a_small_disk_that_is_full_from_the_start_ends_in_one_line(
     assert statuses(output) == {("a", "FINISHED")}
 
 
+@pytest.mark.slow
 def test_a_small_disk_that_fills_up_midway_loses_no_step(
     disk: Path, server: Any, job: Any, undisturbed: str, tmp_path: Path
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_small_disk_without_room_for_checkpoints_ends_well(
     assert {status for _, status in statuses(output)} <= {"FAILED"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [8, 40, 56, 112, 152])
 def test_a_small_disk_with_little_room_holds_what_is_whole(
     room: int, disk: Path, server: Any, job: Any, tmp_path: Path
@@ -273,6 +275,7 @@ def break_writer(monkeypatch: pytest.MonkeyPatch, name: str, count: int = 1) -> 
     monkeypatch.setattr(name, broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("writer", "count", "name", "left"),
     [
@@ -314,6 +317,7 @@ def test_checkpoints_that_do_not_fit_cost_no_run(job: Any, tmp_path: Path, monke
     assert "a_recon.nii.gz" in done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["a_recon.nii.gz", "0007.dcm", "a_montage.png", "a_view.html", _RECORD])
 def test_what_was_there_before_is_whole_or_without_a_record(
     suffix: str, job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -85,6 +85,7 @@ def attempts(watched: None) -> Iterator[list[str]]:
     _asked.pop()
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_network_runs_a_bundle_and_tracks_it(
     job: Any, empty_store: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def at_once(server: Any, second: Any, tmp_path: Path) -> Callable[..., list[tupl
     return both
 
 
+@pytest.mark.slow
 def test_two_bundle_runs_of_one_folder_write_every_case_once(
     server: Any, job: Any, at_once: Any, empty_store: Callable[[Path], Path], tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_two_bundle_runs_of_one_folder_write_every_case_once(
     assert not list(output.rglob("*checkpoint*"))
 
 
+@pytest.mark.slow
 def test_two_cohorts_in_one_folder_write_every_case_once(
     server: Any, job: Any, at_once: Any, empty_store: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_groups_of_several_scores_by_hand() -> None:
     assert conformal_quantile(repeated, 0.5) == 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [9, 12, 30])
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
 def test_coverage_of_exchangeable_scores_is_exact(level: float, n: int) -> None:

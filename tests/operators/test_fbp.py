@@ -132,6 +132,7 @@ def head() -> torch.Tensor:
 OWN = ("parallel", "flat", "curved, short scan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", SCANS)
 def test_fbp_of_a_shepp_logan_head(scan: str, head: torch.Tensor) -> None:
     """360 views at 256 x 256: above 30 dB from the exact sinogram and from the operator's own, for values in [0, 1]."""

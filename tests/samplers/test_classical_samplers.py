@@ -91,6 +91,7 @@ def primal_dual(p: Problem, lam: float, isotropic: bool, nonnegative: bool, iter
     return x.reshape(SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isotropic", [True, False])
 @pytest.mark.parametrize("nonnegative", [True, False])
 def test_admm_tv_finds_the_minimizer(isotropic: bool, nonnegative: bool) -> None:

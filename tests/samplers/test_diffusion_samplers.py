@@ -116,6 +116,7 @@ def test_pnp_hqs_is_its_written_recursion(momentum: float) -> None:
     torch.testing.assert_close(state.x, x)
 
 
+@pytest.mark.slow
 def test_momentum_gets_further_in_as_many_steps() -> None:
     """At one noise level the recursion is linear, and its fixed point is where very many plain steps end."""
 

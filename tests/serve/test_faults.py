@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
@@ -35,6 +37,7 @@ def computed(folder: Path) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_kills_and_a_stop_give_the_same_images_once(
     orthanc: Any, series: Any, words: Callable[..., list[str]], fork_server: Any, tmp_path: Path
 ) -> None:
@@ -63,6 +66,7 @@ def test_kills_and_a_stop_give_the_same_images_once(
     assert len(images) == 19
 
 
+@pytest.mark.slow
 def test_two_workers_at_once(
     orthanc: Any, series: Any, words: Callable[..., list[str]], fork_server: Any, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_series_is_taken_once_and_returns_to_its_study(
     assert not left(tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_another_folder_finds_it_done_and_another_configuration_does_not(
     orthanc: Any, series: Any, serve: Serve
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_server_with_a_new_database_is_read_from_its_beginning(
     assert orthanc.state(source)["state"] == "done"
 
 
+@pytest.mark.slow
 def test_what_another_folder_has_taken_is_left_to_it(orthanc: Any, series: Any, serve: Serve) -> None:
     source = orthanc.receive(series())
     assert serve() == 0

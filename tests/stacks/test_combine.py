@@ -167,6 +167,7 @@ def walked(plane: str, seed: int) -> list[np.ndarray]:
     return out
 
 
+@pytest.mark.slow
 def test_all_is_estimated_at_poses_that_are_known() -> None:
     poses = [walked(plane, seed) for seed, plane in enumerate(AXES)]
     factors = (1.0, 1.3, 0.7)
@@ -209,6 +210,7 @@ def test_stacks_that_fit_badly_are_said_to_once(combined: Measurement) -> None:
     assert sum("fit badly" in notice for notice in combine_stacks(scans, motion="none").notices) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planes", [("axial", "sagittal", "coronal"), ("axial", "sagittal")])
 @pytest.mark.parametrize("noise", [0.0, 0.03])
 def test_the_misfit_tells_motion_from_thickness_and_noise(planes: tuple[str, ...], noise: float) -> None:

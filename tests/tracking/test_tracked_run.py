@@ -33,6 +33,7 @@ def client(store: Path) -> Any:
     return mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
 
 
+@pytest.mark.slow
 def test_a_finished_run_holds_what_was_logged(
     store: Path, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

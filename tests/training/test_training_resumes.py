@@ -90,6 +90,7 @@ def history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_gives_the_same_weights_bit_for_bit(trained: Path) -> None:
     whole, parts = (torch.load(trained / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts"))
     assert whole["epoch"] == parts["epoch"] == EPOCHS

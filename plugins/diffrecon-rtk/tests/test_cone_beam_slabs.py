@@ -38,6 +38,7 @@ class Smooth(torch.nn.Module):
         return torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_same_volume_in_slabs(count: int, weighted: bool) -> None:

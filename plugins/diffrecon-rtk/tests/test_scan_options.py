@@ -43,6 +43,7 @@ def write(scan: Trajectory, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", SCANS)
 def test_reads_what_rtk_writes(scan: Trajectory, tmp_path: Path) -> None:
     found = read_geometry(str(write(scan, tmp_path / "geometry.xml")))

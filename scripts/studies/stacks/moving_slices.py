@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from simulated_stacks import PLANES, errors_of, measured
-from study import on_grid, subject_part
+from study import head_and_box, on_grid
 
 from monai_diffrecon import Measurement, combine_stacks, load
 from monai_diffrecon.comparison.volume_metrics import psnr
@@ -40,13 +40,14 @@ def drift(count: int, spread: float, centre: np.ndarray, seed: int) -> np.ndarra
     return out
 
 
-def run(truth: np.ndarray, spread: float) -> str:
+def run(head: np.ndarray, box: tuple[slice, ...], spread: float) -> str:
     """Return a row of the table."""
+    truth = head[box]
     centre, scans, true = (np.array(truth.shape) - 1) / 2, [], []
     for k, plane in enumerate(PLANES):
         count = truth.shape[("sagittal", "coronal", "axial").index(plane)] // THICKNESS
         true.append(drift(count, spread, centre, seed=k))
-        voxels, affine = measured(truth, plane, THICKNESS, true[-1], NOISE, seed=k)
+        voxels, affine = measured(head, box, plane, THICKNESS, true[-1], NOISE, seed=k)
         scans.append(Measurement(torch.from_numpy(voxels)[None], geometry_of(voxels.shape, affine)))
     moved, cells = np.concatenate(true), []
     for motion, known in (("stacks", None), ("slices", None), ("none", torch.from_numpy(moved))):
@@ -81,19 +82,20 @@ def main() -> None:
     parser.add_argument("--motion", type=float, nargs="+", default=(0.5, 1.0, 2.0, 4.0), help="spreads, mm and degrees")
     parser.add_argument("--write", type=Path, help="folder of the page")
     args = parser.parse_args()
-    truth = subject_part(args.volume, tuple(args.size))
+    head, box = head_and_box(args.volume, tuple(args.size))
     lines = [
         "# A head that moves during its stacks",
         "",
         f"Written by `scripts/studies/stacks/moving_slices.py`: {args.volume.name.split('.')[0]}, "
-        f"{' x '.join(map(str, truth.shape))} voxels of 1 mm, three orthogonal stacks of {THICKNESS} mm slices, noise "
+        f"{' x '.join(str(side.stop - side.start) for side in box)} voxels of 1 mm, three "
+        f"orthogonal stacks of {THICKNESS} mm slices, noise "
         f"of {100 * NOISE:g} %. Every slice is measured at another place of a random walk. Errors of places are the "
         "median and the 90 % quantile over the slices, of the mean over points of the head; volumes are made by "
         "ADMM-TV. `warns` is the notice that the stacks fit badly.",
         "",
         "| spread of the motion (mm, degrees) | `motion: stacks` | `motion: slices` | motion known (`poses`) |",
         "|---|---|---|---|",
-        *(run(truth, spread) for spread in args.motion),
+        *(run(head, box, spread) for spread in args.motion),
     ]
     if args.write:
         atomic_write(args.write / "moving_slices.md", lambda p: p.write_text("\n".join(lines) + "\n", encoding="utf-8"))

@@ -25,22 +25,30 @@ def motion(shape: tuple[int, ...], millimetres: float, degrees: float, seed: int
 
 
 def measured(
-    truth: np.ndarray, plane: str, thickness: int, pose: np.ndarray, noise: float, seed: int
+    head: np.ndarray,
+    box: tuple[slice, ...],
+    plane: str,
+    thickness: int,
+    pose: np.ndarray,
+    noise: float,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return thick slices with noise of a volume of 1 mm that was moved, and their affine.
+    """Return thick slices with noise of a part of a head of 1 mm that was moved, and their affine.
 
     Args:
-        truth: (X, Y, Z).
+        head: (X, Y, Z).
+        box: what the slices cover where nothing moved; the world's origin is its first voxel.
         plane: of the slices.
-        thickness: in mm, which divides the volume.
+        thickness: in mm, which divides the box.
         pose: where the header puts a point -> where it was; (4, 4), or one for each slice (slices, 4, 4).
         noise: standard deviation.
         seed: of the noise.
     """
-    axis, shape, affine = _AXES[plane], list(truth.shape), np.eye(4)
+    axis, shape, affine = _AXES[plane], [side.stop - side.start for side in box], np.eye(4)
+    start = np.array([side.start for side in box])[:, None]
     shape[axis] //= thickness
     affine[axis, axis], affine[axis, 3] = thickness, (thickness - 1) / 2
-    spline = spline_filter(truth, order=3, output=np.float64)
+    spline = spline_filter(head, order=3, output=np.float64)
     slices = []
     for number, moved in enumerate(np.broadcast_to(pose, (shape[axis], 4, 4))):
         index = np.indices([1 if i == axis else n for i, n in enumerate(shape)])
@@ -48,7 +56,7 @@ def measured(
         for k in range(_POINTS):
             at = index.reshape(3, -1).astype(float)
             at[axis] = number + (k + 0.5) / _POINTS - 0.5
-            points = (moved @ affine)[:3] @ np.vstack([at, np.ones(at.shape[1])])
+            points = (moved @ affine)[:3] @ np.vstack([at, np.ones(at.shape[1])]) + start
             values += map_coordinates(spline, points, order=3, prefilter=False).reshape(values.shape) / _POINTS
         slices.append(values)
     out = np.concatenate(slices, axis)

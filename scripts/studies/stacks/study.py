@@ -49,8 +49,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def subject_part(path: Path, size: tuple[int, ...]) -> np.ndarray:
-    """Return the middle of a head, a multiple of the slices along each axis, from 0 to about 1."""
+def head_and_box(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """Return a head (X, Y, Z), from 0 to about 1, and its middle, a multiple of the slices along each axis."""
     voxels = read_volume(path)[0][0].numpy()
     inside = np.argwhere(voxels > 0.05 * voxels.max())
     low, high = inside.min(0), inside.max(0) + 1
@@ -59,8 +59,7 @@ def subject_part(path: Path, size: tuple[int, ...]) -> np.ndarray:
         extent = min(high[axis] - low[axis] + 10, most, voxels.shape[axis]) // THICKNESS * THICKNESS
         start = int(np.clip((low[axis] + high[axis] - extent) // 2, 0, voxels.shape[axis] - extent))
         parts.append(slice(start, start + extent))
-    part = voxels[tuple(parts)]
-    return np.asarray(part / np.percentile(part, 99.5), dtype=np.float32)
+    return np.asarray(voxels / np.percentile(voxels[tuple(parts)], 99.5), dtype=np.float32), tuple(parts)
 
 
 def on_grid(volume: torch.Tensor, affine: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
@@ -78,7 +77,8 @@ class Subject:
     def __init__(self, name: str, number: int, data: Path, folder: Path, size: tuple[int, ...]) -> None:
         self.folder, self.name = folder, name
         folder.mkdir(parents=True, exist_ok=True)
-        self.truth = subject_part(data / f"{name}.nii.gz", size)
+        self.head, self.box = head_and_box(data / f"{name}.nii.gz", size)
+        self.truth = self.head[self.box]
         self.poses = [np.eye(4)] + [motion(self.truth.shape, 2.0, 3.0, seed=10 * number + k) for k in (1, 2)]
         self.kept = folder / "results.json"
         self.results: dict[str, Any] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
@@ -88,7 +88,7 @@ class Subject:
         path = self.folder / f"{PLANES[k]}{'' if moved else '_still'}.nii.gz"
         if not path.exists():
             pose = self.poses[k] if moved else np.eye(4)
-            voxels, affine = measured(self.truth, PLANES[k], THICKNESS, pose, NOISE, seed=k)
+            voxels, affine = measured(self.head, self.box, PLANES[k], THICKNESS, pose, NOISE, seed=k)
             write_volume(path, voxels[None] * (FACTORS[k] if moved else 1.0) * 1000.0, affine=affine)
         return path
 

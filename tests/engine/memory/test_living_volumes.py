@@ -69,6 +69,7 @@ def test_thick_slices_by_the_default(noise_std: float, most: int) -> None:
     assert 6 <= max(peaks) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_std", [0.0, 0.05])
 def test_eight_coils(noise_std: float) -> None:
     """With momentum, too; all coils at once would be 32 volumes more."""

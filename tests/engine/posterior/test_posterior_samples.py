@@ -96,6 +96,7 @@ def sampler(problem: Problem, consistency: Callable[[], ConsistencyStep], steps:
     return draw
 
 
+@pytest.mark.slow
 def test_samples_of_noisy_data_are_those_of_the_closed_form() -> None:
     A, noise_std, count = matrix(), 0.1, 100
     operator = DenseOperator(SMALL, A)

@@ -43,6 +43,7 @@ def test_notices_are_kept_in_a_measurement_file(scan: Path, tmp_path: Path) -> N
     assert read_measurement(tmp_path / "none.h5").notices == ()
 
 
+@pytest.mark.slow
 def test_notices_are_logged_before_the_run_and_kept_in_the_record_and_mlflow(
     scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -82,6 +82,7 @@ def psnr(volume: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
     return float(10 * torch.log10(255**2 / (error if where is None else error[where]).mean()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "shift"), [(1.0, -1024.0), (1.0, 60.0), (1e3, 3e5), (2e-2, -1.9)])
 def test_shifted_and_scaled_magnitudes_come_out_shifted_and_scaled(
     reconstruct: Reconstruct, thin: Tensor, thick: Tensor, usual: Tensor, gain: float, shift: float
@@ -90,6 +91,7 @@ def test_shifted_and_scaled_magnitudes_come_out_shifted_and_scaled(
     assert psnr((done.volume - shift) / gain, thin) == pytest.approx(psnr(usual, thin), abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [32767.0, 1e6, -32768.0, 0.0])
 @pytest.mark.parametrize("part", [0.0, 1e-3])
 def test_outliers_stay_where_they_were_measured(
@@ -164,6 +166,7 @@ def test_measurements_of_mostly_negative_values_are_refused(reconstruct: Reconst
         assert caught.value.expected == "magnitudes of 0 or more"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["brain_mr_t1_axial", "body_ct_axial"])
 @pytest.mark.parametrize("sampler", ["initial", "sirt", {"name": "admm_tv", "threshold": 1e-4}])
 def test_classical_estimates_of_a_disc_know_no_bundle(bundle: str, sampler: Any) -> None:

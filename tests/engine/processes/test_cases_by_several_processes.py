@@ -41,6 +41,7 @@ def equal(a: Any, b: Any) -> bool:
     return repr(a) == repr(b)
 
 
+@pytest.mark.slow
 def test_every_process_knows_all_results_and_loads_its_own_cases_only(found: Found) -> None:
     (alone,) = found("cases_said", 1)
     assert [row["case"] for row in alone["results"]] == list(DONE)

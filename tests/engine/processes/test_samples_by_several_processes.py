@@ -33,6 +33,7 @@ def same(result: dict[str, Any], alone: dict[str, Any]) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "counts"), [("samples", (2, 3)), ("real_samples", (2,))])
 def test_any_number_of_processes_gives_the_same_samples_mean_and_spread(
     found: Found, job: str, counts: tuple[int, ...]

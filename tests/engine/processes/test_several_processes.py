@@ -20,6 +20,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return started("rank_jobs.py", tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["real", "flips", "complex_samples", "guided"])
 def test_any_number_of_processes_gives_the_same_bits(found: Found, job: str) -> None:
     (alone,) = found(job, 1)

@@ -88,6 +88,7 @@ def interrupted(
     return maker.reconstruct(scan, case="c", checkpoint=RunCheckpoint(path, resume="require", every=every))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operator", "options"),
     [

@@ -70,6 +70,7 @@ def test_the_origin_is_the_centre() -> None:
         assert centres.mean() == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_every_phantom(name: str, modality: str) -> None:

@@ -79,6 +79,7 @@ def test_each_case_has_noise_of_its_own(folder: Path) -> None:
     assert abs(float(torch.nn.functional.cosine_similarity(*noises, dim=0))) < 0.1
 
 
+@pytest.mark.slow
 def test_the_volumes_of_other_software_are_judged_alike(folder: Path) -> None:
     """The phantoms themselves keep everything and invent nothing; filtered back-projection has noise."""
     found = {(r["method"], r["quantity"]): r for r in rows(folder)}
@@ -111,6 +112,7 @@ def test_running_it_again_gives_the_same(folder: Path) -> None:
     assert (folder / "out" / "findings.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Phantoms alone for other software, and the whole with MLflow."""
     file, out = str(folder / "study.json"), tmp_path / "out"

@@ -60,6 +60,7 @@ def report(outcomes: list[Outcome], most_by_monai: float) -> None:
     assert counted["refused"] > len(outcomes) / 4, counted
 
 
+@pytest.mark.slow
 def test_fuzzed_configs_end_in_one_line_or_build(place: SimpleNamespace) -> None:
     def example(index: int) -> None:
         rng = random.Random(f"config {index + FIRST}")

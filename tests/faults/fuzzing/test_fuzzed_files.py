@@ -71,6 +71,7 @@ def outcomes_of(seed: Path, folder: Path, copies: int) -> list[Outcome]:
     return run_examples(copies, example, folder)
 
 
+@pytest.mark.slow
 def test_fuzzed_files_end_in_one_line_or_a_valid_measurement(place: SimpleNamespace) -> None:
     before = sorted(place.root.rglob("*"))
     outcomes = {seed.name: outcomes_of(seed, place.folder, COPIES) for seed in place.seeds}
