@@ -90,7 +90,7 @@ class Points:
         """Return the points (1, S * K, P, Q, 3) as ``grid_sample`` takes them."""
         return normalized(self.index, shape).reshape(1, -1, *self.index.shape[2:])
 
-    def matrix(self, shape: tuple[int, int, int]) -> csr_array:
+    def matrix(self, shape: Sequence[int]) -> csr_array:
         """Return the rows (S * P * Q, X * Y * Z) of linear interpolation of a grid (X, Y, Z), float32."""
         index = self.index.movedim(1, 3).reshape(-1, len(self.weights), 3)
         low = index.floor()

@@ -195,7 +195,7 @@ class Stacks(Operator):
         return value * inside, inside.to(value)
 
     def _points(self, like: Tensor) -> Iterator[Points]:
-        """Yield where on the finer grid slices are measured, some at a time, in the type and on the device of a tensor."""
+        """Yield where on the finer grid some slices are measured, in the type and on the device of a tensor."""
         finer = np.diag([float(_STEPS)] * 3 + [1.0])
         finer[:3, 3] = _STEPS / 2
         to_voxels = finer @ np.linalg.inv(affine_of(self.geometry))
