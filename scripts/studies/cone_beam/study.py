@@ -3,7 +3,7 @@
 """Few views of a cone beam: FDK, SIRT, 3D ADMM-TV at its best weight, and a bundle's diffusion prior if there is one.
 
     python scripts/studies/cone_beam/study.py CT.nii.gz [--crop 96 96 96] [--views 60] [--half-fan 25]
-        [--bundle bundles/AXIAL [--auxiliary bundles/CORONAL]] [--output FILE.md] [--picture FILE.png]
+        [--bundle bundles/AXIAL [--auxiliary bundles/CORONAL]] [--output FILE.md] [--picture FILE.png] [--work FOLDER]
 
 The volume (HU) is cut about its centre and clipped to the window, the bundle's own when it has one; its scan is
 simulated by the operator that all methods reconstruct with. With ``--half-fan`` the detector sees all of the volume on
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from monai_diffrecon.comparison.volume_metrics import volume_metrics
 from monai_diffrecon.engine.inferer import DiffReconInferer
 from monai_diffrecon.engine.problem.simulation import Simulation, simulate
 from monai_diffrecon.engine.reconstruction_engine import StepEvents
+from monai_diffrecon.engine.resume.run_checkpoint import RunCheckpoint
 from monai_diffrecon.io.atomic import atomic_write
 from monai_diffrecon.io.measurement.metatensor import affine_of, geometry_of, to_tensor
 from monai_diffrecon.io.nifti import read_volume
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--auxiliary", type=Path, default=None, help="bundle of another plane")
     parser.add_argument("--task", default="sparse_view_ct", help="overlay of the bundle")
     parser.add_argument("--sampler", type=json.loads, default={}, help="options of the bundle's sampler, JSON")
+    parser.add_argument("--work", type=Path, default=None, help="folder from which a killed study goes on")
     parser.add_argument("--output", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=None, help="PNG of the volumes and their errors")
     args = parser.parse_args()
@@ -196,7 +199,10 @@ def main() -> None:
     volumes, metrics = {}, {}
     for name, inferer in methods:
         handlers = () if args.every is None else (Trend(name, args.every, reference, (low, high)),)
-        done = inferer.reconstruct(y, case="case", handlers=handlers)
+        checkpoint = (
+            None if args.work is None else RunCheckpoint(args.work / f"{re.sub(r'[^0-9A-Za-z]+', '_', name)}.ckpt")
+        )
+        done = inferer.reconstruct(y, case="case", handlers=handlers, checkpoint=checkpoint)
         m = volume_metrics((done.volume - low) / (high - low), reference, data_range=1.0)
         if args.picture is not None:
             title = name.split(",")[0]
