@@ -158,7 +158,6 @@ def test_every_task_is_simulated_and_scored(run: Callable[..., Any], task: str) 
     if task == "z_super_resolution":
         options["operator#thickness"] = 4.0
     else:
-        options["sampler#start#iterations"] = 5
         options["operator#acceleration" if task == "accelerated_mri" else "operator#views"] = 4
     (result,) = run(task, **options).results
     assert result["metrics"]["psnr"] > 12

@@ -66,7 +66,7 @@ def run(root: Path, tmp_path: Path) -> Callable[..., Any]:
             "output_dir": str(tmp_path / "out"),
             "evaluator#track": False,
             "sampler#steps": 2,
-            "sampler#start#iterations": 10,
+            "sampler#start": {"name": "admm_tv", "iterations": 10},
             **options,
         }
         parser.update(given)
