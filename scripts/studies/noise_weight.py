@@ -62,6 +62,7 @@ class Case:
 
 def row(title: str, noise: float, data: Path, folder: Path) -> dict[str, float]:
     """Return label -> PSNR, from the folder if it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{title.replace(' ', '_')}_{noise:g}.json"
     if not path.exists():
         case = Case(title, noise, data)
