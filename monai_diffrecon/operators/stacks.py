@@ -85,8 +85,12 @@ class Stacks(Operator):
         super().__init__(geometry, (sum(stack.size for stack in self.stacks),))
         self.profile = profile
         self.poses: Tensor
+        self.spline_x: Tensor
+        self.spline_y: Tensor
+        self.spline_z: Tensor
         self.register_buffer("poses", checked_poses(poses, sum(stack.slices for stack in self.stacks)))
-        self._finer = [_spline(size) for size in geometry.shape]
+        for axis, size in zip("xyz", geometry.shape, strict=True):
+            self.register_buffer(f"spline_{axis}", _spline(size).float())
         limit = check_number(memory_limit_gb, "operator#memory_limit_gb", low=0.0)
         matrix = self._rows(limit)
         self.matrix = None if matrix is None else SparseMatrix(matrix)
@@ -101,6 +105,11 @@ class Stacks(Operator):
             expected="two scans or more",
             mend="use `diffrecon reconstruct A B C`, `combine_stacks`, or the task z_super_resolution for one scan",
         )
+
+    @property
+    def _finer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The matrices that interpolate a volume along its axes, to the finer grid."""
+        return self.spline_x, self.spline_y, self.spline_z
 
     def slices(self) -> list[tuple[Stack, Tensor]]:
         """Return each stack with the poses (slices, 4, 4) of its slices."""
