@@ -50,7 +50,7 @@ class Stacks(Operator):
 
     A measured voxel is the mean of the volume over points spread across its pixel and along the slice-selection
     profile, no further apart than the volume's voxels. Between voxels the volume is interpolated by cubic splines at
-    half voxels, and linearly between these: linear interpolation alone blurs as much as typical noise. What lies
+    half voxels, and linearly between these: linear interpolation alone blurs. What lies
     outside the volume counts as 0. Each slice may have moved on its own (the model of slice-to-volume reconstruction:
     Kuklisova-Murgasova et al., Med Image Anal 16(8), 2012, section 2.1). Measurement: the voxels of all stacks in one
     vector (N,).

@@ -159,7 +159,6 @@ def reconstructed(stage: Stage) -> Stage:
     return stage
 
 
-@pytest.mark.slow
 def test_a_run_writes_and_says_no_identifier(reconstructed: Stage) -> None:
     kinds = {path.suffix for path in (reconstructed.root / "out").rglob("*") if path.is_file()}
     assert {".gz", ".json", ".png", ".db", ".dcm"} <= kinds

@@ -227,6 +227,35 @@ def test_the_misfit_tells_motion_from_thickness_and_noise(planes: tuple[str, ...
     assert misfit(still=False) > _DOUBTFUL
 
 
+def test_what_leaves_the_volume_aligns_nothing() -> None:
+    """The subject goes on where the stacks end; each covers a box about its middle, in its own position."""
+    margin, side = 8, 24
+    random = np.random.default_rng(1)
+    tissue = 1.0 + 0.3 * gaussian_filter(random.normal(size=(SIZE,) * 3), 2.0) / 0.07
+    scans, stacks, poses = [], [], []
+    for plane, axis in AXES.items():
+        shape, affine = [side, side, side], np.eye(4)
+        shape[axis], affine[axis, axis] = side // THICKNESS, THICKNESS
+        affine[:3, 3] = margin
+        affine[axis, 3] += (THICKNESS - 1) / 2
+        poses.append(moved(plane))
+        world = poses[-1] @ affine
+        at = np.indices(shape).reshape(3, -1)
+        values = []
+        for k in range(8):
+            points = at.astype(float)
+            points[axis] += (k + 0.5) / 8 - 0.5
+            values.append(map_coordinates(tissue, world[:3, :3] @ points + world[:3, 3:], order=3))
+        data = torch.from_numpy(np.mean(values, 0).reshape(shape)).float()[None]
+        scans.append(Measurement(data, geometry_of(shape, affine)))
+        stacks.append(_stack_of(scans[-1], 0))
+    known = [np.tile(pose, (stack.slices, 1, 1)) for pose, stack in zip(poses, stacks, strict=True)]
+    grid = common_grid(stacks, 1.0)
+    aligned = Aligner(grid, stacks, [scan.data[0] for scan in scans], poses=known).align(rounds=0)
+    assert max(aligned.misfits) < _DOUBTFUL
+    assert min(aligned.agreements) > 0.95
+
+
 def test_the_same_scans_make_the_same_measurement(combined: Measurement) -> None:
     pair = [scan("axial"), scan("sagittal")]
     one, two = combine_stacks(pair), combine_stacks(pair)

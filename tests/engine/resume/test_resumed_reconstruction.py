@@ -88,7 +88,6 @@ def interrupted(
     return maker.reconstruct(scan, case="c", checkpoint=RunCheckpoint(path, resume="require", every=every))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operator", "options"),
     [
