@@ -45,8 +45,8 @@ CASES: dict[str, tuple[list[str], int | None, dict[str, Any]]] = {
     "posterior, 1 sample, 96 voxels per side": ([THICK, POSTERIOR], 96, {"num_samples": 1}),
     "posterior, 4 samples, 96 voxels per side": ([THICK, POSTERIOR], 96, {"num_samples": 4}),
     "MRI 8x, whole head": ([MRI], None, SHORT),
-    "CT of 32 views, 96 voxels per side": ([CT], 96, SHORT),
-    "CT of 32 views, 128 voxels per side": ([CT], 128, SHORT),
+    "CT of 32 views, 96 voxels per side": ([CT], 96, {}),
+    "CT of 32 views, 128 voxels per side": ([CT], 128, {}),
 }
 
 

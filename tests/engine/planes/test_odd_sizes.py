@@ -186,7 +186,7 @@ def test_the_command_writes_what_is_one_voxel_thin(
             case_name="thin",
             output_format="both",
             initialize=[],
-            **{"evaluator#track": False, "sampler#steps": 2, "operator#views": 7, "sampler#start#iterations": 4},
+            **{"evaluator#track": False, "sampler#steps": 2, "operator#views": 7},
         )
     assert read_volume(tmp_path / "out/thin_recon.nii.gz")[0].shape == (1, *shape)
     assert len(list((tmp_path / "out/thin/dicom").glob("*.dcm"))) == shape[2]
