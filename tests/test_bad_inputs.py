@@ -408,6 +408,7 @@ def test_weights_of_another_network(run: Callable[..., None], tmp_path: Path, ma
     assert written(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wrong shape for the operator", "unknown reader"], ids=lambda n: n.replace(" ", "_"))
 def test_the_command_ends_with_one_line_and_an_exit_code(
     bundle: Path, tmp_path: Path, name: str, python_m: Callable[..., Any]

@@ -363,7 +363,15 @@ def configurations(info: PluginInfo) -> list[dict[str, Any]]:
     pytest.skip(f"{info.name} of {info.distribution} is checked where it is developed")
 
 
-@pytest.mark.parametrize("info", registry.available(), ids=lambda info: f"{info.kind}-{info.distribution}:{info.name}")
+#: Plugins that start clusters.
+SLOW = {"dask"}
+
+
+@pytest.mark.parametrize(
+    "info",
+    [pytest.param(info, marks=[pytest.mark.slow] if info.name in SLOW else []) for info in registry.available()],
+    ids=lambda info: f"{info.kind}-{info.distribution}:{info.name}",
+)
 def test_laws(info: PluginInfo) -> None:
     given = {"geometry": GEOMETRY} if info.kind == "operators" else {}
     for options in configurations(info):

@@ -284,6 +284,7 @@ def test_options_are_read_as_fire_reads_them() -> None:
     assert {option.name.replace("#", "::"): option.value for option in typed_options(words)} == seen
 
 
+@pytest.mark.slow
 def test_the_command_as_typed(root: Path, tmp_path: Path) -> None:
     """Once with MONAI's own program, where the texts come from the system."""
     name = os.fsdecode(b"Doe\xff#1.nii.gz")

@@ -170,6 +170,7 @@ def test_a_nested_option() -> None:
     assert recipe.specs["consistency"]["regularizers"] == ["z_tv"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_choose_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, y = scan("points", 0.2)
     path, inferer = tmp_path / "c.pt", maker("points")

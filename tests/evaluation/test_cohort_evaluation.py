@@ -280,6 +280,7 @@ def test_what_changed_is_computed_again(
     assert called == ["second"]
 
 
+@pytest.mark.slow
 def test_a_failing_method_stops_no_other(
     folder: Folder, empty_store: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -454,6 +455,7 @@ def _never(*_: Any, **__: Any) -> Any:
     raise AssertionError("nothing should be computed")
 
 
+@pytest.mark.slow
 def test_a_truth_or_a_mask_that_lies_elsewhere(folder: Folder) -> None:
     def place(name: str, volume: torch.Tensor, z: float, spacing: float = 1.0) -> str:
         affine = np.diag([1.0, 1.0, spacing, 1.0])

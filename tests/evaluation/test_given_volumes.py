@@ -209,6 +209,7 @@ def shifted() -> np.ndarray:
     return AFFINE + np.outer([0, 0, 0.5, 0], [0, 0, 0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

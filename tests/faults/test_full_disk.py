@@ -201,6 +201,7 @@ def test_a_small_disk_that_fills_up_midway_loses_no_step(
     assert not list(output.glob("*checkpoint*"))
 
 
+@pytest.mark.slow
 def test_a_small_disk_without_room_for_checkpoints_ends_well(
     disk: Path, server: Any, job: Any, undisturbed: str, tmp_path: Path
 ) -> None:

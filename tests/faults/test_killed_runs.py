@@ -154,6 +154,7 @@ def test_a_kill_at_every_write_loses_nothing(
     assert deaths >= 5  # two checkpoints, volume, picture, record
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_says_killed(
     server: Any, job: Any, store: Callable[[str], Path], whole: dict[str, str], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_monai_tracking_is_refused_and_nothing_is_written(run: Callable[..., Any
     assert canaries_in([out], [PATIENT]) == []
 
 
+@pytest.mark.slow
 def test_without_the_switch_in_the_bundle_monai_writes_the_path_of_the_scan(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:

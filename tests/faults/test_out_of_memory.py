@@ -152,6 +152,7 @@ def test_convolution_that_does_not_fit_is_halved_and_voxels_stay() -> None:
     assert answer["difference"] <= 1e-5
 
 
+@pytest.mark.slow
 @linux
 def test_guidance_that_does_not_fit_is_halved_and_the_gradient_stays() -> None:
     x, planes = volume(), planes_of(Hungry(64))

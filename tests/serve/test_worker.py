@@ -75,6 +75,7 @@ def test_another_folder_finds_it_done_and_another_configuration_does_not(
     assert len(orthanc.derived()) == 2
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_lost_gives_the_same_images(
     orthanc: Any, series: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_series_that_changes_while_it_is_read_waits(orthanc: Any, series: Any,
     assert len(images) == 19
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_for_a_while(
     orthanc: Any, series: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +188,7 @@ def test_a_server_that_is_away_for_a_while(
     assert [len(images) for images in orthanc.derived().values()] == [19]
 
 
+@pytest.mark.slow
 def test_a_modality_that_refuses(orthanc: Any, series: Any, serve: Serve) -> None:
     source = orthanc.receive(series())
     orthanc.hook = lambda verb, path: 500 if path.endswith("/store") else None
@@ -198,6 +201,7 @@ def test_a_modality_that_refuses(orthanc: Any, series: Any, serve: Serve) -> Non
     assert not any(new for _, new in orthanc.uploads[uploads:])
 
 
+@pytest.mark.slow
 def test_history_can_be_left_out(orthanc: Any, series: Any, serve: Serve) -> None:
     orthanc.receive(series(1))
     assert serve("--from-now") == 0
@@ -206,6 +210,7 @@ def test_history_can_be_left_out(orthanc: Any, series: Any, serve: Serve) -> Non
     assert list(orthanc.states) == [source]
 
 
+@pytest.mark.slow
 def test_a_server_with_a_new_database_is_read_from_its_beginning(
     orthanc: Any, series: Any, serve: Serve, tmp_path: Path
 ) -> None:

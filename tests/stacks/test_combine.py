@@ -256,6 +256,7 @@ def test_what_leaves_the_volume_aligns_nothing() -> None:
     assert min(aligned.agreements) > 0.95
 
 
+@pytest.mark.slow
 def test_the_same_scans_make_the_same_measurement(combined: Measurement) -> None:
     pair = [scan("axial"), scan("sagittal")]
     one, two = combine_stacks(pair), combine_stacks(pair)

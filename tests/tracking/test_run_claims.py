@@ -71,6 +71,7 @@ def _die() -> NoReturn:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_no_run_though_both_make_the_store(tmp_path: Path) -> None:
     reading, writing = os.pipe()
 

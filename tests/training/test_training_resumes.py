@@ -103,6 +103,7 @@ def test_a_resumed_training_gives_the_same_weights_bit_for_bit(trained: Path) ->
         assert torch.equal(state["exp_avg_sq"], moments[1][index]["exp_avg_sq"])
 
 
+@pytest.mark.slow
 def test_the_average_is_exported_as_a_plain_state(trained: Path) -> None:
     weights = torch.load(trained / "whole" / "model.pt", weights_only=True)
     ema = torch.load(trained / "whole" / "checkpoint.pt", weights_only=True)["ema"]
@@ -111,6 +112,7 @@ def test_the_average_is_exported_as_a_plain_state(trained: Path) -> None:
     BiasFreeUNet(**NETWORK).load_state_dict(weights)
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_average_lags(trained: Path) -> None:
     checkpoint = torch.load(trained / "whole" / "checkpoint.pt", weights_only=True)
     assert any(not torch.equal(checkpoint["network"][k], v) for k, v in checkpoint["ema"].items())
@@ -118,6 +120,7 @@ def test_it_learns_and_the_average_lags(trained: Path) -> None:
     assert rows[-1]["val_psnr_sigma_1"] > rows[0]["val_psnr_sigma_1"]
 
 
+@pytest.mark.slow
 def test_each_noise_level_is_logged_after_each_epoch(trained: Path) -> None:
     rows = history(trained / "whole")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -134,6 +137,7 @@ def test_each_noise_level_is_logged_after_each_epoch(trained: Path) -> None:
     assert (trained / "whole" / "samples.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_with_its_run(trained: Path) -> None:
     (run,) = runs(trained / "parts")
     assert run.info.status == "FINISHED"
@@ -143,6 +147,7 @@ def test_a_resumed_training_goes_on_with_its_run(trained: Path) -> None:
     assert [[row[k] for k in keys] for row in parts] == [[row[k] for k in keys] for row in whole]
 
 
+@pytest.mark.slow
 def test_a_finished_training_does_nothing_more(trained: Path) -> None:
     before = (trained / "whole" / "model.pt").read_bytes()
     again = trainer(trained, "whole")

@@ -86,6 +86,7 @@ def test_names_of_modules_are_told_their_public_names(bundle: Path, capsys: pyte
     assert f"{old}: use {new}, the public name" in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_nothing_of_the_bundle_is_imported(bundle: Path) -> None:
     """Its folder is on the path of imports, as when Python is started there."""
     for name in ("ignite", "nibabel", "acme"):

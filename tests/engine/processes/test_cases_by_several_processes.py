@@ -53,6 +53,7 @@ def test_every_process_knows_all_results_and_loads_its_own_cases_only(found: Fou
             assert (result["where"], result["exit_code"]) == ("cases", InputError.exit_code)
 
 
+@pytest.mark.slow
 def test_voxels_are_those_of_one_process(found: Found, folder: Path) -> None:
     found("cases", 1)
     alone = voxels(folder / "by1")
@@ -60,6 +61,7 @@ def test_voxels_are_those_of_one_process(found: Found, folder: Path) -> None:
     assert voxels(folder / "by2") == voxels(folder / "tracked") == alone
 
 
+@pytest.mark.slow
 def test_one_run_for_the_cohort_and_one_below_it_for_each_case(found: Found, folder: Path) -> None:
     found("cases", 3)
     client = mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{folder}/tracked/mlflow.db")
@@ -76,6 +78,7 @@ def test_one_run_for_the_cohort_and_one_below_it_for_each_case(found: Found, fol
     assert [file.path for file in client.list_artifacts(runs["d"].info.run_id)]
 
 
+@pytest.mark.slow
 def test_the_others_finish_their_cases_after_a_process_died_and_the_same_command_goes_on(
     found: Found, folder: Path
 ) -> None:

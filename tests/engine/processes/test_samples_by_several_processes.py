@@ -49,6 +49,7 @@ def test_any_number_of_processes_gives_the_same_samples_mean_and_spread(
                 assert getattr(result["report"], name) == getattr(alone["report"], name), name
 
 
+@pytest.mark.slow
 def test_fewer_samples_than_processes_share_out_slices_and_one_warning_says_so(found: Found) -> None:
     results = found("few_samples", 3)
     assert [len(result["report"].notices) for result in results] == [1, 0, 0]
@@ -61,6 +62,7 @@ def test_fewer_samples_than_processes_share_out_slices_and_one_warning_says_so(f
     assert results[0]["report"].network_calls < alone["report"].network_calls / 4
 
 
+@pytest.mark.slow
 def test_a_sample_that_fails_in_one_process_ends_all(found: Found) -> None:
     first, second = found("broken_sample", 2)
     assert first["where"] == "process 1"
@@ -68,6 +70,7 @@ def test_a_sample_that_fails_in_one_process_ends_all(found: Found) -> None:
     assert first["exit_code"] == second["exit_code"] == PluginError.exit_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("killed", "rank", "count", "job"), [("second", 1, 1, "real_samples"), ("first", 0, 3, "samples")]
 )

@@ -31,12 +31,14 @@ def test_any_number_of_processes_gives_the_same_bits(found: Found, job: str) -> 
             assert result["execution"]["processes"] == count
 
 
+@pytest.mark.slow
 def test_a_process_that_is_short_of_memory_tries_again_alone(found: Found) -> None:
     (alone,) = found("real", 1)
     for result in found("short_of_memory", 2):
         torch.testing.assert_close(result["volume"], alone["volume"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "kind"), [("broken_network", PluginError), ("other_input", ConfigError)])
 def test_a_failure_of_one_process_ends_all(found: Found, job: str, kind: type[DiffReconError]) -> None:
     first, second = found(job, 2)
@@ -46,17 +48,20 @@ def test_a_failure_of_one_process_ends_all(found: Found, job: str, kind: type[Di
     assert first["exit_code"] == second["exit_code"] == kind.exit_code
 
 
+@pytest.mark.slow
 def test_when_memory_never_suffices_all_processes_say_so(found: Found) -> None:
     for result in found("never_enough_memory", 2):
         assert (result["error"], result["where"]) == ("ResourceError", "inferer")
 
 
+@pytest.mark.slow
 def test_a_failing_handler_of_the_first_process_ends_all(found: Found) -> None:
     first, second = found("broken_handler", 2)
     assert first["error"] == "OSError"
     assert (second["error"], second["where"]) == ("ResourceError", "process 0")
 
 
+@pytest.mark.slow
 def test_of_a_cohort_the_first_process_writes_each_case_and_all_go_on_after_a_failure(found: Found) -> None:
     first, second = found("cohort_said", 2)
     assert first["done"] == ["a"]
@@ -65,6 +70,7 @@ def test_of_a_cohort_the_first_process_writes_each_case_and_all_go_on_after_a_fa
     assert first["failures"][1] == "process 1"
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_resumes_with_another_number(found: Found) -> None:
     first, second = found("killed", 2)
     assert second is None

@@ -94,6 +94,7 @@ def test_the_volumes_of_other_software_are_judged_alike(folder: Path) -> None:
     assert 0.2 < float(measured["FBP"]) < 1.0
 
 
+@pytest.mark.slow
 def test_the_report_answers_each_question(folder: Path) -> None:
     page = Tags((folder / "out" / "image_quality.html").read_text())
     assert page.sections == {"answer", "contrast", "noise", "invented", "uncertain", "methods"}
