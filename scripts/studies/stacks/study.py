@@ -4,7 +4,7 @@
 
     python scripts/studies/stacks/study.py DATA --work FOLDER [--size 110 130 110] [--write docs/results]
 
-DATA is the folder of the volumes of ``scripts/validate_bundles.py``, two of whose T1 validation subjects are taken. A
+DATA is the folder of the volumes of ``scripts/validate_bundles.py``, of which three validation subjects are taken. A
 subject is measured as an axial, a sagittal and a coronal stack of 5 mm slices, which :mod:`simulated_stacks` does
 without this package's operator. Before the second and the third stack the head moves by 2 mm and 3 degrees. The stacks
 are written as NIfTI, read again, combined and reconstructed; each alone, without motion, is reconstructed by the
@@ -33,7 +33,7 @@ from monai_diffrecon.io.measurement.file import read_measurement, write_measurem
 from monai_diffrecon.io.measurement.metatensor import affine_of
 from monai_diffrecon.io.nifti import read_volume
 
-SUBJECTS = ("mr/ljubx19_T1", "mr/fsformats_T1_brain")
+SUBJECTS = ("mr/ljubx19_T1", "mr/fsformats_T1_brain", "mr/upenngbm_00002_T2_brain")
 THICKNESS, NOISE = 5, 0.01
 #: Intensity of each stack, of which nothing is said to the reconstruction.
 FACTORS = (1.0, 1.3, 0.7)
@@ -198,7 +198,7 @@ def main() -> None:
     lines = [
         "# Three thick stacks to one thin volume",
         "",
-        "Written by `scripts/studies/stacks/study.py`. The middle of T1 heads of validation subjects, at most "
+        "Written by `scripts/studies/stacks/study.py`. The middle of heads of validation subjects, at most "
         f"{' x '.join(map(str, args.size))} voxels of 1 mm, three orthogonal stacks of "
         f"{THICKNESS} mm slices with pixels of 1 mm and noise of {100 * NOISE:g} % of the brightest tissue; between "
         "the stacks the head moves by 2 mm and 3 degrees, and their intensities differ by factors of "
@@ -220,7 +220,7 @@ def main() -> None:
         atomic_write(args.write / "stacks.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
         first = subjects[0]
         labels = (first.best(" alone"), "Mean of cubic interpolations", first.best("ADMM-TV"), "Default")
-        shown = {label: made[0][label] for label in labels}
+        shown = {label.removeprefix("Mean of ").capitalize(): made[0][label] for label in labels}
         montage(shown, torch.from_numpy(first.truth)[None] * 1000.0, args.write / "stacks.png")
 
 
