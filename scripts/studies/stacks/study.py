@@ -220,7 +220,7 @@ def main() -> None:
         atomic_write(args.write / "stacks.md", lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
         first = subjects[0]
         labels = (first.best(" alone"), "Mean of cubic interpolations", first.best("ADMM-TV"), "Default")
-        shown = {label.removeprefix("Mean of ").capitalize(): made[0][label] for label in labels}
+        shown = {label.replace("Mean of cubic", "Cubic"): made[0][label] for label in labels}
         montage(shown, torch.from_numpy(first.truth)[None] * 1000.0, args.write / "stacks.png")
 
 
