@@ -223,7 +223,7 @@ def test_the_misfit_tells_motion_from_thickness_and_noise(planes: tuple[str, ...
         stacks = [_stack_of(s, i) for i, s in enumerate(scans)]
         return max(Aligner(common_grid(stacks, 1.0), stacks, images).align(rounds=0).misfits)
 
-    assert 0.8 < misfit(still=True) < 1.7
+    assert 0.8 < misfit(still=True) < 1.2
     assert misfit(still=False) > _DOUBTFUL
 
 

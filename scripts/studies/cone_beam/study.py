@@ -104,6 +104,7 @@ def diffusion(args: argparse.Namespace, operator: dict[str, Any], auxiliary: Pat
     if auxiliary is not None:
         config.update({"auxiliary_bundle": str(auxiliary.resolve())})
     config.update({f"sampler#{name}": value for name, value in args.sampler.items()})
+    config.update({f"consistency#{name}": value for name, value in args.consistency.items()})
     return config.get_parsed_content("inferer")
 
 
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--auxiliary", type=Path, default=None, help="bundle of another plane")
     parser.add_argument("--task", default="sparse_view_ct", help="overlay of the bundle")
     parser.add_argument("--sampler", type=json.loads, default={}, help="options of the bundle's sampler, JSON")
+    parser.add_argument("--consistency", type=json.loads, default={}, help="options of its consistency step, JSON")
     parser.add_argument("--work", type=Path, default=None, help="folder from which a killed study goes on")
     parser.add_argument("--output", type=Path, default=None)
     parser.add_argument("--picture", type=Path, default=None, help="PNG of the volumes and their errors")
