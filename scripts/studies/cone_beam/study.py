@@ -77,6 +77,13 @@ def window_of(args: argparse.Namespace) -> tuple[float, float]:
     return -1000.0, 1000.0
 
 
+def own_noise(truth: torch.Tensor) -> float:
+    """Return the noise in HU of the truth itself, which no method can know: that of its smoothest soft tissue."""
+    mean, square = (torch.nn.functional.avg_pool3d(v, 3) for v in (truth, truth.square()))
+    spread = (square - mean.square()).clamp_min(0.0).sqrt() * math.sqrt(27 / 26)
+    return float(spread[(mean > 0.0) & (mean < 400.0)].quantile(0.125))
+
+
 def classical(operator: dict[str, Any], sampler: Any, window: tuple[float, float]) -> DiffReconInferer:
     """Return an inferer whose sampler calls no network; the network only has units."""
     intensity = {"map": "window", "low": window[0], "high": window[1]}
@@ -189,9 +196,11 @@ def main() -> None:
     size, pixels = " x ".join(map(str, truth.shape[1:])), " x ".join(map(str, made.measurement_shape[1:]))
     spacing = " x ".join(f"{d:.3g}" for d in geometry.spacing)
     side = "" if args.half_fan is None else f" (half fan, {args.half_fan:g} mm beyond the axis)"
+    own = f", its own noise {own_noise(truth):.0f} HU" if args.unit == "HU" else ""
     lines = [
-        f"{args.source.name}, {size} voxels of {spacing} mm, {low:g} to {high:g} {args.unit}; {args.views} views over "
-        f"{args.arc:g} degrees, {pixels} pixels{side}, noise {args.noise:g}, {torch.get_num_threads()} threads",
+        f"{args.source.name}, {size} voxels of {spacing} mm, {low:g} to {high:g} {args.unit}{own}; {args.views} "
+        f"views over {args.arc:g} degrees, {pixels} pixels{side}, noise {args.noise:g}, {torch.get_num_threads()} "
+        "threads",
         "",
         "| method | passes | PSNR (dB) | SSIM axial | coronal | sagittal | seconds |",
         "|---|---|---|---|---|---|---|",
