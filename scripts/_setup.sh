@@ -31,7 +31,8 @@ setup_environment() {
     if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$wanted" ]]; then
         echo "installing into $venv"
         rm -f "$stamp"
-        (cd "$root" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        # Compiling all of the packages takes minutes; Python compiles those that are imported.
+        (cd "$root" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
             -c constraints.txt -e ".[$extra]" "${plugins[@]}") || return
         printf '%s\n' "$wanted" >"$stamp"
     fi

@@ -147,6 +147,7 @@ def test_tables_have_the_metrics_of_who_drew_samples(cohort: Cohort, rows: list[
     assert [set(entry["metrics"]) >= NEW for entry in results["cases"]] == [False, True] * 2
 
 
+@pytest.mark.slow
 def test_the_report_shows_a_line_a_method_that_drew_samples(cohort: Cohort, rows: list[CaseRow]) -> None:
     page = (cohort.output / "report.html").read_text()
     assert page.count('<a href="#calibration">') == 1
@@ -172,6 +173,7 @@ def test_methods_that_give_one_volume_have_no_calibration(cohort: Cohort, tmp_pa
     assert not NEW & set(table(tmp_path / "cases.csv")[0])
 
 
+@pytest.mark.slow
 def test_a_rerun_keeps_the_curve(cohort: Cohort, rows: list[CaseRow], monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing should be computed")
@@ -208,6 +210,7 @@ def test_without_a_truth_there_is_none(cohort: Cohort, tmp_path: Path) -> None:
     assert not NEW & set(row.metrics)
 
 
+@pytest.mark.slow
 def test_complex_volumes_have_none(cohort: Cohort, tmp_path: Path) -> None:
     (row,) = cohort.run([COMPLEX], tmp_path, cases=[{"image": "whole.nii.gz", "name": "whole"}])
     for name in ("std", "phase"):

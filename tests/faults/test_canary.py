@@ -159,6 +159,7 @@ def reconstructed(stage: Stage) -> Stage:
     return stage
 
 
+@pytest.mark.slow
 def test_a_run_writes_and_says_no_identifier(reconstructed: Stage) -> None:
     kinds = {path.suffix for path in (reconstructed.root / "out").rglob("*") if path.is_file()}
     assert {".gz", ".json", ".png", ".db", ".dcm"} <= kinds
@@ -166,6 +167,7 @@ def test_a_run_writes_and_says_no_identifier(reconstructed: Stage) -> None:
     assert canaries_in_text(reconstructed.said["run"], WORDS) == []
 
 
+@pytest.mark.slow
 def test_the_key_of_names_stays_in_its_file(reconstructed: Stage) -> None:
     out = reconstructed.root / "out"
     key = (out / ".case_key").read_text()
@@ -173,6 +175,7 @@ def test_the_key_of_names_stays_in_its_file(reconstructed: Stage) -> None:
     assert (out / ".case_key").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_volumes_carry_geometry_and_nothing_else(reconstructed: Stage) -> None:
     volumes = sorted((reconstructed.root / "out").glob("*.nii.gz"))
     assert len(volumes) >= 4

@@ -170,6 +170,7 @@ def test_sigterm_writes_a_checkpoint_and_says_killed(
     assert record_of(output)["report"]["execution"]["resumed"] == 1
 
 
+@pytest.mark.slow
 def test_a_changed_option_does_not_go_on(server: Any, job: Any, store: Callable[[str], Path], tmp_path: Path) -> None:
     output = store("changed")
     assert server.run(tmp_path / "log", bundle=job.reconstruction(output), kill=(3, 0.0))[0] == -signal.SIGKILL

@@ -185,6 +185,7 @@ def test_waits_are_bounded_unless_the_user_says_otherwise(monkeypatch: pytest.Mo
     assert told["RESPECT_RETRY_AFTER_HEADER"] == "false"
 
 
+@pytest.mark.slow
 def test_a_database_locked_by_another_process_stops_no_reconstruction(
     tmp_path: Path,
     empty_store: Store,

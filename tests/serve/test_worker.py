@@ -110,6 +110,7 @@ def test_rules(rule: dict[str, Any], taken: bool, orthanc: Any, series: Any, ser
     assert not left(tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_what_fails_is_quarantined_until_its_content_or_the_rules_change(
     orthanc: Any, series: Any, serve: Serve, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def test_malformed_files_stop_nothing(orthanc: Any, series: Any, serve: Serve, t
     assert not left(tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_a_series_that_changes_while_it_is_read_waits(orthanc: Any, series: Any, serve: Serve) -> None:
     files = series()
     source = orthanc.receive(files[:4])

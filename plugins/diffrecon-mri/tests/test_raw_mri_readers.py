@@ -146,6 +146,7 @@ def test_radial_round_trip(path: Path, axes: str) -> None:
     check_round_trip(m)
 
 
+@pytest.mark.slow
 def test_trajectory_units_and_samples_beyond_the_voxels(path: Path) -> None:
     k = radial((26, 24), 50, 52, golden=False)
     write_ismrmrd(path, VOLUME, MAPS, affine=AFFINE, trajectory=k, shot=52)

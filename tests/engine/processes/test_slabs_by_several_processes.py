@@ -10,13 +10,14 @@ from monai_diffrecon.errors import ConfigError, ResourceError
 
 from .started_jobs import Found, started
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return started("slab_jobs.py", tmp_path_factory.mktemp("slabs"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "count"), [("thick_slices", 2), ("thick_slices", 3), ("axial_cuts", 2), ("complex_volume", 3)]
 )
