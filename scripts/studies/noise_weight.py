@@ -1,19 +1,21 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""How much the noise of a measurement should count against the data: PSNR for weights of the noise variance.
+"""How much the noise of a measurement should count against the data, and how exactly they are solved for: PSNR.
 
     python scripts/studies/noise_weight.py DATA --work FOLDER [--write docs/results]
 
 DATA is the folder of the volumes of ``scripts/validate_bundles.py``. The middle of a volume that selected settings
 before is measured with noise, relative to the root mean square of the measurement, and reconstructed by the default of
-its task with each ``consistency#noise_weight``, and by ADMM-TV at the best of three weights. FOLDER keeps what was
-computed.
+its task with each ``consistency#noise_weight``, and by ADMM-TV at the best of three weights; of CT also with each
+``consistency#iterations``. FOLDER keeps what was computed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ CASES: dict[str, tuple[str, str, str, tuple[int, ...], dict[str, Any]]] = {
     "MRI, 5 mm to 1 mm": ("brain_mr", "z_super_resolution", HEAD, (80, 90, 40), {}),
 }
 NOISES, WEIGHTS = (0.001, 0.005, 0.02, 0.05), (1.0, 0.5, 0.25)
+#: Of conjugate gradients, and the noises that they are compared at: without noise nothing but them holds the network.
+ITERATIONS, FEW_NOISES = (5, 10, 20, 40), (0.0, 0.001, 0.005)
 #: Of ADMM-TV, relative to the operator's norm.
 TV, RHO = (0.0001, 0.001, 0.01), 0.02
 
@@ -60,17 +64,36 @@ class Case:
         return psnr(made.volume, self.truth)
 
 
-def row(title: str, noise: float, data: Path, folder: Path) -> dict[str, float]:
-    """Return label -> PSNR, from the folder if it is there."""
+def weights(case: Case) -> dict[str, float]:
+    """Return column -> PSNR for each weight of the noise, and of ADMM-TV."""
+    tv = [{"sampler#rho": RHO, "sampler#threshold": weight / RHO, "sampler#iterations": 60} for weight in TV]
+    found = {f"weight {w:g}": case.psnr(overrides={"consistency#noise_weight": w}) for w in WEIGHTS}
+    return found | {"ADMM-TV": max(case.psnr(method="admm_tv", overrides=options) for options in tv)}
+
+
+def iterations(case: Case) -> dict[str, float]:
+    """Return column -> PSNR for each number of iterations."""
+    return {f"{n} iterations": case.psnr(overrides={"consistency#iterations": n}) for n in ITERATIONS}
+
+
+def table(
+    measure: Callable[[Case], dict[str, float]], titles: Sequence[str], noises: Sequence[float], args: Namespace
+) -> list[str]:
+    """Return lines of Markdown, a row a title and noise; rows are taken from the folder if they are there."""
+    folder = args.work / measure.__name__
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{title.replace(' ', '_')}_{noise:g}.json"
-    if not path.exists():
-        case = Case(title, noise, data)
-        tv = [{"sampler#rho": RHO, "sampler#threshold": weight / RHO, "sampler#iterations": 60} for weight in TV]
-        found = {f"{w:g}": case.psnr(overrides={"consistency#noise_weight": w}) for w in WEIGHTS}
-        found["TV"] = max(case.psnr(method="admm_tv", overrides=options) for options in tv)
-        write_json(path, found)
-    return dict(json.loads(path.read_text()))
+    lines: list[str] = []
+    for title in titles:
+        for noise in noises:
+            path = folder / f"{title.replace(' ', '_')}_{noise:g}.json"
+            if not path.exists():
+                write_json(path, measure(Case(title, noise, args.data)))
+            found = json.loads(path.read_text())
+            if not lines:
+                lines = [f"| task | noise | {' | '.join(found)} |", "|---|---|" + "---|" * len(found)]
+            lines.append(f"| {title} | {noise:g} | {' | '.join(f'{value:.2f}' for value in found.values())} |")
+            print(lines[-1], flush=True)
+    return lines
 
 
 def main() -> None:
@@ -89,15 +112,12 @@ def main() -> None:
         f"{', '.join(f'{w:g}' for w in TV)}), on the middle of "
         "volumes that settings were chosen on. The noise is relative to the root mean square of the measurement.",
         "",
-        "| task | noise | " + " | ".join(f"weight {w:g}" for w in WEIGHTS) + " | ADMM-TV |",
-        "|---|---|" + "---|" * (len(WEIGHTS) + 1),
+        *table(weights, args.cases, NOISES, args),
     ]
-    for title in args.cases:
-        for noise in NOISES:
-            found = row(title, noise, args.data, args.work)
-            cells = [f"{found[label]:.2f}" for label in (*(f"{w:g}" for w in WEIGHTS), "TV")]
-            lines.append(f"| {title} | {noise:g} | " + " | ".join(cells) + " |")
-            print(lines[-1], flush=True)
+    if ct := [title for title in args.cases if title.startswith("CT")]:
+        lines += ["", "## How exactly the data are solved for", ""]
+        lines += ["The same of CT with each `consistency#iterations` and the noise weight of the task.", ""]
+        lines += table(iterations, ct, FEW_NOISES, args)
     if args.write:
         text = "\n".join(lines) + "\n"
         atomic_write(args.write / "noise_weight.md", lambda path: path.write_text(text, encoding="utf-8"))
