@@ -78,21 +78,23 @@ def iterations(case: Case) -> dict[str, float]:
 
 
 def table(
-    measure: Callable[[Case], dict[str, float]], titles: Sequence[str], noises: Sequence[float], args: Namespace
+    measure: Callable[[Case], dict[str, float]],
+    columns: Sequence[str],
+    titles: Sequence[str],
+    noises: Sequence[float],
+    args: Namespace,
 ) -> list[str]:
     """Return lines of Markdown, a row a title and noise; rows are taken from the folder if they are there."""
     folder = args.work / measure.__name__
     folder.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
+    lines = [f"| task | noise | {' | '.join(columns)} |", "|---|---|" + "---|" * len(columns)]
     for title in titles:
         for noise in noises:
             path = folder / f"{title.replace(' ', '_')}_{noise:g}.json"
             if not path.exists():
                 write_json(path, measure(Case(title, noise, args.data)))
             found = json.loads(path.read_text())
-            if not lines:
-                lines = [f"| task | noise | {' | '.join(found)} |", "|---|---|" + "---|" * len(found)]
-            lines.append(f"| {title} | {noise:g} | {' | '.join(f'{value:.2f}' for value in found.values())} |")
+            lines.append(f"| {title} | {noise:g} | {' | '.join(f'{found[name]:.2f}' for name in columns)} |")
             print(lines[-1], flush=True)
     return lines
 
@@ -113,12 +115,12 @@ def main() -> None:
         f"{', '.join(f'{w:g}' for w in TV)}), on the middle of "
         "volumes that settings were chosen on. The noise is relative to the root mean square of the measurement.",
         "",
-        *table(weights, args.cases, NOISES, args),
+        *table(weights, [*(f"weight {w:g}" for w in WEIGHTS), "ADMM-TV"], args.cases, NOISES, args),
     ]
     if ct := [title for title in args.cases if title.startswith("CT")]:
         lines += ["", "## How exactly the data are solved for", ""]
         lines += ["The same of CT with each `consistency#iterations` and the noise weight of the task.", ""]
-        lines += table(iterations, ct, FEW_NOISES, args)
+        lines += table(iterations, [f"{n} iterations" for n in ITERATIONS], ct, FEW_NOISES, args)
     if args.write:
         text = "\n".join(lines) + "\n"
         atomic_write(args.write / "noise_weight.md", lambda path: path.write_text(text, encoding="utf-8"))
