@@ -105,7 +105,11 @@ class Connection:
             if answer.status_code == 404 and missing is not None:
                 return missing
             if answer.status_code != 200 or int(answer.headers.get("Content-Length") or 0) > _LONGEST:
-                raise ConfigError("not an answer of Orthanc", where="--orthanc", got=f"status {answer.status_code}")
+                got, mend = (
+                    f"status {answer.status_code}",
+                    "check the address; a proxy may ask for --client-certificate",
+                )
+                raise ConfigError("not an answer of Orthanc", where="--orthanc", got=got, mend=mend)
             try:
                 return answer.json()
             except ValueError:

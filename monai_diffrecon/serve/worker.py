@@ -165,6 +165,8 @@ class Worker:
         except ResourceError:
             raise
         except DiffReconError as error:
+            if self._changed(series):  # an image that went while it was read, for instance
+                return None
             return {"state": "failed", "reason": str(redact(str(error)))}
         except OSError as error:
             refused = told(error, f"case {case}")

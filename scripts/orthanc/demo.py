@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,26 @@ def free_ports(count: int) -> list[int]:
 
 
 class Orthanc:
-    """A server on loopback in a folder; it can be killed and started again."""
+    """A server on loopback in a folder; it can be killed and started again.
 
-    def __init__(self, folder: Path, stable_age: int = 1, plugins: Sequence[str] = ()) -> None:
+    Args:
+        folder: for its files.
+        plugins: files of plugins.
+        user: name and password that it asks for.
+        modalities: name -> port of other servers on this machine, to which it can send.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plugins: Sequence[str] = (),
+        user: tuple[str, str] | None = None,
+        modalities: Mapping[str, int] | None = None,
+    ) -> None:
         http, self.port = free_ports(2)
-        self.url, self.folder = f"http://127.0.0.1:{http}", folder
+        self.url, self.folder, self.session = f"http://127.0.0.1:{http}", folder, requests.Session()
+        self.session.auth = user
+        others = {"SELF": self.port, **(modalities or {})}
         folder.mkdir(parents=True, exist_ok=True)
         settings = {
             "StorageDirectory": str(folder / "db"),
@@ -57,10 +72,11 @@ class Orthanc:
             "DicomPort": self.port,
             "DicomAet": "ORTHANC",
             "DicomCheckCalledAet": False,
-            "DicomModalities": {"SELF": ["ORTHANC", "127.0.0.1", self.port]},
+            "DicomModalities": {name: ["ORTHANC", "127.0.0.1", port] for name, port in others.items()},
             "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "StableAge": stable_age,
+            "AuthenticationEnabled": user is not None,
+            "RegisteredUsers": dict([user] if user else []),
+            "StableAge": 1,
             "Plugins": list(plugins),
         }
         (folder / "orthanc.json").write_text(json.dumps(settings))
@@ -74,7 +90,7 @@ class Orthanc:
             if self.process.poll() is not None:
                 raise SystemExit(f"Orthanc ended; see {self.folder / 'log'}")
             try:
-                requests.get(f"{self.url}/system", timeout=5)
+                self.session.get(f"{self.url}/system", timeout=5)
                 return
             except requests.RequestException:
                 time.sleep(0.1)
@@ -87,7 +103,7 @@ class Orthanc:
 
     def get(self, path: str) -> Any:
         """Return an answer in JSON."""
-        answer = requests.get(f"{self.url}{path}", timeout=60)
+        answer = self.session.get(f"{self.url}{path}", timeout=60)
         answer.raise_for_status()
         return answer.json()
 
@@ -108,7 +124,7 @@ class Orthanc:
 
     def state(self, series: str) -> dict[str, Any]:
         """Return the state that workers keep in a series, empty without one."""
-        answer = requests.get(f"{self.url}/series/{series}/metadata/4100", timeout=60)
+        answer = self.session.get(f"{self.url}/series/{series}/metadata/4100", timeout=60)
         return answer.json() if answer.status_code == 200 else {}
 
     @classmethod

@@ -1,17 +1,16 @@
 # Licensed under the Apache License, Version 2.0 (the "License"); see the file LICENSE.
 # SPDX-License-Identifier: Apache-2.0
-"""The worker and a real Orthanc server: conformance, kills of both, and load.
+"""The worker and a real Orthanc server: conformance, TLS, kills of both, load, and load with trouble.
 
     python scripts/orthanc/study.py WORK [--kills 20] [--server-kills 3] [--series 20] [--output FILE.md]
 
-Needs Orthanc, storescu (dcmtk) and dciodvfy (dicom3tools). Workers are forked from this process, which has imported
-everything, and killed by SIGKILL.
+Needs Orthanc, storescu (dcmtk), dciodvfy (dicom3tools), nginx and openssl. Workers are forked from this
+process, which has imported everything, and killed by SIGKILL.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -19,85 +18,22 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import requests
 from demo import Orthanc, thick_series
+from secured import secured
+from trouble import trouble
+from workers import CHEAP, SENDERS, SLOW, computed, end, fetch, start, volumes
 
-from monai_diffrecon.cli import main as cli
 from monai_diffrecon.io.dicom.series_reader import DicomSeriesReader
-from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.serve import worker
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
-from monai_diffrecon.tracking.provenance import verify_record
 
 ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = ROOT / "bundles" / "brain_mr"
-SENDERS = ("MR1", "MR2", "MR3", "MR4")
-SLOW = {"sampler#steps": 12, "evaluator#view": False, "device": "cpu", "checkpoint_every": 1}
-CHEAP = {"sampler": {"name": "cubic"}, "evaluator#view": False, "device": "cpu"}
-
-
-def start(server: Orthanc, work: Path, overrides: dict[str, Any], *more: str) -> int:
-    """Start a worker and return its process id."""
-    work.mkdir(parents=True, exist_ok=True)
-    rule = {"name": "thick", "modality": "MR", "description": "t1", "senders": SENDERS, "thickness": 3}
-    rules = work / "rules.json"
-    rules.write_text(json.dumps({"rules": [rule | {"bundle": str(BUNDLE), "overrides": overrides}]}))
-    words = ["serve", "--orthanc", server.url, "--rules", str(rules), "--work", str(work / "folder"), *more]
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    log = os.open(work / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    code = 70
-    try:
-        code = cli.main(words)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-
-
-def end(pid: int, number: int = 0) -> int:
-    """Wait for a worker, after a signal if there is one; return its exit code, negative for a signal."""
-    if number:
-        os.kill(pid, number)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def volumes(work: Path) -> list[str]:
-    """Return the hashes of the volumes of a worker, whose records verify."""
-    results = work / "folder" / "results"
-    for record in results.glob("*.provenance.json"):
-        verify_record(record)
-    return sorted(sha256_file(path) for path in results.glob("*_recon.nii.gz"))
-
-
-def computed(work: Path) -> list[str]:
-    """Return the names of the runs that computed a case to its end."""
-    client = mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{work}/folder/results/mlflow.db")
-    experiment = client.get_experiment_by_name("monai_diffrecon")
-    found = client.search_runs([experiment.experiment_id], max_results=1000)
-    return [r.info.run_name for r in found if r.info.status == "FINISHED" and "computed" not in r.data.tags]
-
-
-def fetch(server: Orthanc, series: dict[str, Any], folder: Path) -> list[Path]:
-    """Download a series."""
-    folder.mkdir(parents=True)
-    for number, instance in enumerate(series["Instances"]):
-        content = requests.get(f"{server.url}/instances/{instance}/file", timeout=60).content
-        (folder / f"{number:04d}.dcm").write_bytes(content)
-    return sorted(folder.iterdir())
 
 
 def conformance(root: Path) -> list[str]:
@@ -106,7 +42,7 @@ def conformance(root: Path) -> list[str]:
         scan = thick_series(root / "scan", (64, 72, 6), 5)
         server.send(scan, "MR1")
         server.settle()
-        assert end(start(server, root / "worker", SLOW | {"sampler#steps": 2}, "--once")) == 0
+        assert end(start(server.url, root / "worker", SLOW | {"sampler#steps": 2}, "--once")) == 0
         (derived,) = server.derived()
         files = fetch(server, derived, root / "derived")
     said = [subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False) for path in files]
@@ -135,7 +71,7 @@ def kills(root: Path, workers: int, servers: int) -> list[str]:
             server.send(thick_series(root / f"scan{number}", (64, 72, 8), 5, number), SENDERS[number])
         server.settle()
         begun = time.perf_counter()
-        assert end(start(server, root / "whole", SLOW, "--once")) == 0
+        assert end(start(server.url, root / "whole", SLOW, "--once")) == 0
         whole = time.perf_counter() - begun
     with Orthanc.running(root / "orthanc2") as server:
         for number in range(1, count + 1):
@@ -143,7 +79,7 @@ def kills(root: Path, workers: int, servers: int) -> list[str]:
         server.settle()
         done, outages = 0, 0
         while done < workers:
-            pid = start(server, root / "killed", SLOW, "--every", "0.5")
+            pid = start(server.url, root / "killed", SLOW, "--every", "0.5")
             time.sleep(chance.uniform(0.1, 0.25) * whole)
             if outages < servers and done % (workers // (servers + 1) or 1) == 1:
                 server.stop(kill=True)
@@ -153,7 +89,7 @@ def kills(root: Path, workers: int, servers: int) -> list[str]:
                 time.sleep(0.1 * whole)
             if end(pid, signal.SIGKILL) == -signal.SIGKILL:
                 done += 1
-        assert end(start(server, root / "killed", SLOW, "--once")) == 0
+        assert end(start(server.url, root / "killed", SLOW, "--once")) == 0
         derived, states = server.derived(), [server.state(series) for series in server.get("/series")]
         complete = sorted(len(series["Instances"]) for series in derived)
     assert len(derived) == count, len(derived)
@@ -172,7 +108,7 @@ def load(root: Path, count: int) -> list[str]:
     """Send series from four senders at once to two workers."""
     with Orthanc.running(root / "orthanc") as server:
         folders = [thick_series(root / f"scan{n}", (64, 64, 60), 3, n) for n in range(count)]
-        workers = [start(server, root / "worker", CHEAP, "--every", "0.5") for _ in range(2)]
+        workers = [start(server.url, root / "worker", CHEAP, "--every", "0.5") for _ in range(2)]
         begun = time.perf_counter()
         with ThreadPoolExecutor(len(SENDERS)) as pool:
             list(pool.map(lambda n: server.send(folders[n], SENDERS[n % len(SENDERS)]), range(count)))
@@ -204,6 +140,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--server-kills", type=int, default=3)
     parser.add_argument("--series", type=int, default=20)
+    parser.add_argument("--only", nargs="*", help="parts, such as secured or trouble; default: all")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "orthanc.md")
     args = parser.parse_args()
     assert worker  # imported once for all workers
@@ -217,9 +154,17 @@ def main() -> None:
         "process of its own, ended by SIGKILL at random moments; the server is ended by SIGKILL too, and started anew.",
         "",
     ]
-    for part in (conformance, lambda r: kills(r, args.kills, args.server_kills), lambda r: load(r, args.series)):
-        lines += part(args.work / str(len(lines)))
-        print(lines[-1], flush=True)
+    parts = {
+        "conformance": conformance,
+        "secured": secured,
+        "kills": lambda folder: kills(folder, args.kills, args.server_kills),
+        "load": lambda folder: load(folder, args.series),
+        "trouble": lambda folder: trouble(folder, args.series),
+    }
+    for name in args.only or parts:
+        said = parts[name](args.work / name)
+        print("\n".join(said), flush=True)
+        lines += said
     orthanc = subprocess.run(["Orthanc", "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
     machine = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores shared with other work"
     lines += ["", f"{machine}, {orthanc}, torch {version('torch')}.", ""]

@@ -172,6 +172,23 @@ def test_a_series_that_changes_while_it_is_read_waits(orthanc: Any, series: Any,
     assert len(images) == 19
 
 
+def test_an_image_that_goes_while_the_series_is_read(orthanc: Any, series: Any, serve: Serve) -> None:
+    source = orthanc.receive(series())
+
+    def goes(verb: str, path: str) -> None:
+        instances = orthanc.series[source]
+        if path.endswith("/file") and len(instances) == 5:
+            del orthanc.files[instances.pop()]
+
+    orthanc.hook = goes
+    assert serve() == 0
+    assert orthanc.state(source)["state"] == "working"
+    assert serve() == 0
+    assert orthanc.state(source)["state"] == "done"
+    (images,) = orthanc.derived().values()
+    assert len(images) == 15
+
+
 @pytest.mark.slow
 def test_a_server_that_is_away_for_a_while(
     orthanc: Any, series: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch

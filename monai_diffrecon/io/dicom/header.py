@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -138,10 +139,16 @@ def dicom_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's warnings to itself: they quote values, which may name a patient."""
+    """Keep pydicom's warnings and its log to itself: they quote values, which may name a patient."""
+    log = logging.getLogger("pydicom")
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        log.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 class _WholeFile(io.BufferedReader):

@@ -238,11 +238,14 @@ def test_compressed_frames_of_an_enhanced_file(tmp_path: Path, dicom: Any, itk: 
 
 
 @pytest.mark.parametrize("change", [lambda frames: frames[:2], lambda frames: [*frames[:2], frames[2][:200]]])
-def test_a_compressed_frame_that_is_not_there(tmp_path: Path, dicom: Any, itk: Any, change: Any) -> None:
+def test_a_compressed_frame_that_is_not_there(
+    tmp_path: Path, dicom: Any, itk: Any, change: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     path = _compressed_frames(tmp_path, dicom, itk, "jpeg2000", change)
     with pytest.raises(InputError) as caught:
         DicomSeriesReader().read(path)
     assert caught.value.where == "enhanced.dcm"
+    assert not caplog.records  # decoders log what they were given
 
 
 def test_a_truncated_compressed_file(tmp_path: Path, dicom: Any) -> None:
