@@ -122,7 +122,10 @@ class Reconstructor:
         config = ConfigParser({**self._config, **changes})
         inferer: DiffReconInferer = content_of(config, "inferer") if changes else self.inferer
         loaded: dict[str, Any] = {"image": data}
-        if source is not None or "preprocessing" in self._config:  # a bundle that only generates has none
+        if self._config.get("preprocessing") is None:  # a bundle that only generates
+            if source is not None:
+                raise ConfigError("the bundle reads no scan", where="preprocessing", mend="use a bundle that has it")
+        else:
             prepare = content_of(config, "preprocessing")
             loaded = unwrapped(lambda: prepare({"image": data, **({"case": case} if case else {})}))
         image = loaded["image"]

@@ -12,9 +12,10 @@ from pathlib import Path
 def own_root(name: str) -> str:
     """Return the root folder of a bundle, for its own configuration, which cannot know the file it was read from.
 
-    It is the working directory, or else the first folder of Python's module path that is this bundle:
-    ``monai.bundle run`` and MONAI Deploy put a bundle there before they build anything of it. MONAI Label,
-    :func:`monai_diffrecon.load` and ``--bundle_root`` set the folder instead of asking.
+    It is the first folder of Python's module path that is this bundle, and the working directory last:
+    ``monai.bundle run`` and MONAI Deploy put a bundle on that path before they build anything of it, and the working
+    directory may be another copy. MONAI Label, :func:`monai_diffrecon.load` and ``--bundle_root`` set the folder
+    instead of asking.
 
     Args:
         name: ``name`` of the bundle's ``metadata.json``.
@@ -22,7 +23,8 @@ def own_root(name: str) -> str:
     Returns:
         The folder; ``.`` where none is found, so that what is missing is reported by whoever reads the bundle.
     """
-    return next((folder for folder in (".", *sys.path) if _name_of(Path(folder)) == name), ".")
+    found = (folder for folder in sys.path if _name_of(Path(folder)) == name)
+    return next((folder for folder in found if not Path(folder).samefile(".")), ".")
 
 
 def _name_of(root: Path) -> str | None:

@@ -334,13 +334,16 @@ def test_bundles_of_the_repository_by_name_or_family(
     assert [record.args for record in caplog.records] == warned
 
 
+@pytest.mark.parametrize("absent", [True, False], ids=["absent", "null"])
 def test_a_bundle_that_only_generates_takes_tensors(
-    make_bundle: Callable[..., Path], tmp_path: Path, built: Any
+    make_bundle: Callable[..., Path], tmp_path: Path, built: Any, absent: bool
 ) -> None:
     bundle = make_bundle(tmp_path / "bare_axial")
     path = bundle / "configs/inference.json"
     config = json.loads(path.read_text())
-    del config["preprocessing"], config["dataset"]
+    config["preprocessing"] = config["dataset"] = None
+    if absent:
+        del config["preprocessing"], config["dataset"]
     path.write_text(json.dumps(config))
     model, y = dr.load(bundle, sampler="initial", device="cpu"), built(TRUTH)
     torch.testing.assert_close(model.reconstruct(y, operator=built).volume, built.initial(y))

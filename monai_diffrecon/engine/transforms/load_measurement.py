@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monai_diffrecon.engine.transforms.resample_in_plane import note_preparation
 from monai_diffrecon.errors import InputError
-from monai_diffrecon.errors.options import check_flag
+from monai_diffrecon.errors.options import check_flag, path_option
 from monai_diffrecon.io.find_reader import AUTO, read_scan
 from monai_diffrecon.io.measurement.metatensor import affine_of, to_tensor
 from monai_diffrecon.io.measurement.tensor_image import image_of
@@ -59,6 +59,7 @@ class LoadMeasurementd(MapTransform):
         """Read.
 
         Raises:
+            InputError: neither a path nor a tensor.
             DiffReconError: as :func:`~monai_diffrecon.io.find_reader.read_scan`.
         """
         out, case = dict(data), data.get("case")
@@ -70,8 +71,16 @@ class LoadMeasurementd(MapTransform):
                 measurement = image
                 if not self.correct_tilt:
                     check_straight(measurement.geometry, str(key))
+            elif not isinstance(out[key], str | Path):
+                raise InputError(
+                    "not a scan",
+                    where=str(key),
+                    expected="a path, or a tensor (X, Y, Z)",
+                    got=type(out[key]).__name__,
+                    mend="give an array as MetaTensor(array, affine=affine)",
+                )
             else:
-                path = Path(out[key])
+                path = path_option(out[key], str(key))
                 read = partial(read_scan, path, self.reader, leaning=self.correct_tilt)
                 out[f"{key}_reader"], measurement = anonymously(read, path, str(key), case)
             if self.correct_tilt:
@@ -105,7 +114,7 @@ class LoadVolumed(MapTransform):
         """
         out, case = dict(data), data.get("case")
         for key in self.key_iterator(out):
-            path = Path(out[key])
+            path = path_option(out[key], str(key))
             _, m = anonymously(partial(read_scan, path), path, str(key), case)
             where = str(key) if case is None else f"case {case}: {key}"
             if m.operator is not None:

@@ -149,6 +149,23 @@ def test_wrong_settings_are_one_line(
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "[]",
+        '{"selections": []}',
+        '{"selections": [{"name": "x", "conditions": ["Modality"]}]}',
+        '{"selections": [{"name": "x", "conditions": {"Modality": "("}}]}',
+    ],
+)
+def test_wrong_rules_are_one_line(
+    rules: str, run: Callable[..., int], scan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rules.json").write_text(rules)
+    assert run(rules=str(tmp_path / "rules.json")) == 2
+    assert len([line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]) == 1
+
+
 def test_other_operators_receive_an_image_in_full_precision(scan: Path) -> None:
     from monai.deploy.core import Fragment
 

@@ -48,6 +48,7 @@ class DiffReconSlicerWidget(ScriptedLoadableModuleWidget):
         self.volume = slicer.qMRMLNodeComboBox()
         self.volume.nodeTypes = ["vtkMRMLScalarVolumeNode"]
         self.volume.addEnabled = self.volume.removeEnabled = False
+        self.volume.showChildNodeTypes = False  # no label maps, no colours
         self.volume.setMRMLScene(slicer.mrmlScene)
         self.choices = qt.QWidget()
         self.fields = qt.QFormLayout(self.choices)
@@ -119,7 +120,7 @@ class DiffReconSlicerWidget(ScriptedLoadableModuleWidget):
         self.folder = Path(tempfile.mkdtemp(prefix="diffrecon_", dir=slicer.app.temporaryPath))
         if source is not None:
             scan = self.folder / "scan.nii.gz"
-            slicer.util.saveNode(source, str(scan))
+            slicer.util.exportNode(source, str(scan))  # saveNode would make the temporary file that of the volume
         chosen = {name: f.value if hasattr(f, "value") else f.currentText for name, f in self.values.items()}
         server, to = Server(self.url.text), self.folder / "result.nii.gz"
         self.job = Job(lambda: server.reconstruct(model, chosen, scan, to))
@@ -155,6 +156,8 @@ def load_scalar(path: Path, name: str, source: Any) -> Any:
         source: the volume it was made of, whose window it gets since it has the same units; None lets Slicer choose.
     """
     node = slicer.util.loadVolume(str(path), {"name": name, "labelmap": False, "singleFile": True})
+    # Its file goes: without it, Slicer knows that the volume is still to be saved.
+    slicer.mrmlScene.RemoveNode(node.GetStorageNode())
     if source is not None:
         display, of = node.GetDisplayNode(), source.GetDisplayNode()
         display.SetAutoWindowLevel(False)

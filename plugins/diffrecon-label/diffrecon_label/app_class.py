@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from dicomweb_client.session_utils import create_session_from_user_pass
@@ -84,5 +85,9 @@ class ReconstructionApp(MONAILabelApp):
         """
         if request.get("save_label"):
             raise HTTPException(422, "save_label: a reconstruction is not a label; take it from the answer")
+        image = request.get("image")
+        if isinstance(image, str) and not os.path.isabs(image):
+            # An id. MONAI Label would look first for a file or folder of that name in the working directory.
+            request = {**request, "image": (datastore or self.datastore()).get_image_uri(image)}
         done: dict[str, Any] = super().infer(request, datastore)
         return done

@@ -64,8 +64,7 @@ class ReconstructionTask(BundleInferTask):
         if isinstance(image, str) and not os.path.exists(image):  # an id that is not in the datastore is ""
             raise HTTPException(404, "image: not in the datastore of this server")
         try:
-            _check_format(request)
-            return super().__call__(request, callbacks)
+            return super().__call__({**request, **_format(request)}, callbacks)
         except Exception as error:
             said = users_error(error)
             if said is None:
@@ -103,8 +102,8 @@ class LoggedSteps:
         logger.info("reconstruction: step %d of %d, sigma %.3f", step, len(engine.ladder), engine.ladder[step - 1])
 
 
-def _check_format(request: dict[str, Any]) -> None:
-    """Refuse formats that change voxels without a word: clients of segmentations ask for uint8.
+def _format(request: dict[str, Any]) -> dict[str, str]:
+    """Return the format of the result, and refuse one that changes voxels: clients of segmentations ask for uint8.
 
     Raises:
         ConfigError: not float32, or no format of volumes.
@@ -126,3 +125,4 @@ def _check_format(request: dict[str, Any]) -> None:
         raise ConfigError(
             "no format of the result", where="result_extension", expected=", ".join(_EXTENSIONS), got=extension
         )
+    return {"result_dtype": "float32", "result_extension": extension}

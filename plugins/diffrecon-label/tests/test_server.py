@@ -39,6 +39,7 @@ def folder(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(studies, folder)
     shutil.copytree(studies / "1.2.3", folder / "gap")
     sorted((folder / "gap").iterdir())[1].unlink()
+    (folder.parent / "1.2.3").mkdir()  # in the working directory of the server, which is not asked for ids
     return folder
 
 
@@ -131,6 +132,14 @@ def test_the_modules_for_segmentations_get_no_volume_in_8_bits(server: Server) -
     parts = f'--b\r\nContent-Disposition: form-data; name="params"\r\n\r\n{body}\r\n--b--\r\n'.encode()
     with pytest.raises(ServerError, match="not a label map"):
         server._ask("/infer/brain_mr?image=scan", 600.0, parts, "multipart/form-data; boundary=b")
+
+
+def test_a_client_that_names_no_format_gets_a_float32_volume(server: Server, tmp_path: Path) -> None:
+    body = json.dumps({"method": "cubic", "result_dtype": None, "result_extension": None})
+    parts = f'--b\r\nContent-Disposition: form-data; name="params"\r\n\r\n{body}\r\n--b--\r\n'.encode()
+    path = "/infer/brain_mr?output=image&image=1.2.3"
+    (tmp_path / "v.nii.gz").write_bytes(server._ask(path, 600.0, parts, "multipart/form-data; boundary=b"))
+    assert nib.load(tmp_path / "v.nii.gz").get_data_dtype() == np.float32
 
 
 def test_a_file_that_is_no_scan_is_refused(server: Server, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class FakeServer:
 def slicer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MagicMock:
     slicer, base = MagicMock(), ModuleType("slicer.ScriptedLoadableModule")
     slicer.app.temporaryPath = str(tmp_path)
-    slicer.util.saveNode.side_effect = lambda node, path: Path(path).write_bytes(b"scan")
+    slicer.util.exportNode.side_effect = lambda node, path: Path(path).write_bytes(b"scan")
     base.ScriptedLoadableModule = type("Module", (), {"__init__": lambda self, parent: None})  # type: ignore[attr-defined]
     base.ScriptedLoadableModuleWidget = type(  # type: ignore[attr-defined]
         "Widget", (), {"setup": lambda self: setattr(self, "layout", MagicMock())}
@@ -147,6 +147,9 @@ def test_a_volume_is_sent_and_the_result_is_a_scalar_volume_with_its_window(pane
     display.SetWindowLevel.assert_called_with(800.0, 400.0)
     assert panel.button.enabled is True
     assert not scan.parent.exists()  # nothing of the patient stays
+    # Slicer saves neither volume as a file that is gone.
+    slicer.util.saveNode.assert_not_called()
+    slicer.mrmlScene.RemoveNode.assert_called_once_with(slicer.util.loadVolume.return_value.GetStorageNode())
 
 
 def test_a_series_of_the_server_needs_no_volume(panel: Any, slicer: MagicMock) -> None:
@@ -154,7 +157,7 @@ def test_a_series_of_the_server_needs_no_volume(panel: Any, slicer: MagicMock) -
     panel.on_reconstruct()
     _wait(panel)
     assert FakeServer.asked[2] == "1.2.3"
-    slicer.util.saveNode.assert_not_called()
+    slicer.util.exportNode.assert_not_called()
     slicer.util.loadVolume.return_value.GetDisplayNode().SetWindowLevel.assert_not_called()
 
 
@@ -164,7 +167,7 @@ def test_no_volume_and_a_transformed_one_are_refused(panel: Any, slicer: MagicMo
     panel.on_reconstruct()
     assert panel.job is None
     slicer.util.errorDisplay.assert_called_once()
-    slicer.util.saveNode.assert_not_called()
+    slicer.util.exportNode.assert_not_called()
 
 
 def test_what_the_server_refuses_is_shown(panel: Any, slicer: MagicMock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,11 +146,14 @@ def test_a_bundle_that_is_nowhere_says_what_is_missing(root: Path) -> None:
     assert parser.get_parsed_content("bundle_root") == "."
 
 
-@pytest.mark.parametrize("cwd", ["root", "configs"])
-def test_monai_bundle_run_needs_no_root(root: Path, cwd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cwd", ["root", "configs", "another copy"])
+def test_monai_bundle_run_needs_no_root(root: Path, cwd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from monai.bundle import ConfigWorkflow
 
-    monkeypatch.chdir(root if cwd == "root" else root / "configs")
+    if cwd == "another copy":
+        shutil.copytree(root / "configs", tmp_path / "configs")  # the working directory; it has no weights
+    else:
+        monkeypatch.chdir(root if cwd == "root" else root / "configs")
     file = Path("configs/inference.json") if cwd == "root" else root / "configs/inference.json"
     workflow = ConfigWorkflow(
         config_file=str(file), workflow_type="infer", logging_file=False, device="cpu", run=["$@score"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,12 @@ def test_nothing_else_travels_along(scans: Path) -> None:
     assert out.keys() == {"image", "image_reader", "case"}
     assert isinstance(out["image"], MetaTensor)
     assert "Doe" not in str(out["image"].meta)
+
+
+@pytest.mark.parametrize("scan", [np.zeros((4, 5, 6)), ["a.nii"], None, ""], ids=["array", "list", "none", "empty"])
+def test_what_is_neither_a_path_nor_a_tensor_is_refused(scan: Any) -> None:
+    with raises(InputError, where="image"):
+        LoadMeasurementd(["image"])({"image": scan})
 
 
 def test_a_reader_by_name(scans: Path) -> None:

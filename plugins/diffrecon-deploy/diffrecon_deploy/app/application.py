@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from holoscan.conditions import CountCondition
 from holoscan.logger import LogLevel, set_log_level
@@ -18,10 +19,26 @@ from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSel
 from diffrecon_deploy.app.settings import Settings, find_bundle, read_settings
 from diffrecon_deploy.reconstruction_operator import ReconstructionOperator
 from diffrecon_deploy.series_writer_operator import SeriesWriterOperator
-from monai_diffrecon.errors import DiffReconError, InputError
+from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.io.file_validation import read_json
 
 _HERE = Path(__file__).resolve().parent
+
+
+class _Selector(DICOMSeriesSelectorOperator):
+    """The selector of the SDK, which fails in many ways by rules that it does not understand."""
+
+    def filter(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what matches the rules.
+
+        Raises:
+            ConfigError: the rules cannot be applied.
+        """
+        try:
+            return super().filter(*args, **kwargs)
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError("cannot be applied to the series", where="reconstruction#rules", got=said) from error
 
 
 class ReconstructionApp(Application):
@@ -40,16 +57,15 @@ class ReconstructionApp(Application):
         """Connect the operators."""
         context, said = self._context, self._settings
         rules = _HERE / said.rules  # a path that is absolute stays as it is
-        read_json(rules, rules.name)
+        if not read_json(rules, rules.name):
+            raise ConfigError("no rules", where=rules.name, expected='{"selections": [...]}')
         if not Path(context.input_path).is_dir():
             raise InputError("no such folder", where="input", mend="give the folder of the DICOM files, -i")
         # Without a study the list is empty, which the reconstruction refuses like one that does not match.
         loader = DICOMDataLoaderOperator(
             self, CountCondition(self, 1), input_folder=Path(context.input_path), must_load=False, name="loader"
         )
-        selector = DICOMSeriesSelectorOperator(
-            self, rules=rules.read_text(encoding="utf-8"), all_matched=True, name="selector"
-        )
+        selector = _Selector(self, rules=rules.read_text(encoding="utf-8"), all_matched=True, name="selector")
         reconstruction = ReconstructionOperator(
             self,
             bundle=find_bundle(Path(context.model_path), said.bundle),
