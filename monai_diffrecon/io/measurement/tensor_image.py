@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from monai_diffrecon.errors import InputError
 from monai_diffrecon.io.measurement.checks import check_affine
 from monai_diffrecon.io.measurement.metatensor import META_KEY, geometry_of
 from monai_diffrecon.protocols import Measurement
@@ -27,10 +28,12 @@ def image_of(tensor: Tensor, where: str) -> Measurement | None:
         where: name for messages.
 
     Raises:
-        InputError: an impossible affine.
+        InputError: no voxels, or an impossible affine.
     """
     if (isinstance(tensor, MetaTensor) and META_KEY in tensor.meta) or not _is_image(tensor):
         return None
+    if not tensor.numel():
+        raise InputError("no voxels", where=where, got=tuple(tensor.shape))
     data = tensor.as_subclass(Tensor)
     data = data if data.ndim == 4 else data[None]
     data = data if data.is_floating_point() or data.is_complex() else data.to(torch.float32)

@@ -50,8 +50,12 @@ def test_nothing_else_travels_along(scans: Path) -> None:
     assert "Doe" not in str(out["image"].meta)
 
 
-@pytest.mark.parametrize("scan", [np.zeros((4, 5, 6)), ["a.nii"], None, ""], ids=["array", "list", "none", "empty"])
-def test_what_is_neither_a_path_nor_a_tensor_is_refused(scan: Any) -> None:
+@pytest.mark.parametrize(
+    "scan",
+    [np.zeros((4, 5, 6)), ["a.nii"], None, "", torch.zeros(1, 0, 8, 8)],
+    ids=["array", "list", "none", "empty", "no voxels"],
+)
+def test_what_is_neither_a_path_nor_an_image_is_refused(scan: Any) -> None:
     with raises(InputError, where="image"):
         LoadMeasurementd(["image"])({"image": scan})
 
