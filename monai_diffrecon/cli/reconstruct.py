@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import shlex
 import sys
@@ -15,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_diffrecon.cli.run import overrides_of, run_words
+from monai_diffrecon.cli.run import overrides_of, reader_of, run_words
 from monai_diffrecon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         from monai_diffrecon.errors.options import path_option
         from monai_diffrecon.io.find_reader import read_scan
 
-        overrides, arguments.reader = overrides_of(arguments.set), _reader(arguments.reader)
+        overrides, arguments.reader = overrides_of(arguments.set), reader_of(arguments.reader)
         paths = [path_option(scan, "SCAN") for scan in arguments.scan]
         leaning = bool(overrides.get("correct_tilt"))
         scans = [read_scan(path, arguments.reader or "auto", leaning=leaning)[1] for path in paths]
@@ -94,26 +93,6 @@ def reconstruct(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
         return code
 
     return run
-
-
-def _reader(text: str | None) -> Any:
-    """Return the reader as it was typed: a name, or with options, as JSON or as Python writes them.
-
-    Raises:
-        ConfigError: options that are neither.
-    """
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        raise ConfigError(
-            "cannot be read", where="--reader", expected="a name, or {'name': ..., options}", got=text
-        ) from None
 
 
 def _several(arguments: argparse.Namespace, scans: list[Measurement]) -> Measurement | None:

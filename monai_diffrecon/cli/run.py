@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import runpy
 import sys
@@ -80,6 +81,26 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
+
+
+def reader_of(text: str | None) -> Any:
+    """Return the reader as it was typed: a name, or with options, as JSON or as Python writes them.
+
+    Raises:
+        ConfigError: options that are neither.
+    """
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        raise ConfigError(
+            "cannot be read", where="--reader", expected="a name, or {'name': ..., options}", got=text
+        ) from None
 
 
 def declarations(pairs: Sequence[str], where: str = "--declare") -> dict[str, Any]:

@@ -440,11 +440,19 @@ FAULTS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     ),
     "line": (lambda p: edit(p, where=first, kspace_encode_step_1=lambda n: n + 90), {"where": "scan.h5", "got": 93}),
     "readout": (lambda p: edit_xml(p, "<x>52</x>", "<x>40</x>"), {"where": "scan.h5", "got": "-6 to 46"}),
+    "centre": (
+        lambda p: edit(p, discard_pre=lambda _: 27),
+        {"where": "scan.h5", "what": "a partial readout without its centre sample", "got": -1},
+    ),
     "no data": (
         lambda p: rewrite(p, lambda t: t[:0]),
         {"where": "scan.h5", "expected": "contrast 0, phase 0, repetition 0, set 0"},
     ),
     "EPI trajectory": (lambda p: edit_xml(p, ">cartesian<", ">epi<"), {"where": "scan.h5", "got": "epi"}),
+    "no trajectory": (
+        lambda p: edit_xml(p, ">cartesian<", f">{SUBJECT}<"),
+        {"where": "scan.h5", "what": "no trajectory in the XML header"},
+    ),
     "XML": (lambda p: edit_xml(p, "</encoding>", ""), {"where": "scan.h5", "what": "the XML header is damaged"}),
     "entities": (
         lambda p: edit_xml(p, "<ismrmrdHeader", "<!DOCTYPE x []><ismrmrdHeader"),
@@ -459,6 +467,13 @@ FAULTS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
         {"where": "scan.h5", "got": "[0, 24, 1] samples, [57.2, 28.799999999999997, 3.0] mm"},
     ),
 }
+
+
+def test_an_encoding_that_the_header_declares_is_of_no_account(path: Path) -> None:
+    write_ismrmrd(path, VOLUME, MAPS, affine=AFFINE)
+    wanted = read(path).data
+    edit_xml(path, 'encoding="ascii"', 'encoding="none-1"')
+    assert torch.equal(read(path).data, wanted)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

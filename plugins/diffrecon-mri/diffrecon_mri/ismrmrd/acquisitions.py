@@ -97,11 +97,7 @@ def sorted_acquisitions(xml: str | bytes, table: np.ndarray, counters: dict[str,
     for field in ("position", "read_dir", "phase_dir", "slice_dir", "sample_time_us"):
         if not (np.abs(heads[field]) < _FAR).all():
             raise InputError(f"{field} of an acquisition is no number of a scan", where=where)
-    noise = _flagged(flags, ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
-    other = np.zeros(len(table), bool)
-    for flag in _OTHER:
-        other |= _flagged(flags, flag)
-    wanted = ~noise & ~other & (heads["encoding_space_ref"] == 0)
+    noise, wanted = _flagged(flags, ismrmrd.ACQ_IS_NOISE_MEASUREMENT), of_image(heads)
     for name, value in counters.items():
         wanted &= heads["idx"][name] == value
     both = wanted & _flagged(flags, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
@@ -135,6 +131,14 @@ def sorted_acquisitions(xml: str | bytes, table: np.ndarray, counters: dict[str,
         calibration=[data[int(i)] for i in np.flatnonzero(calibration)],
         noise_std=None if white is None else 1.0,
     )
+
+
+def of_image(heads: np.ndarray) -> np.ndarray:
+    """Return which acquisitions belong to an image or its calibration, by their headers."""
+    wanted = heads["encoding_space_ref"] == 0
+    for flag in (ismrmrd.ACQ_IS_NOISE_MEASUREMENT, *_OTHER):
+        wanted = wanted & ~_flagged(heads["flags"], flag)
+    return wanted
 
 
 def against_encoding(heads: np.ndarray, *, volumetric: bool) -> np.ndarray:

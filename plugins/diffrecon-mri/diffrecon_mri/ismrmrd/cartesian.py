@@ -149,7 +149,15 @@ def _gridded(
         if third < 0:
             raise InputError("calibration of a slice that was not imaged", where=where)
         count = samples.shape[1]
-        start = 0 if count == n0 else n0 // 2 - (int(head["center_sample"]) - int(head["discard_pre"]))
+        centre = int(head["center_sample"]) - int(head["discard_pre"])
+        if 0 < count < n0 and not 0 <= centre < count:
+            raise InputError(
+                "a partial readout without its centre sample",
+                where=where,
+                expected=f"center_sample of {count} samples",
+                got=centre,
+            )
+        start = 0 if count == n0 else n0 // 2 - centre
         if start < 0 or start + count > n0:
             raise InputError(
                 "a readout outside the encoded space",

@@ -16,6 +16,8 @@ from monai_diffrecon.errors import InputError
 _MOST_SAMPLES, _WIDEST = 65535, 1e5
 #: So many more entries than samples an encoded space may have, and so many in any case.
 _MOST_ACCELERATION, _FEW_ENTRIES = 256, 1 << 20
+#: Words of the format.
+_TRAJECTORIES = ("cartesian", "epi", "radial", "goldenangle", "spiral", "other")
 
 N = TypeVar("N", int, float)
 
@@ -84,7 +86,7 @@ def parse_header(xml: str | bytes, where: str) -> Encoding:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError("an XML header that declares entities", where=where)
     try:
-        root = ElementTree.fromstring(text.encode())
+        root = ElementTree.fromstring(text)  # whatever encoding it declares: this is Unicode
     except ElementTree.ParseError as error:
         raise InputError("the XML header is damaged", where=where) from error
     for element in root.iter():
@@ -97,12 +99,15 @@ def parse_header(xml: str | bytes, where: str) -> Encoding:
     if acceleration is not None:
         first = _number(acceleration, "kspace_encoding_step_1", float, where)
         factors = (first, _number(acceleration, "kspace_encoding_step_2", float, where))
+    trajectory = (encoding.findtext("trajectory") or "").strip().lower()
+    if trajectory not in _TRAJECTORIES:
+        raise InputError("no trajectory in the XML header", where=where, expected=" or ".join(_TRAJECTORIES))
     bandwidth = root.findtext("acquisitionSystemInformation/relativeReceiverNoiseBandwidth")
     vendor = root.findtext("acquisitionSystemInformation/systemVendor")
     return Encoding(
         encoded=_space(encoding, "encodedSpace", where),
         recon=_space(encoding, "reconSpace", where),
-        trajectory=(encoding.findtext("trajectory") or "").strip().lower(),
+        trajectory=trajectory,
         step1=_limits(encoding, "kspace_encoding_step_1", where),
         step2=_limits(encoding, "kspace_encoding_step_2", where),
         slices=_limits(encoding, "slice", where),

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from diffrecon_mri.stream.reconstruction import StreamReconstruction
 from diffrecon_mri.stream.server import StreamServer, is_loopback
 from diffrecon_mri.stream.wire import Limits
-from monai_diffrecon.cli.run import overrides_of
+from monai_diffrecon.cli.run import overrides_of, reader_of
 from monai_diffrecon.engine.cases.termination import stop_on_sigterm
 from monai_diffrecon.errors import ConfigError, DiffReconError
 from monai_diffrecon.errors.options import check_number
@@ -102,10 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reader(text: str) -> dict:
-    try:
-        options = json.loads(text)
-    except ValueError as error:
-        raise ConfigError("not JSON", where="--reader", got=str(error)) from None
+    options = reader_of(text)
     if not isinstance(options, dict) or options.pop("name", "ismrmrd") != "ismrmrd":
         raise ConfigError("not the options of this reader", where="--reader", expected="option -> value of ismrmrd")
     return options

@@ -14,14 +14,14 @@ from monai_diffrecon.errors import ConfigError
 from monai_diffrecon.errors.options import check_choice, check_integer
 from monai_diffrecon.presets.overlays import METHOD, TASK, overlays
 
-#: Name of the configuration that chooses nothing.
-NAME = "diffrecon"
+#: Names of the configuration that chooses nothing: ours, and the one that OpenRecon always sends.
+NAME, _OPENRECON = "diffrecon", "openrecon"
 #: Bytes of a configuration.
 LONGEST = 1 << 16
 _WHERE = "configuration"
 #: Choice -> most of it that a client may ask for.
 _MOST = {"steps": 1000, "samples": 32}
-_NOTHING = (None, "", 0, DEFAULT, NAME)
+_NOTHING = (None, "", 0, DEFAULT, NAME, _OPENRECON)
 
 
 class Offer:
@@ -47,7 +47,7 @@ class Offer:
         Raises:
             ConfigError: something else.
         """
-        text = text.strip("\0 \r\n\t")
+        text = text.strip()
         if not text.startswith("{"):
             return self._named(text)
         try:
@@ -59,7 +59,7 @@ class Offer:
             raise ConfigError("not a configuration", where=_WHERE, expected="choice -> value in JSON")
         known = ("config", *self.names, *_MOST)
         if unknown := sorted(set(said) - {*known, "version"}):
-            raise ConfigError("no such choice", where=_WHERE, expected=", ".join(known), got=unknown[0])
+            raise ConfigError("no such choice", where=_WHERE, expected=", ".join(known), got=repr(unknown[0]))
         choices = self._named(said.get("config", NAME))
         for name, words in self.names.items():
             if said.get(name) not in _NOTHING:

@@ -63,6 +63,7 @@ class IsmrmrdSession:
             elif kind in (MessageID.CONFIG_FILE, MessageID.CONFIG_TEXT, MessageID.TEXT):
                 said = self._wire.read(_CONFIG_FILE) if kind == MessageID.CONFIG_FILE else self._text(LONGEST)
                 if not len(scan):  # later ones are for people
+                    said = said.partition(b"\0")[0]  # of C: behind its end lies what was in memory
                     scan.choices |= self._offer.read(said.decode("utf-8", "replace"))
             else:
                 raise InputError("a message of an unsupported kind", where=WHERE, got=kind)

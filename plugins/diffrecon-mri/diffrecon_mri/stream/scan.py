@@ -12,6 +12,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd.hdf5 import acquisition_header_dtype
 
+from diffrecon_mri.ismrmrd.acquisitions import of_image
 from diffrecon_mri.stream.wire import WHERE
 from monai_diffrecon.errors import InputError
 
@@ -19,7 +20,7 @@ HEAD = np.dtype(acquisition_header_dtype)
 #: Bytes of a row besides its samples: the header, and objects of Python.
 ROW = HEAD.itemsize + 512
 _TABLE = np.dtype([("head", HEAD), ("traj", object), ("data", object)])
-_NOISE, _LAST = (1 << (flag - 1) for flag in (ismrmrd.ACQ_IS_NOISE_MEASUREMENT, ismrmrd.ACQ_LAST_IN_MEASUREMENT))
+_LAST = 1 << (ismrmrd.ACQ_LAST_IN_MEASUREMENT - 1)
 
 
 @dataclass
@@ -66,8 +67,7 @@ class Scan:
             raise InputError("an acquisition before the header", where=WHERE)
         self._heads.append(head)
         self._samples.append((trajectory, samples))
-        flags = int(head["flags"])
-        return bool(flags & _LAST) and not flags & _NOISE
+        return bool(int(head["flags"]) & _LAST) and bool(of_image(head))
 
     def table(self) -> np.ndarray:
         """Return the acquisitions as a file has them."""

@@ -142,6 +142,8 @@ def test_waveforms_are_ignored_and_the_last_acquisition_ends_the_scan(
     head, acquisitions = open_scan(scan)
     waveform = ismrmrd.Waveform.from_array(np.ones((2, 50), np.uint32))
     acquisitions[0].setFlag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)  # of the noise scan
+    acquisitions[9].setFlag(ismrmrd.ACQ_IS_PHASECORR_DATA)
+    acquisitions[9].setFlag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
     acquisitions[-1].setFlag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
     counts: list[int] = []
 

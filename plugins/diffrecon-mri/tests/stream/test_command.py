@@ -40,6 +40,11 @@ def test_it_listens_on_loopback_with_its_limits(started: list[Any]) -> None:
     assert (server._limits.memory, server._limits.clients) == (1 << 29, 2)
 
 
+def test_a_reader_is_typed_as_messages_advise(started: list[Any]) -> None:
+    assert run("--reader", "{'name': 'ismrmrd', 'spacing': 1.0}") == 0
+    assert len(started) == 1
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -52,6 +52,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no acquisition": (struct.pack("<H", MessageID.CLOSE), "no acquisitions"),
     "a path": (ismrmrd_bytes('{"task": "../../etc/passwd"}'), "unknown choice"),
     "another choice": (ismrmrd_bytes('{"bundle": "body_ct"}'), "no such choice"),
+    "a choice of no characters": (ismrmrd_bytes('{"\\ud800\\u001b[2J": 1}'), r"'\ud800\x1b[2J'"),
     "no number": (ismrmrd_bytes('{"steps": "many"}'), "out of range"),
     "too many steps": (ismrmrd_bytes('{"steps": 1000000}'), "out of range"),
     "no JSON": (ismrmrd_bytes("{" * 30000), "not JSON"),

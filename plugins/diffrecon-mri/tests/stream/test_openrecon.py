@@ -44,7 +44,7 @@ def test_every_combination_of_the_panel_is_accepted() -> None:
 def test_a_panel_that_asks_for_more_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         Offer(BUNDLE).read(json.dumps({"parameters": {"sendoriginal": True}}))
-    assert caught.value.got == "sendoriginal"
+    assert caught.value.got == "'sendoriginal'"
 
 
 def test_the_label_says_research_and_the_version_and_the_port() -> None:

@@ -173,6 +173,7 @@ def test_fields_of_images_and_notices(
     ("config", "wanted"),
     [
         (ConfigFile("diffrecon"), {}),
+        (ConfigFile("openrecon\0left in memory"), {}),
         (ConfigFile("raw_mri"), {"task": "raw_mri"}),
         (
             ConfigText('{"task": "raw_mri", "steps": 4, "samples": 0, "method": "default"}'),
