@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 
@@ -30,8 +31,12 @@ def serve(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
         from monai_diffrecon.serve.rules import read_rules
         from monai_diffrecon.serve.worker import Worker
 
-        # Only our own lines: other packages log addresses, paths, and errors that quote what they were given.
-        logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(message)s", stream=sys.stdout)
+        # Only our own lines: other packages log addresses and paths, and quote what they were given. A level of the
+        # root logger would not do, since pydicom's has its own and quotes headers.
+        handler = logging.StreamHandler(sys.stdout)
+        handler.addFilter(logging.Filter("monai_diffrecon"))
+        logging.basicConfig(format="%(asctime)s %(message)s", handlers=[handler])
+        warnings.simplefilter("ignore")
         logging.getLogger("monai_diffrecon").setLevel(logging.WARNING)
         logging.getLogger("monai_diffrecon.serve").setLevel(logging.INFO)
         every = check_number(arguments.every, "--every", low=0.1)

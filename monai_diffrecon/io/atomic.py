@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_diffrecon.errors import InputError, ResourceError
+from monai_diffrecon.errors.uncaught import chain_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
@@ -150,11 +151,13 @@ def told(error: OSError, where: str) -> Exception:
         error: what the operating system said.
         where: what was to be written, without its folder.
     """
-    if error.errno in _FULL:
+    # pydicom raises another error, without a number, from that of the operating system.
+    error_of_system = next((e for e in chain_of(error) if isinstance(e, OSError) and e.errno), error)
+    if error_of_system.errno in _FULL:
         return ResourceError("the disk is full", where=where, mend="free some space, or choose another output_dir")
-    if error.errno in _REFUSED:
+    if error_of_system.errno in _REFUSED:
         mend = "name a folder that you may write to"
-        return InputError("cannot be written", where=where, got=error.strerror, mend=mend)
+        return InputError("cannot be written", where=where, got=error_of_system.strerror, mend=mend)
     return error
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +59,12 @@ class Connection:
         self._session.trust_env = False
         self._session.verify = True if ca_file is None else str(_file(ca_file, "--ca-file"))
         if client_certificate is not None:
-            self._session.cert = str(_private(client_certificate, "--client-certificate"))
+            self._session.cert = str(_key_pair(_private(client_certificate, "--client-certificate")))
         if credentials is not None:
             path, keys = _private(credentials, "--credentials"), ("user", "password")
             said = check_keys(read_json(path, "--credentials"), "--credentials", keys, keys)
-            self._session.auth = (str(said["user"]), str(said["password"]))
+            # As Orthanc compares them; requests would encode text as Latin-1.
+            self._session.auth = (str(said["user"]).encode(), str(said["password"]).encode())
 
     @contextmanager
     def request(self, verb: str, path: str, away: tuple[int, ...] | None = None, **options: Any) -> Iterator[Any]:
@@ -112,7 +114,7 @@ class Connection:
                 raise ConfigError("not an answer of Orthanc", where="--orthanc", got=got, mend=mend)
             try:
                 return answer.json()
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ConfigError("not an answer of Orthanc", where="--orthanc", got="no JSON") from None
 
     def text(self, path: str) -> str | None:
@@ -155,3 +157,13 @@ def _private(path: str, where: str) -> Path:
     if os.name == "posix" and found.stat().st_mode & 0o077:
         raise ConfigError("others can read this file", where=where, mend=f"chmod 600 {found.name}")
     return found
+
+
+def _key_pair(path: Path) -> Path:
+    """Return a file of certificate and key that can be used; OpenSSL would ask the terminal for a password."""
+    try:
+        ssl.create_default_context().load_cert_chain(path, password="")
+    except OSError:
+        expected = "a certificate and its key, without a password"
+        raise ConfigError("cannot be used", where="--client-certificate", expected=expected) from None
+    return path

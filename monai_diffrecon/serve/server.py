@@ -7,13 +7,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from monai_diffrecon.errors import ConfigError, InputError
+from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.io.atomic import told
 from monai_diffrecon.serve.connection import Connection, ServerAwayError
 
@@ -66,6 +67,17 @@ class Series:
         return hashlib.sha256(json.dumps([(i.id, i.content) for i in self.instances]).encode()).hexdigest()
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Tell in one line that an answer has another structure than Orthanc's."""
+    try:
+        yield
+    except DiffReconError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError("not an answer of Orthanc", where="--orthanc", got=type(error).__name__) from None
+
+
 class OrthancServer:
     """An Orthanc server.
 
@@ -90,17 +102,21 @@ class OrthancServer:
             expected, mend = ", ".join(known) or "none", "add it to DicomModalities of Orthanc"
             raise ConfigError("no such modality", where="send_to", expected=expected, got=missing[0], mend=mend)
 
+    @_understood()
     def changes(self, since: int) -> tuple[list[tuple[int, str]], int, bool]:
         """Return number and series of each change of a series, the last number seen, and whether that was all."""
         page = self._connection.json("/changes", params={"since": since, "limit": 1000})
         kinds = ("NewSeries", "StableSeries")
         found = [(int(c["Seq"]), _id(c["ID"])) for c in page["Changes"] if c["ChangeType"] in kinds]
-        return found, int(page["Last"]), bool(page["Done"])
+        last = int(page["Last"])
+        return found, last, bool(page["Done"]) or last == since  # nothing new is the end, whatever it says
 
+    @_understood()
     def last_change(self) -> int:
         """Return the number of the last change."""
         return int(self._connection.json("/changes", params={"last": ""})["Last"])
 
+    @_understood()
     def series(self, id_: str) -> Series | None:
         """Return a series, or None when it is not there any more."""
         said = self._connection.json(f"/series/{_id(id_)}", missing={})

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import re
 import shutil
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 from monai_diffrecon._version import __version__
 from monai_diffrecon.engine.cases.case_lock import case_lock
-from monai_diffrecon.engine.cases.list_cases import case_key
+from monai_diffrecon.engine.cases.list_cases import case_key, folder_key
 from monai_diffrecon.engine.cases.termination import stop_on_sigterm
 from monai_diffrecon.errors import BusyError, DiffReconError, ResourceError
 from monai_diffrecon.io.atomic import make_folder, told
@@ -54,18 +53,22 @@ class Worker:
 
     Raises:
         ConfigError: a rule that cannot be fulfilled, or not an Orthanc server.
+        InputError: the folder may not be written, or belongs to somebody else.
     """
 
     def __init__(self, connection: Connection, rules: Rules, folder: Path) -> None:
         self._rules, self._folder = rules, make_folder(folder)
-        self._folder.chmod(0o700)  # it holds images of patients
+        try:
+            self._folder.chmod(0o700)  # it holds images of patients
+        except OSError as error:
+            raise told(error, "--work") from error
         self._output = make_folder(folder / "results")
         self._server = OrthancServer(connection, rules.metadata)
         self._server.check({name for rule in rules.rules for name in rule.send_to})
         runs = (SeriesReconstruction(rule, f"rules#{index}") for index, rule in enumerate(rules.rules))
         self._runs = {run.rule.name: run for run in runs}
         self._key = case_key(folder)
-        self._owner = keyed_name(f"{platform.node()}\0{folder.resolve()}", self._key)
+        self._owner = keyed_name("owner", folder_key(folder))  # stays when the folder moves, or a container is new
         self._list = WorkList(folder)
 
     def run(self, *, once: bool = False, every: float = 5.0, from_now: bool = False, retry: bool = False) -> None:
@@ -108,7 +111,11 @@ class Worker:
         with suppress(BusyError), case_lock(self._folder, name):
             if not item.files[-1].exists():  # another worker was quicker
                 return
-            series = self._server.series(item.series)
+            try:
+                series = self._server.series(item.series)
+            except ServerAwayError:  # perhaps of this series alone, if a file was lost: others go first then
+                self._list.attempted(item)
+                raise
             rule = None if series is None or series.manufacturer == _OURS else self._rules.rule_for(series)
             if series is None or rule is None:
                 self._list.finish(item)

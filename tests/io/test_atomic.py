@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from monai_diffrecon.errors import InputError, ResourceError
-from monai_diffrecon.io.atomic import atomic_write, write_json
+from monai_diffrecon.io.atomic import atomic_write, told, write_json
 
 
 def test_replaces_in_one_step_and_keeps_the_suffix(tmp_path: Path) -> None:
@@ -92,3 +92,9 @@ def test_write_json(tmp_path: Path) -> None:
             write_json(tmp_path / "b.json", {"x": bad})
         assert caught.value.where == "b.json"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_that_another_error_hides() -> None:
+    error = OSError("With tag (7FE0,0010)")  # as pydicom raises it
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert isinstance(told(error, "scan"), ResourceError)

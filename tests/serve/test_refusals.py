@@ -57,12 +57,30 @@ def test_credentials_come_from_a_private_file(orthanc: Any, tmp_path: Path) -> N
     assert "secret" not in str(caught.value)
 
 
+def test_passwords_in_any_script(orthanc: Any, tmp_path: Path) -> None:
+    orthanc.password = "jörg:пароль"
+    said = {"user": "jörg", "password": "пароль"}
+    OrthancServer(Connection(orthanc.url, credentials=secret(tmp_path / "c.json", said))).check(set())
+
+
+def test_a_client_certificate_that_cannot_be_used(orthanc: Any, tmp_path: Path) -> None:
+    with raises(ConfigError, where="--client-certificate"):
+        Connection(orthanc.url, client_certificate=secret(tmp_path / "key.pem", "junk"))
+
+
 def test_a_redirection_is_not_followed(orthanc: Any) -> None:
     asked: list[str] = []
     orthanc.hook = lambda verb, path: asked.append(path) or 302
     with raises(ConfigError, where="--orthanc"):
         OrthancServer(Connection(orthanc.url)).check(set())
     assert asked == ["/system"]
+
+
+@pytest.mark.parametrize("said", [None, [], {"Last": 1}, {"Changes": 5}, {"Changes": [[]], "Last": 1, "Done": True}])
+def test_an_answer_of_another_structure(orthanc: Any, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    monkeypatch.setattr(orthanc, "reply", lambda *request: said)
+    with raises(ConfigError, where="--orthanc"):
+        OrthancServer(Connection(orthanc.url)).changes(0)
 
 
 def test_a_server_that_speaks_no_tls_and_one_that_is_not_there(orthanc: Any) -> None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +209,16 @@ def test_a_server_that_is_away_for_a_while(
     assert [len(images) for images in orthanc.derived().values()] == [19]
 
 
+def test_a_series_whose_file_was_lost_does_not_keep_others_waiting(
+    orthanc: Any, series: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monai_diffrecon.serve.worker._PAUSE", 0.01)
+    lost, good = orthanc.receive(series(1)), orthanc.receive(series(2))
+    orthanc.hook = lambda verb, path: 500 if min(orthanc.series[lost]) in path else None
+    assert serve() == 6
+    assert (lost in orthanc.states, orthanc.state(good)["state"]) == (False, "done")
+
+
 @pytest.mark.slow
 def test_a_modality_that_refuses(orthanc: Any, series: Any, serve: Serve) -> None:
     source = orthanc.receive(series())
@@ -254,6 +266,29 @@ def test_what_another_folder_has_taken_is_left_to_it(orthanc: Any, series: Any, 
     assert len(orthanc.derived()) == 1
 
 
+def test_a_folder_that_was_moved_keeps_what_it_has_taken(
+    orthanc: Any, series: Any, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monai_diffrecon.serve.worker._PAUSE", 0.01)
+    source = orthanc.receive(series())
+    orthanc.hook = lambda verb, path: 500 if path.endswith("/file") else None
+    assert serve() == 6
+    assert orthanc.state(source)["state"] == "working"
+    orthanc.hook = lambda verb, path: None
+    (tmp_path / "work").rename(tmp_path / "moved")
+    assert serve(folder="moved") == 0
+    assert orthanc.state(source)["state"] == "done"
+
+
+def test_a_folder_of_somebody_else(serve: Serve, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert serve() == 2
+    assert capsys.readouterr().err.startswith("error: --work: cannot be written")
+
+
 def test_nothing_identifying_is_printed(
     orthanc: Any, series: Any, serve: Serve, tmp_path: Path, capfd: Any, caplog: Any
 ) -> None:
@@ -266,3 +301,16 @@ def test_nothing_identifying_is_printed(
     assert not [secret for secret in secrets if secret in said]
     if os.name == "posix":
         assert (tmp_path / "work").stat().st_mode & 0o077 == 0
+
+
+def test_what_other_packages_say_of_headers_is_not_printed(
+    orthanc: Any, series: Any, serve: Serve, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    with pytest.warns(UserWarning, match="Doe"):
+        orthanc.receive(series(FrameOfReferenceUID="Doe, Jane"))
+    capfd.readouterr()
+    assert serve() == 0
+    said = "".join(capfd.readouterr())
+    assert ": done" in said
+    assert "Doe" not in said

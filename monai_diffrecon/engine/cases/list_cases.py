@@ -163,22 +163,25 @@ def case_names(paths: Sequence[Path], key: str) -> list[str]:
 
 
 def case_key(output_dir: str | Path) -> str:
-    """Return the key of case names: ``DIFFRECON_CASE_KEY``, or a random one kept in ``output_dir``.
+    """Return the key of case names: ``DIFFRECON_CASE_KEY``, or that of :func:`folder_key`, with its errors."""
+    return os.environ.get("DIFFRECON_CASE_KEY") or folder_key(output_dir)
+
+
+def folder_key(output_dir: str | Path) -> str:
+    """Return the random key that is kept in ``output_dir``.
 
     Raises:
         IntegrityError: the key file is empty; cases would get other names than before.
         InputError: ``output_dir`` is not a writable folder.
         ResourceError: the disk is full.
     """
-    known = known_key(output_dir)
-    if known is not None:
-        return known
     path = path_option(output_dir, "output_dir") / _KEY_FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _make_key(path)
-    except OSError as error:
-        raise told(error, "output_dir") from error
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_key(path)
+        except OSError as error:
+            raise told(error, "output_dir") from error
     return _read_key(path)
 
 
