@@ -8,6 +8,7 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -236,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     An error that the package raises on purpose becomes one line on stderr and its exit code; any other
-    exception is a defect and keeps its traceback.
+    exception is a defect and keeps its traceback. Ctrl-C is one line and exit code 130.
 
     Args:
         argv: arguments; those of the process unless given.
@@ -256,6 +257,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DiffReconError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 128 + signal.SIGINT
 
 
 class _Completion(argparse.Action):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ _LONGEST = 1 << 26
 
 class ServerAwayError(ResourceError):
     """The server cannot be reached or is overloaded; the same request may succeed later."""
+
+
+class ServerRefusesError(ConfigError):
+    """The server refuses the worker, or TLS fails: it is no matter of one series."""
 
 
 class Connection:
@@ -78,21 +83,22 @@ class Connection:
 
         Raises:
             ServerAwayError: no answer, or one of a server in trouble.
-            ConfigError: TLS fails, or the server refuses the worker.
+            ServerRefusesError: TLS fails, or the server refuses the worker.
         """
         errors = self._requests.exceptions
         options = {"timeout": _TIMEOUT, "allow_redirects": False, **options}
         try:
             with self._session.request(verb, f"{self._url}{path}", **options) as answer:
                 status = answer.status_code
+                got = f"status {status}"
                 if status in (401, 403):
-                    raise ConfigError("the server refuses the worker", where="--credentials", got=f"status {status}")
+                    raise ServerRefusesError("the server refuses the worker", where="--credentials", got=got)
                 if status in away if away is not None else status == 429 or status >= 500:
-                    raise ServerAwayError("the server is in trouble", where="--orthanc", got=f"status {status}")
+                    raise ServerAwayError("the server is in trouble", where="--orthanc", got=got)
                 yield answer
         except errors.SSLError:
             mend = "check --ca-file, --client-certificate and the host name"
-            raise ConfigError("TLS fails", where="--orthanc", mend=mend) from None
+            raise ServerRefusesError("TLS fails", where="--orthanc", mend=mend) from None
         except errors.RequestException as error:
             got, mend = type(error).__name__, "check that it runs, and the address"
             raise ServerAwayError("the server cannot be reached", where="--orthanc", got=got, mend=mend) from None
@@ -106,21 +112,42 @@ class Connection:
         with self.request("GET", path, stream=True, **options) as answer:
             if answer.status_code == 404 and missing is not None:
                 return missing
-            if answer.status_code != 200 or int(answer.headers.get("Content-Length") or 0) > _LONGEST:
+            if answer.status_code != 200:
                 got, mend = (
                     f"status {answer.status_code}",
                     "check the address; a proxy may ask for --client-certificate",
                 )
                 raise ConfigError("not an answer of Orthanc", where="--orthanc", got=got, mend=mend)
             try:
-                return answer.json()
+                return json.loads(_content(answer))
             except (ValueError, RecursionError):
                 raise ConfigError("not an answer of Orthanc", where="--orthanc", got="no JSON") from None
 
     def text(self, path: str) -> str | None:
         """Return a short answer, without blanks at its ends, or None if there is nothing."""
-        with self.request("GET", path) as answer:
-            return answer.text.strip("\0 \r\n") if answer.status_code == 200 else None
+        return self.tagged_text(path)[0]
+
+    def tagged_text(self, path: str) -> tuple[str | None, str | None]:
+        """Return a short answer, and its revision (``ETag``), or None where there is none."""
+        with self.request("GET", path, stream=True) as answer:
+            if answer.status_code != 200:
+                return None, None
+            text = _content(answer).decode("utf-8", errors="replace")
+            return text.strip("\0 \r\n"), answer.headers.get("ETag")
+
+
+def _content(answer: Any) -> bytes:
+    """Return an answer that is short enough for the memory.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    content = bytearray()
+    for block in answer.iter_content(1 << 16):
+        content += block
+        if len(content) > _LONGEST:
+            raise ConfigError("not an answer of Orthanc", where="--orthanc", got=f"more than {_LONGEST >> 20} MiB")
+    return bytes(content)
 
 
 def _checked_url(url: str, plain_http: bool) -> str:
@@ -139,7 +166,7 @@ def _checked_url(url: str, plain_http: bool) -> str:
             "not encrypted, and on another machine",
             where="--orthanc",
             expected="https://",
-            mend="enable TLS in Orthanc, or use --plain-http in a network that you trust",
+            mend="put TLS before Orthanc, or use --plain-http in a network that you trust",
         )
     return url.rstrip("/")
 

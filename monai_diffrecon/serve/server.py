@@ -112,6 +112,15 @@ class OrthancServer:
         return found, last, bool(page["Done"]) or last == since  # nothing new is the end, whatever it says
 
     @_understood()
+    def change(self, number: int) -> str | None:
+        """Return what a change was about, or None if it is not there: Orthanc forgets changes of what was deleted."""
+        if number < 1:
+            return None
+        page = self._connection.json("/changes", params={"since": number - 1, "limit": 1})
+        found = [c for c in page["Changes"] if int(c["Seq"]) == number]
+        return " ".join(str(found[0][key]) for key in ("Date", "ChangeType", "ID")) if found else None
+
+    @_understood()
     def last_change(self) -> int:
         """Return the number of the last change."""
         return int(self._connection.json("/changes", params={"last": ""})["Last"])
@@ -209,9 +218,8 @@ class OrthancServer:
         return new if stored == words else None
 
     def _stored(self, series: str) -> tuple[str, str]:
-        with self._connection.request("GET", self._metadata_of(series)) as answer:
-            there = answer.status_code == 200
-            return (answer.text, answer.headers.get("ETag", _NEW)) if there else ("", _NEW)
+        text, revision = self._connection.tagged_text(self._metadata_of(series))
+        return text or "", revision or _NEW
 
     def _metadata_of(self, series: str) -> str:
         return f"/series/{_id(series)}/metadata/{self._metadata}"

@@ -65,10 +65,13 @@ class WorkList:
             BusyError: another worker is doing it.
         """
         with case_lock(self._folder, "feed"):
-            since = _read(self._cursor).get("since")
+            known = _read(self._cursor)
+            since = known.get("since")
             if since is None and from_now:
                 since = server.last_change()
-                write_json(self._cursor, {"since": since})
+                self._keep(server, since)
+            elif since and server.change(since) not in (known.get("change"), None):
+                since = 0  # the database of the server was made anew, and has as many changes again
             since, done = int(since or 0), False
             while not done:
                 found, last, done = server.changes(since)
@@ -79,7 +82,10 @@ class WorkList:
                     write_json(self._waiting / f"{number:012d}.json", {"series": series})
                 if last > since:
                     since = last
-                    write_json(self._cursor, {"since": since})
+                    self._keep(server, since)
+
+    def _keep(self, server: OrthancServer, since: int) -> None:
+        write_json(self._cursor, {"since": since, "change": server.change(since)})
 
     def waiting(self) -> list[Waiting]:
         """Return the series that wait, those first that were tried least, in the order of their changes."""

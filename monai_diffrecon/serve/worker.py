@@ -21,7 +21,7 @@ from monai_diffrecon.errors import BusyError, DiffReconError, ResourceError
 from monai_diffrecon.io.atomic import make_folder, told
 from monai_diffrecon.numerics.hashing import keyed_name
 from monai_diffrecon.privacy.redaction import redact
-from monai_diffrecon.serve.connection import Connection, ServerAwayError
+from monai_diffrecon.serve.connection import Connection, ServerAwayError, ServerRefusesError
 from monai_diffrecon.serve.reconstruction import SeriesReconstruction
 from monai_diffrecon.serve.rules import Rules
 from monai_diffrecon.serve.server import OrthancServer, Series
@@ -169,7 +169,7 @@ class Worker:
             if item.attempts >= _ATTEMPTS:
                 return {"state": "failed", "reason": f"{item.attempts} attempts did not come to an end"}
             derived = self._derive(series, folder, case, run)
-        except ResourceError:
+        except (ResourceError, ServerRefusesError):
             raise
         except DiffReconError as error:
             if self._changed(series):  # an image that went while it was read, for instance

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
+from monai_diffrecon.cli import main as cli
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.errors.uncaught import chain_of, users_error
 
@@ -51,6 +52,15 @@ def test_a_defect_keeps_its_traceback() -> None:
     assert "Traceback" in text
     assert "KeyError" in text
     assert "RuntimeError" in text
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(command: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monai_diffrecon.cli.main._check_launcher", interrupt)
+    assert cli.main(["plugins"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_chain_that_bites_its_tail_ends() -> None:

@@ -167,7 +167,7 @@ class FakeOrthanc:
                 since = len(self.changes) - 1 if "last" in query else int(query["since"][0])
                 page = self.changes[since : since + 3]  # a short page, so that there are several
                 last = page[-1][0] if page else len(self.changes)
-                listed = [{"Seq": n, "ChangeType": kind, "ID": id_} for n, kind, id_ in page]
+                listed = [{"Seq": n, "ChangeType": kind, "ID": id_, "Date": "20260101T000000"} for n, kind, id_ in page]
                 return {"Changes": listed, "Last": last, "Done": last == len(self.changes)}
             case "GET", "series", id_:
                 first = self.dataset(self.series[id_][0])

@@ -68,6 +68,12 @@ def test_a_client_certificate_that_cannot_be_used(orthanc: Any, tmp_path: Path) 
         Connection(orthanc.url, client_certificate=secret(tmp_path / "key.pem", "junk"))
 
 
+def test_an_answer_that_is_too_long(orthanc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monai_diffrecon.serve.connection._LONGEST", 16)
+    with raises(ConfigError, where="--orthanc"):
+        OrthancServer(Connection(orthanc.url)).check(set())
+
+
 def test_a_redirection_is_not_followed(orthanc: Any) -> None:
     asked: list[str] = []
     orthanc.hook = lambda verb, path: asked.append(path) or 302

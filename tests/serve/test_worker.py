@@ -241,15 +241,22 @@ def test_history_can_be_left_out(orthanc: Any, series: Any, serve: Serve) -> Non
     assert list(orthanc.states) == [source]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("feed", [{"since": 10**6, "change": "x"}, {"since": 2, "change": "of another database"}])
 def test_a_server_with_a_new_database_is_read_from_its_beginning(
-    orthanc: Any, series: Any, serve: Serve, tmp_path: Path
+    orthanc: Any, series: Any, serve: Serve, feed: dict[str, Any], tmp_path: Path
 ) -> None:
     assert serve("--from-now") == 0
-    (tmp_path / "work/feed.json").write_text(json.dumps({"since": 10**6}))
+    (tmp_path / "work/feed.json").write_text(json.dumps(feed))
     source = orthanc.receive(series())
     assert serve() == 0
     assert orthanc.state(source)["state"] == "done"
+
+
+def test_a_server_that_refuses_the_worker_ends_it(orthanc: Any, series: Any, serve: Serve) -> None:
+    source = orthanc.receive(series())
+    orthanc.hook = lambda verb, path: 403 if path.endswith("/file") else None
+    assert serve() == 2
+    assert orthanc.state(source)["state"] == "working"
 
 
 @pytest.mark.slow
