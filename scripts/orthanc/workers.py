@@ -65,11 +65,16 @@ def volumes(work: Path) -> list[str]:
 
 
 def computed(work: Path) -> list[str]:
-    """Return the names of the runs that computed a case to its end."""
+    """Return the names of the cases whose run ended, once for each run that computed one.
+
+    A run that is killed between its record and its end is followed by one that computes nothing.
+    """
     client = mlflow_module().MlflowClient(tracking_uri=f"sqlite:///{work}/folder/results/mlflow.db")
     experiment = client.get_experiment_by_name("monai_diffrecon")
     found = client.search_runs([experiment.experiment_id], max_results=1000)
-    return [r.info.run_name for r in found if r.info.status == "FINISHED" and "computed" not in r.data.tags]
+    ended = [(r.info.run_name, "computed" not in r.data.tags) for r in found if r.info.status == "FINISHED"]
+    names = [name for name, anew in ended if anew]
+    return names + sorted({name for name, _ in ended} - set(names))
 
 
 def fetch(server: Orthanc, series: dict[str, Any], folder: Path) -> list[Path]:
