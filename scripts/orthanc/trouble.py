@@ -151,7 +151,6 @@ def trouble(root: Path, count: int, each: int = 3) -> list[str]:
         failing = [upload(server, sorted(folder.iterdir()))[0] for folder in bad]
         kinds = [kind for kind in ("grows", "shrinks", "is replaced", "vanishes") for _ in range(each)]
         moving = [Changing(kind, 2000 + n, scans / f"changing{n}", server) for n, kind in enumerate(kinds)]
-        list(sent)
         while time.perf_counter() - begun < 1800:
             for series in moving:
                 series.look()
@@ -161,6 +160,7 @@ def trouble(root: Path, count: int, each: int = 3) -> list[str]:
             if failed and states.count("done") == wanted and all(series.settled(ours) for series in moving):
                 break
             time.sleep(0.1)
+        list(sent)  # raises what sending raised
         seconds = time.perf_counter() - begun
         codes = [end(pid, signal.SIGTERM) for pid in workers]
         reasons = [server.state(series).get("reason") for series in failing]
