@@ -161,8 +161,8 @@ def main() -> None:
     text = [
         "# The application of MONAI Deploy",
         "",
-        "Written by `scripts/deploy_demo.sh --write FILE`: the application of `diffrecon-deploy` on DICOM series, parts of",
-        "the example head (`examples/colin27_t1.nii.gz`), run in process by the real SDK.",
+        "Written by `scripts/deploy_demo.sh --write FILE`: the application of `diffrecon-deploy` on DICOM series,",
+        "parts of the example head (`examples/colin27_t1.nii.gz`), run in process by the real SDK.",
         "",
         *lines,
         "",

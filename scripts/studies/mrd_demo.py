@@ -149,8 +149,7 @@ def main() -> None:
 REPORT = """# MRD streams
 
 Written by `scripts/studies/mrd_demo.py`: {sizes} voxels of 1 mm of the example head (`examples/colin27_t1.nii.gz`),
-measured
-by {coils} simulated coils ({lines} of {all} lines), with noise scans. The file is sent to
+measured by {coils} simulated coils ({lines} of {all} lines), with noise scans. The file is sent to
 `python -m diffrecon_mri.stream` on loopback by the writers of the packages `ismrmrd` and `mrd-python`; what comes back
 is compared with `diffrecon reconstruct` of the file.
 

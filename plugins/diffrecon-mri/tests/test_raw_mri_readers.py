@@ -260,6 +260,24 @@ def test_an_asymmetric_echo_is_not_taken_for_zeros(path: Path, volumetric: bool)
     check_round_trip(m)
 
 
+def test_readouts_whose_oversampling_was_removed_are_not_taken_for_truncated_ones(path: Path) -> None:
+    write_ismrmrd(path, VOLUME, MAPS, affine=AFFINE)
+
+    def halved(table: np.ndarray) -> np.ndarray:
+        for row in table:
+            samples = np.asarray(row["data"]).view(np.complex64).reshape(4, 52)
+            image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(samples, axes=1), axis=1), axes=1)[:, 13:39]
+            samples = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, axes=1), axis=1), axes=1)
+            row["data"] = np.ascontiguousarray(samples.astype(np.complex64)).view(np.float32).reshape(-1)
+        table["head"]["number_of_samples"], table["head"]["center_sample"] = 26, 13
+        return table
+
+    rewrite(path, halved)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert (caught.value.expected, caught.value.got) == ("52 samples, as in encodedSpace", 26)
+
+
 @pytest.mark.parametrize("embedded", [False, True])
 def test_calibration_lines(path: Path, embedded: bool) -> None:
     write_ismrmrd(path, VOLUME, MAPS, affine=AFFINE, acceleration=2)

@@ -35,10 +35,11 @@ def assemble(acquisitions: Acquisitions, *, allow_missing: bool, where: str) -> 
     positions, slice_of = slice_positions(a.heads, volumetric=volumetric, where=where)
     shape = (e.encoded.matrix[0], e.encoded.matrix[1], e.encoded.matrix[2] if volumetric else len(positions))
     check_amount(a.data[0].shape[0] * math.prod(shape), sum(d.size for d in a.data), where)
+    kept = kept_readout(a, where)
+    _check_oversampling(a, kept, where)
     kspace, found, said = _gridded(a, a.heads, a.data, shape, slice_of, volumetric=volumetric, where=where)
     counts, notices = (found, ()) if volumetric else with_empty_slices(found, said, where)
     _check_complete(a, said, volumetric=volumetric, allow_missing=allow_missing, where=where)
-    kept = kept_readout(a, where)
     calibration = calibrated = None
     if a.calibration:
         calibration, calibrated, _ = _gridded(
@@ -73,6 +74,24 @@ def kept_readout(acquisitions: Acquisitions, where: str) -> int:
     if not 1 <= kept <= e.encoded.matrix[0]:
         raise InputError("the reconstructed field of view is wider than the encoded one", where=where)
     return kept
+
+
+def _check_oversampling(acquisitions: Acquisitions, kept: int, where: str) -> None:
+    """Refuse readouts from which oversampling was removed while the header still has it.
+
+    They would be taken for readouts without their outer parts, of half the resolution.
+    Neither a partial Fourier acquisition nor an asymmetric echo has its centre in the middle.
+    """
+    a, encoded = acquisitions, acquisitions.encoding.encoded.matrix[0]
+    centres = a.heads["center_sample"].astype(int) - a.heads["discard_pre"].astype(int)
+    if kept < encoded and {d.shape[1] for d in a.data} == {kept} and (centres == kept // 2).all():
+        raise InputError(
+            "readouts without the oversampling that the header declares",
+            where=where,
+            expected=f"{encoded} samples, as in encodedSpace",
+            got=kept,
+            mend="give encodedSpace the matrixSize and fieldOfView_mm along x of reconSpace",
+        )
 
 
 def slice_positions(heads: np.ndarray, *, volumetric: bool, where: str) -> tuple[np.ndarray, dict[int, int]]:
