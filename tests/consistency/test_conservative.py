@@ -83,8 +83,8 @@ def test_the_bound_holds_and_a_lesion_in_the_data_is_kept(operator: Operator) ->
     assert float(before.max()) > 4.0
     own = step._backprojected_residual(x).abs() / (0.02 * step._noise_of_backprojection())
     assert float(own.max()) <= 1.5
-    # Its noise is that of four draws, averaged over more than this volume.
-    assert float(contradiction(p, x).max()) <= 1.5 * 1.4
+    # Its noise is that of four draws, averaged over more than this volume: too large where the axis of rotation is.
+    assert float(contradiction(p, x).max()) <= 1.5 * 1.8
     assert float((x - even())[LESION].mean()) > 0.06
     away = torch.ones_like(x, dtype=torch.bool)
     away[:, 10:17, 4:11] = False

@@ -100,10 +100,10 @@ def test_same_volume(name: str, plugins: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["ct", "thick"])
-def test_same_bits_where_nothing_is_solved(name: str) -> None:
-    """Noise and batches of the networks do not depend on the slabs."""
+def test_same_where_nothing_is_solved(name: str) -> None:
+    """Noise and batches of the networks do not depend on the slabs; some CPUs round a slice alone differently."""
     sampler = {"name": "heun", "start": "noise", "sigma_start": 0.3, "steps": 3}
-    assert torch.equal(*both(name, sampler=sampler, consistency="none"))
+    assert difference(*both(name, sampler=sampler, consistency="none")) <= 1e-5
 
 
 def test_a_large_volume_needs_no_more_of_the_network() -> None:

@@ -68,7 +68,7 @@ def test_a_global_phase_changes_nothing(name: str, sampler: str) -> None:
     expected = reconstruct(y, OPTIONS[name], sampler)[0].volume
     for phi in (0.3, 1.5, math.pi / 2, -2.5, math.pi):
         done, measurement = reconstruct(y * cmath.exp(1j * phi), OPTIONS[name], sampler)
-        assert float((done.volume - expected).norm() / expected.norm()) < 1e-5
+        assert float((done.volume - expected).norm() / expected.norm()) < 5e-5
         assert cmath.exp(1j * done.report.phase) == pytest.approx(cmath.exp(1j * phi), abs=1e-3)
         assert [line for line in done.report.notices if "global phase" in line]
         assert not [line for line in done.report.notices if "complex_volume" in line]
