@@ -21,6 +21,7 @@ from monai_diffrecon.io.file_validation import check_keys, read_json
 _TIMEOUT = (10.0, 60.0)
 #: Bytes of an answer that is kept in memory; lists of many thousand instances are shorter.
 _LONGEST = 1 << 26
+_MEND = "check the address; a proxy may ask for --client-certificate"
 
 
 class ServerAwayError(ResourceError):
@@ -28,7 +29,7 @@ class ServerAwayError(ResourceError):
 
 
 class ServerRefusesError(ConfigError):
-    """The server refuses the worker, or TLS fails: it is no matter of one series."""
+    """The server refuses the worker, does not answer as Orthanc does, or TLS fails: it is no matter of one series."""
 
 
 class Connection:
@@ -83,16 +84,19 @@ class Connection:
 
         Raises:
             ServerAwayError: no answer, or one of a server in trouble.
-            ServerRefusesError: TLS fails, or the server refuses the worker.
+            ServerRefusesError: TLS fails, or the server refuses the worker or leads it elsewhere.
         """
         errors = self._requests.exceptions
-        options = {"timeout": _TIMEOUT, "allow_redirects": False, **options}
+        options = {"timeout": _TIMEOUT, "allow_redirects": False, "stream": True, **options}
         try:
             with self._session.request(verb, f"{self._url}{path}", **options) as answer:
                 status = answer.status_code
                 got = f"status {status}"
                 if status in (401, 403):
                     raise ServerRefusesError("the server refuses the worker", where="--credentials", got=got)
+                page = answer.headers.get("Content-Type", "").startswith("text/html")
+                if 300 <= status < 400 or (status == 200 and page):  # a proxy that asks people to log in, for instance
+                    raise ServerRefusesError("not an answer of Orthanc", where="--orthanc", got=got, mend=_MEND)
                 if status in away if away is not None else status == 429 or status >= 500:
                     raise ServerAwayError("the server is in trouble", where="--orthanc", got=got)
                 yield answer
@@ -107,21 +111,15 @@ class Connection:
         """Return an answer in JSON, or ``missing`` if that is given and there is nothing.
 
         Raises:
-            ConfigError: another answer; see also :meth:`request`.
+            ServerRefusesError: another answer; see also :meth:`request`.
         """
-        with self.request("GET", path, stream=True, **options) as answer:
+        with self.request("GET", path, **options) as answer:
             if answer.status_code == 404 and missing is not None:
                 return missing
             if answer.status_code != 200:
-                got, mend = (
-                    f"status {answer.status_code}",
-                    "check the address; a proxy may ask for --client-certificate",
-                )
-                raise ConfigError("not an answer of Orthanc", where="--orthanc", got=got, mend=mend)
-            try:
-                return json.loads(_content(answer))
-            except (ValueError, RecursionError):
-                raise ConfigError("not an answer of Orthanc", where="--orthanc", got="no JSON") from None
+                got = f"status {answer.status_code}"
+                raise ServerRefusesError("not an answer of Orthanc", where="--orthanc", got=got, mend=_MEND)
+            return json_of(answer)
 
     def text(self, path: str) -> str | None:
         """Return a short answer, without blanks at its ends, or None if there is nothing."""
@@ -129,24 +127,37 @@ class Connection:
 
     def tagged_text(self, path: str) -> tuple[str | None, str | None]:
         """Return a short answer, and its revision (``ETag``), or None where there is none."""
-        with self.request("GET", path, stream=True) as answer:
+        with self.request("GET", path) as answer:
             if answer.status_code != 200:
                 return None, None
             text = _content(answer).decode("utf-8", errors="replace")
             return text.strip("\0 \r\n"), answer.headers.get("ETag")
 
 
+def json_of(answer: Any) -> Any:
+    """Return what an answer says in JSON.
+
+    Raises:
+        ServerRefusesError: it is none, or too long.
+    """
+    try:
+        return json.loads(_content(answer))
+    except (ValueError, RecursionError):
+        raise ServerRefusesError("not an answer of Orthanc", where="--orthanc", got="no JSON") from None
+
+
 def _content(answer: Any) -> bytes:
     """Return an answer that is short enough for the memory.
 
     Raises:
-        ConfigError: it is not.
+        ServerRefusesError: it is not.
     """
     content = bytearray()
     for block in answer.iter_content(1 << 16):
         content += block
         if len(content) > _LONGEST:
-            raise ConfigError("not an answer of Orthanc", where="--orthanc", got=f"more than {_LONGEST >> 20} MiB")
+            got = f"more than {_LONGEST >> 20} MiB"
+            raise ServerRefusesError("not an answer of Orthanc", where="--orthanc", got=got)
     return bytes(content)
 
 

@@ -16,13 +16,13 @@ from urllib.parse import quote
 
 from monai_diffrecon.errors import ConfigError, DiffReconError, InputError
 from monai_diffrecon.io.atomic import told
-from monai_diffrecon.serve.connection import Connection, ServerAwayError
+from monai_diffrecon.serve.connection import Connection, ServerAwayError, ServerRefusesError, json_of
 
 #: Seconds to connect, and until a modality has stored a series.
 _STORE_TIMEOUT = (10.0, 1800.0)
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}", re.ASCII)
-#: Where single-frame and enhanced images state their thickness.
-_THICKNESS = ("0018-0050", "5200-9229/0/0028-9110/0/0018-0050")
+#: Where single-frame and enhanced images (for all frames, for the first one) state their thickness.
+_THICKNESS = ("0018-0050", *(f"{groups}/0/0028-9110/0/0018-0050" for groups in ("5200-9229", "5200-9230")))
 #: A revision that no metadata has. Orthanc refuses it unless there is none yet, so that only one worker makes it.
 _NEW = '"0-00000000000000000000000000000000"'
 _BLOCK = 1 << 20
@@ -75,7 +75,8 @@ def _understood() -> Iterator[None]:
     except DiffReconError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError("not an answer of Orthanc", where="--orthanc", got=type(error).__name__) from None
+        got = type(error).__name__
+        raise ServerRefusesError("not an answer of Orthanc", where="--orthanc", got=got) from None
 
 
 class OrthancServer:
@@ -154,7 +155,7 @@ class OrthancServer:
             InputError: it is not there any more, or larger than the server says.
             ResourceError: the disk is full.
         """
-        with self._connection.request("GET", f"/instances/{instance.id}/file", stream=True) as answer:
+        with self._connection.request("GET", f"/instances/{instance.id}/file") as answer:
             if answer.status_code != 200:
                 raise InputError("an image that the server does not return", got=f"status {answer.status_code}")
             left = instance.size
@@ -170,6 +171,7 @@ class OrthancServer:
         if left:
             raise ServerAwayError("an answer of the server ends too early", mend="check the network")
 
+    @_understood()
     def upload(self, path: Path) -> str:
         """Upload a file and return the id of its series; one that the server has is not replaced.
 
@@ -177,10 +179,13 @@ class OrthancServer:
             InputError: the server refuses it.
         """
         with self._connection.request("POST", "/instances", data=path.read_bytes()) as answer:
-            if answer.status_code != 200:
-                raise InputError("the server refuses a derived image", got=f"status {answer.status_code}")
-            return _id(answer.json()["ParentSeries"])
+            said = json_of(answer) if answer.status_code == 200 else {}
+            if said.get("Status") not in ("Success", "AlreadyStored"):  # a filter answers 200 and FilteredOut
+                got, mend = f"status {answer.status_code}", "check the filters and limits of Orthanc, then `--retry`"
+                raise InputError("the server does not store a derived image", got=got, mend=mend)
+            return _id(said["ParentSeries"])
 
+    @_understood()
     def send(self, series: str, modality: str) -> None:
         """Let Orthanc send a series to a modality (C-STORE), and wait until that is done.
 
@@ -190,7 +195,7 @@ class OrthancServer:
         words = json.dumps({"Resources": [_id(series)], "Synchronous": True})
         path = f"/modalities/{quote(modality, safe='')}/store"
         with self._connection.request("POST", path, data=words, timeout=_STORE_TIMEOUT, away=(503,)) as answer:
-            if answer.status_code != 200 or answer.json().get("FailedInstancesCount"):
+            if answer.status_code != 200 or json_of(answer).get("FailedInstancesCount"):
                 mend = "check it with a C-ECHO of Orthanc, then `--retry`"
                 raise InputError("the modality does not take the series", where=f"modality {modality}", mend=mend)
 
@@ -228,7 +233,7 @@ class OrthancServer:
 def _id(text: Any) -> str:
     """Return an id of Orthanc; it becomes a part of addresses and names of files."""
     if not isinstance(text, str) or not _ID.fullmatch(text):
-        raise ConfigError("not an id of Orthanc", where="--orthanc", got=type(text).__name__)
+        raise ServerRefusesError("not an id of Orthanc", where="--orthanc", got=type(text).__name__)
     return text
 
 

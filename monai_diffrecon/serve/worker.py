@@ -111,6 +111,8 @@ class Worker:
         with suppress(BusyError), case_lock(self._folder, name):
             if not item.files[-1].exists():  # another worker was quicker
                 return
+            folder = self._folder / "series" / name
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed worker left, whatever has become of the series
             try:
                 series = self._server.series(item.series)
             except ServerAwayError:  # perhaps of this series alone, if a file was lost: others go first then
@@ -120,9 +122,9 @@ class Worker:
             if series is None or rule is None:
                 self._list.finish(item)
             elif series.stable:
-                self._claim(item, series, name, self._runs[rule.name])
+                self._claim(item, series, folder, self._runs[rule.name])
 
-    def _claim(self, item: Waiting, series: Series, name: str, run: SeriesReconstruction) -> None:
+    def _claim(self, item: Waiting, series: Series, folder: Path, run: SeriesReconstruction) -> None:
         """Claim a series in Orthanc, and work on it."""
         known, revision = self._server.state(series.id)
         about = {"configuration": run.configuration, "content": series.content, "rule": run.rule.name}
@@ -135,7 +137,7 @@ class Worker:
             return
         if known.get("state") == "working" and known.get("owner") != self._owner and not item.retry:
             return
-        case = f"{name}-{run.configuration[:8]}"
+        case = f"{folder.name}-{run.configuration[:8]}"
         if same and _CASE.fullmatch(str(known.get("case"))):  # the noise depends on the name
             case = known["case"]
         claim = about | {"state": "working", "owner": self._owner, "case": case, "software": __version__}
@@ -144,7 +146,7 @@ class Worker:
             return
         self._list.attempted(item)
         try:
-            result = self._result(item, series, case, run)
+            result = self._result(item, series, folder, case, run)
         except (SystemExit, KeyboardInterrupt):
             with suppress(DiffReconError):
                 self._server.set_state(series.id, claim | {"state": "waiting"}, claimed)
@@ -161,10 +163,11 @@ class Worker:
             self._list.finish(item)
             logger.info("case %s: done", case)
 
-    def _result(self, item: Waiting, series: Series, case: str, run: SeriesReconstruction) -> dict[str, Any] | None:
+    def _result(
+        self, item: Waiting, series: Series, folder: Path, case: str, run: SeriesReconstruction
+    ) -> dict[str, Any] | None:
         """Work on a series and return its new state; None if it has changed meanwhile."""
         logger.info("case %s: rule %r, %d images", case, run.rule.name, len(series.instances))
-        folder = self._folder / "series" / case
         try:
             if item.attempts >= _ATTEMPTS:
                 return {"state": "failed", "reason": f"{item.attempts} attempts did not come to an end"}
@@ -190,7 +193,6 @@ class Worker:
 
     def _derive(self, series: Series, folder: Path, case: str, run: SeriesReconstruction) -> str | None:
         """Return the id of the derived series when Orthanc has it; None if the source has changed meanwhile."""
-        shutil.rmtree(folder, ignore_errors=True)
         scan = make_folder(folder / "scan")
         for number, instance in enumerate(series.instances, 1):
             self._server.download(instance, scan / f"{number:05d}.dcm")

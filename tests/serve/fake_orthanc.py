@@ -38,6 +38,7 @@ class FakeOrthanc:
         sent: modality and series of each transfer.
         hook: called with verb and path of each request; may return a status to answer with.
         password: what the basic authentication must be, or None.
+        kind: Content-Type of the answers, or None.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,7 @@ class FakeOrthanc:
         self.sent: list[tuple[str, str]] = []
         self.hook: Callable[[str, str], int | None] = lambda verb, path: None
         self.password: str | None = None
+        self.kind: str | None = None
         self.lock = threading.RLock()
         outer = self
 
@@ -139,7 +141,7 @@ class FakeOrthanc:
         given = request.headers.get("Authorization", "")
         if self.password is not None and given != "Basic " + base64.b64encode(self.password.encode()).decode():
             status = 401
-        headers: dict[str, str] = {}
+        headers = {} if self.kind is None else {"Content-Type": self.kind}
         content = b""
         if status is None:
             with self.lock:
@@ -184,6 +186,9 @@ class FakeOrthanc:
                 return self.files[id_][2].encode()
             case "GET", "instances", id_, "content", "0018-0050":
                 return str(self.dataset(id_)["SliceThickness"].value).encode() + b" "
+            case "GET", "instances", id_, "content", groups, "0", "0028-9110", "0", "0018-0050":
+                frames = self.dataset(id_)[groups.replace("-", "")][0]
+                return str(frames["PixelMeasuresSequence"][0]["SliceThickness"].value).encode()
             case "POST", "instances":
                 instance, series, new = self.store(body, "")
                 self.uploads.append((instance, new))

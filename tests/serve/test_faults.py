@@ -16,7 +16,7 @@ from monai_diffrecon.numerics.hashing import sha256_file
 from monai_diffrecon.tracking.mlflow_client import mlflow_module
 from monai_diffrecon.tracking.provenance import verify_record
 
-STEPS = 12
+STEPS = 24  # the kills must leave some, also on a fast machine
 
 
 def hashes(folder: Path) -> list[str]:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from monai_diffrecon.errors import ConfigError, InputError
-from monai_diffrecon.serve.connection import Connection, ServerAwayError
+from monai_diffrecon.serve.connection import Connection, ServerAwayError, ServerRefusesError
 from monai_diffrecon.serve.rules import Rules, read_rules
 from monai_diffrecon.serve.server import OrthancServer, Series
 
+from ..io.conftest import make_enhanced, stored
 from ..raising import raises
+from .fake_orthanc import orthanc_id
 
 
 def secret(path: Path, content: Any, mode: int = 0o600) -> str:
@@ -87,6 +89,44 @@ def test_an_answer_of_another_structure(orthanc: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(orthanc, "reply", lambda *request: said)
     with raises(ConfigError, where="--orthanc"):
         OrthancServer(Connection(orthanc.url)).changes(0)
+
+
+@pytest.mark.parametrize("said", [None, [], {"Status": "Success"}, {"Status": "Success", "ParentSeries": "../x"}])
+def test_an_answer_to_an_upload_of_another_structure(
+    orthanc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: Any
+) -> None:
+    monkeypatch.setattr(orthanc, "reply", lambda *request: said)
+    (tmp_path / "image.dcm").touch()
+    with raises(ServerRefusesError, where="--orthanc"):
+        OrthancServer(Connection(orthanc.url)).upload(tmp_path / "image.dcm")
+
+
+def test_answers_to_posts_that_are_too_long(orthanc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("monai_diffrecon.serve.connection._LONGEST", 16)
+    (tmp_path / "image.dcm").touch()
+    monkeypatch.setattr(orthanc, "reply", lambda *request: {"Status": "Success"})
+    with raises(ServerRefusesError, where="--orthanc"):
+        OrthancServer(Connection(orthanc.url)).upload(tmp_path / "image.dcm")
+    with raises(ServerRefusesError, where="--orthanc"):
+        OrthancServer(Connection(orthanc.url)).send(orthanc_id("x"), "PACS")
+
+
+def test_a_page_is_not_taken_for_an_answer(orthanc: Any) -> None:
+    orthanc.kind = "text/html; charset=utf-8"
+    with raises(ServerRefusesError, where="--orthanc"):
+        Connection(orthanc.url).text("/modalities")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_thickness_of_enhanced_images(orthanc: Any, shared: bool) -> None:
+    image = make_enhanced(stored())
+    if not shared:
+        measures = image.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence").value
+        for frame in image.PerFrameFunctionalGroupsSequence:
+            frame.PixelMeasuresSequence = measures
+    series = OrthancServer(Connection(orthanc.url)).series(orthanc.receive([image]))
+    assert series is not None
+    assert series.thickness == 3
 
 
 def test_a_server_that_speaks_no_tls_and_one_that_is_not_there(orthanc: Any) -> None:

@@ -233,6 +233,44 @@ def test_a_modality_that_refuses(orthanc: Any, series: Any, serve: Serve) -> Non
 
 
 @pytest.mark.slow
+def test_a_derived_image_that_a_filter_of_the_server_drops(
+    orthanc: Any, series: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, reply = orthanc.receive(series()), orthanc.reply
+
+    def filtered(verb: str, *request: Any) -> Any:
+        return {"ParentSeries": source, "Status": "FilteredOut"} if verb == "POST" else reply(verb, *request)
+
+    monkeypatch.setattr(orthanc, "reply", filtered)
+    assert serve() == 0
+    state = orthanc.state(source)
+    assert (state["state"], "does not store" in state["reason"]) == ("failed", True)
+
+
+@pytest.mark.parametrize("end", ["/file", "/metadata/RemoteAET"])
+def test_a_redirection_loses_no_series(orthanc: Any, series: Any, serve: Serve, end: str) -> None:
+    source = orthanc.receive(series())
+    orthanc.hook = lambda verb, path: 302 if path.endswith(end) else None
+    assert serve(senders=["MR1"]) == 2
+    orthanc.hook = lambda verb, path: None
+    assert serve(senders=["MR1"]) == 0
+    assert orthanc.state(source)["state"] == "done"
+
+
+def test_what_a_killed_worker_has_downloaded_is_removed_though_the_series_is_gone(
+    orthanc: Any, series: Any, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = orthanc.receive(series())
+    orthanc.hook = lambda verb, path: 401 if verb == "POST" else None
+    with monkeypatch.context() as kill:
+        kill.setattr("shutil.rmtree", lambda *args, **options: None)
+        assert serve() == 2
+    assert list((tmp_path / "work/series").rglob("*.dcm"))
+    del orthanc.series[source]
+    assert serve() == 0
+    assert not left(tmp_path / "work")
+
+
 def test_history_can_be_left_out(orthanc: Any, series: Any, serve: Serve) -> None:
     orthanc.receive(series(1))
     assert serve("--from-now") == 0
